@@ -1,0 +1,1 @@
+"""aiorelay: an upload relay that streams, checks and passes on."""

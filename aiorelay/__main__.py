@@ -1,0 +1,5 @@
+import sys
+
+from aiorelay.cli import main
+
+sys.exit(main())

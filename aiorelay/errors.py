@@ -1,0 +1,199 @@
+"""The error tree: every way an upload can be turned down or fail, with its code, status and title.
+
+Problem
+├── MalformedForm, MalformedJson, MissingFile, BadSource, Truncated      400
+├── Unauthenticated                                                      401
+├── PathRefused, AddressRefused, HostRefused                             403
+├── SourceMissing, NotFound                                              404
+├── MethodNotAllowed                                                     405
+├── TooSlow                                                              408
+├── TooLarge, TooManyParts                                               413
+├── WrongContentType, TypeRefused                                        415
+├── Refused, ArchiveRefused, Infected, DigestMismatch, Unscannable       422
+├── TooManyJobs                                                          429
+├── Internal                                                             500
+├── SourceFailed, UpstreamProblem ── UpstreamFailed                      502
+├── Busy, ScannerUnavailable, ShuttingDown                               503
+├── SourceTimeout, UpstreamProblem ── UpstreamTimeout                    504
+└── StorageFull                                                          507
+
+ClientGone      nobody is left to answer
+StartupError    the process cannot serve; its text is the one line the user reads
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+__all__ = ["ClientGone", "Problem", "Refused", "StartupError", "UpstreamProblem"]
+
+
+class Problem(Exception):
+    """A request that ends in a problem answer (RFC 9457).
+
+    ``detail`` is one sentence for the client: what is wrong and what to do about it. It must hold no
+    secret, no resolved internal address and nothing of a file's content. ``headers`` go on the answer.
+    """
+
+    code: ClassVar[str]
+    status: ClassVar[int]
+    title: ClassVar[str]
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers: dict[str, str] = dict(headers or {})
+
+
+class MalformedForm(Problem):
+    code, status, title = "malformed-form", 400, "The form is malformed or ambiguous"
+
+
+class MalformedJson(Problem):
+    code, status, title = "malformed-json", 400, "The JSON body is malformed"
+
+
+class MissingFile(Problem):
+    code, status, title = "missing-file", 400, "The upload carries no file"
+
+
+class BadSource(Problem):
+    code, status, title = "bad-source", 400, "The source cannot be understood"
+
+
+class Truncated(Problem):
+    code, status, title = "truncated", 400, "The body ends too early"
+
+
+class Unauthenticated(Problem):
+    code, status, title = "unauthenticated", 401, "A valid token is needed"
+
+
+class PathRefused(Problem):
+    code, status, title = "path-refused", 403, "The local path may not be read"
+
+
+class AddressRefused(Problem):
+    code, status, title = "address-refused", 403, "The address may not be dialled"
+
+
+class HostRefused(Problem):
+    code, status, title = "host-refused", 403, "The host is not on the list of allowed sources"
+
+
+class SourceMissing(Problem):
+    code, status, title = "source-missing", 404, "The source does not exist"
+
+
+class NotFound(Problem):
+    code, status, title = "not-found", 404, "There is nothing at this path"
+
+
+class MethodNotAllowed(Problem):
+    code, status, title = "method-not-allowed", 405, "The method is not allowed here"
+
+
+class TooSlow(Problem):
+    code, status, title = "too-slow", 408, "The upload is too slow"
+
+
+class TooLarge(Problem):
+    code, status, title = "too-large", 413, "The upload is too large"
+
+
+class TooManyParts(Problem):
+    code, status, title = "too-many-parts", 413, "The form has too many parts"
+
+
+class WrongContentType(Problem):
+    code, status, title = "wrong-content-type", 415, "The request's content type or coding is not supported"
+
+
+class TypeRefused(Problem):
+    code, status, title = "type-refused", 415, "The file's type is not accepted"
+
+
+class Refused(Problem):
+    """What a validator raises to refuse a file."""
+
+    code, status, title = "content-refused", 422, "The file's content is refused"
+
+
+class ArchiveRefused(Problem):
+    code, status, title = "archive-refused", 422, "The archive is refused"
+
+
+class Infected(Problem):
+    code, status, title = "infected", 422, "The file is infected"
+
+
+class DigestMismatch(Problem):
+    code, status, title = "digest-mismatch", 422, "The content does not match its digest"
+
+
+class Unscannable(Problem):
+    code, status, title = "unscannable", 422, "The file cannot be scanned"
+
+
+class TooManyJobs(Problem):
+    code, status, title = "too-many-jobs", 429, "Too many jobs are kept"
+
+
+class Internal(Problem):
+    code, status, title = "internal", 500, "The relay failed"
+
+
+class SourceFailed(Problem):
+    code, status, title = "source-failed", 502, "The source failed"
+
+
+class SourceTimeout(Problem):
+    code, status, title = "source-timeout", 504, "The source took too long"
+
+
+class UpstreamProblem(Problem):
+    """The upstream is to blame: ``error`` is its Proxy-Status error type (RFC 9209, section 2.3)."""
+
+    def __init__(self, detail: str, *, error: str) -> None:
+        super().__init__(detail, headers={"Proxy-Status": f"aiorelay; error={error}"})
+        self.error = error
+
+
+class UpstreamFailed(UpstreamProblem):
+    code, status, title = "upstream-failed", 502, "The upload API failed"
+
+
+class UpstreamTimeout(UpstreamProblem):
+    code, status, title = "upstream-timeout", 504, "The upload API took too long"
+
+
+class _TryLater(Problem):
+    """A problem that passes by itself: the answer says when to come back, in seconds."""
+
+    retry_after: ClassVar[int] = 5
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": str(self.retry_after)})
+
+
+class Busy(_TryLater):
+    code, status, title = "busy", 503, "Too many uploads are under way"
+
+
+class ScannerUnavailable(_TryLater):
+    code, status, title = "scanner-unavailable", 503, "The virus scanner is not available"
+
+
+class ShuttingDown(_TryLater):
+    code, status, title = "shutting-down", 503, "The relay is shutting down"
+
+
+class StorageFull(Problem):
+    code, status, title = "storage-full", 507, "The storage is full"
+
+
+class ClientGone(Exception):
+    """The client went away before its request was whole; there is nobody left to answer."""
+
+
+class StartupError(Exception):
+    """The process cannot start or go on; the text is one plain sentence that says what to do."""
