@@ -1,0 +1,1 @@
+"""The fixture that pytest finds once the package is installed."""
