@@ -1,1 +1,23 @@
-"""aiorelay: an upload relay that streams, checks and passes on."""
+"""aiorelay: an upload relay that streams, checks and passes on.
+
+    cli · pytest_plugin        what a user touches
+    server                     opens, drains and closes the whole chain
+    rest1 · rest2              the relay · the storing server; they meet only over HTTPS
+    upstream · sources         the only view of the upload API · JSON sources and raw bodies as Forms
+    form · framing · body      multipart in, strict · multipart out, its end held back · a request's blocks
+    fetch · local · store      a remote URL · a local file · files kept whole or not at all
+    checks                     what judges a file while it streams
+    guard · tls · problems     which addresses may be dialled · certificates · errors as answers
+    head · headers · telemetry part heads · header fields · logs
+    upload · errors · settings the nouns · the error tree · what the relay is told
+
+Arrows point down only.
+"""
+
+from aiorelay.checks import Validator
+from aiorelay.errors import Refused, StartupError
+from aiorelay.server import Chain, serve
+from aiorelay.settings import Settings
+from aiorelay.upload import Part
+
+__all__ = ["Chain", "Part", "Refused", "Settings", "StartupError", "Validator", "serve"]

@@ -5,7 +5,7 @@
 Back-pressure is the iterator: nothing here buffers, and a refusal is an exception raised out of it.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 __all__ = ["Form", "Part"]
@@ -45,9 +45,9 @@ class Form:
 
     ``boundary`` separates them (RFC 2046, section 5.1.1, without the leading dashes). ``length`` is the
     exact length in bytes of the whole body, as received (or, for parts that were never in a form, as
-    framed canonically), or None where it is not known.
+    framed canonically), or None where it is not known. Closing ``parts`` lets go of whatever is behind them.
     """
 
     boundary: bytes
-    parts: AsyncIterator[Part]
+    parts: AsyncGenerator[Part, None]
     length: int | None

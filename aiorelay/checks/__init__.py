@@ -17,7 +17,7 @@ come before the form's closing boundary, which is held back until every part has
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -82,10 +82,10 @@ def passed_through(part: Part, checks: Sequence[Check]) -> Part:
 class HeadCheck:
     """A check that judges a file by its first bytes alone: none are passed on until it has.
 
-    ``judge`` gets the first ``length`` bytes, or all there are, and raises a ``Problem`` to object.
+    ``judge`` is awaited with the first ``length`` bytes, or all there are, and raises a ``Problem`` to object.
     """
 
-    def __init__(self, judge: Callable[[bytes], None], length: int) -> None:
+    def __init__(self, judge: Callable[[bytes], Awaitable[None]], length: int) -> None:
         self._judge = judge
         self._length = length
         self._head = b""
@@ -95,18 +95,18 @@ class HeadCheck:
         if not self.decided:
             self._head += chunk[: self._length - len(self._head)]
             if len(self._head) == self._length:
-                self._decide()
+                await self._decide()
 
     async def finish(self) -> None:
         if not self.decided:
-            self._decide()
+            await self._decide()
 
     async def close(self) -> None:
         self._head = b""
 
-    def _decide(self) -> None:
+    async def _decide(self) -> None:
+        await self._judge(self._head)
         self.decided = True
-        self._judge(self._head)
 
 
 class OffLoop:
@@ -116,16 +116,26 @@ class OffLoop:
     hop per block, and never more than two pieces in memory (and the blocks that complete them). A file smaller than
     ``inline`` bytes is judged on the loop, which for mere arithmetic is cheaper than the hop.
 
-    What the validator raises that is no ``Problem`` becomes ``Internal``; ``name`` and the exception's are in the log.
+    What the validator raises that is none of its ``objections`` becomes ``Internal``; the log has ``name``, which
+    exception it was and where.
     """
 
     PIECE = 512 * 1024
 
-    def __init__(self, validator: Validator, pool: Executor, *, name: str, inline: int = 0) -> None:
+    def __init__(
+        self,
+        validator: Validator,
+        pool: Executor,
+        *,
+        name: str,
+        inline: int = 0,
+        objections: type[Problem] = Problem,
+    ) -> None:
         self._validator = validator
         self._pool = pool
         self._name = name
         self._inline = inline
+        self._objections = objections
         self._gathered: list[bytes] = []
         self._size = 0
         self._in_work: asyncio.Future[None] | None = None
@@ -176,7 +186,7 @@ class OffLoop:
                 self._validator.feed(chunk)
             if last:
                 self._validator.finish()
-        except Problem:
+        except self._objections:
             raise
         # Everything: a future cannot carry StopIteration (it would never be done), and a SystemExit out of one would
         # end the loop. Not its message, which may quote the file.

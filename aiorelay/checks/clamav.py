@@ -222,16 +222,13 @@ class _Line(NamedTuple):
     reply: asyncio.Task[bytes]
 
     def has_spoken(self) -> bool:
-        """Whether an answer, or the end of the connection, is there to be read."""
+        """Whether an answer, or the end of the connection, is there to be read. Raises OSError if it broke."""
         if self.reply.done():
             return True
-        try:
+        with contextlib.suppress(BlockingIOError):
             self.socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
             return True
-        return True
+        return False
 
 
 async def _connect(address: Address) -> socket.socket:

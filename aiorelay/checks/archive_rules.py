@@ -1,0 +1,133 @@
+"""The rules that any archive must keep, whatever its format: pure, fed entry by entry by the readers.
+
+A detail names an entry by its number only: names are the file's content, which no problem repeats.
+"""
+
+import re
+import unicodedata
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from aiorelay.checks.archive_kinds import is_archive
+from aiorelay.errors import ArchiveRefused
+
+__all__ = ["Limits", "Tally", "damaged", "leads_out", "link_leads_out"]
+
+_LONGEST_PATH = 4096  # characters; PATH_MAX on Linux
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an archive may unpack to: times the file's own size, bytes in all, and entries."""
+
+    max_ratio: float = 100
+    max_size: int = 10 << 30
+    max_entries: int = 10_000
+
+
+def damaged(what: str) -> ArchiveRefused:
+    """Give the refusal of an archive that cannot be read, or that two programs could read differently."""
+    return ArchiveRefused(f"The archive is damaged or ambiguous: {what}.")
+
+
+class Tally:
+    """What one archive of ``size`` bytes comes to so far; each method raises ``ArchiveRefused``."""
+
+    def __init__(self, limits: Limits, size: int) -> None:
+        self._limits = limits
+        self._size = size
+        self._entries = 0
+        self._inflated = 0
+        self._parents: set[str] = set()
+        self._links: set[str] = set()
+
+    def announced(self, entries: int) -> None:
+        """Take the number of entries that the archive says it has."""
+        if entries > self._limits.max_entries:
+            raise ArchiveRefused(f"The archive has more than {self._limits.max_entries} entries.")
+
+    def inflated(self, size: int, *, uncounted: int = 0) -> None:
+        """Take what the archive inflates to as far as known, in bytes; the ratio leaves ``uncounted`` of them out."""
+        if size > self._limits.max_size:
+            raise ArchiveRefused(f"The archive unpacks to more than {self._limits.max_size} bytes.")
+        if size - uncounted > self._limits.max_ratio * self._size:
+            raise ArchiveRefused(f"The archive unpacks to more than {self._limits.max_ratio:g} times its size.")
+
+    def entry(self, name: str, size: int) -> None:
+        """Take the next entry and the bytes that it unpacks to."""
+        self._entries += 1
+        self.announced(self._entries)
+        self._inflated += size
+        self.inflated(self._inflated)
+        if "\0" in name or len(name) > _LONGEST_PATH:
+            raise damaged(f"entry {self._entries} has an impossible name")
+        if leads_out(name):
+            raise self._objection("has a path that leads out of the archive")
+        self._parents.add(_key(name).rpartition("/")[0])
+
+    def special(self) -> None:
+        """The last entry is a device, a pipe or a socket."""
+        raise self._objection("is neither a file, a directory nor a link")
+
+    def encrypted(self) -> None:
+        """The last entry is encrypted."""
+        raise self._objection("is encrypted, so nobody can look into it")
+
+    def symlink(self, name: str, target: str) -> None:
+        """The last entry is a symbolic link, of that name to that target."""
+        if len(target) > _LONGEST_PATH or link_leads_out(name, target):
+            raise self._objection("is a link that leads out of the archive")
+        self._links.add(_key(name))
+
+    def hardlink(self, target: str) -> None:
+        """The last entry is another name of the entry ``target``."""
+        if not target or len(target) > _LONGEST_PATH or leads_out(target):
+            raise self._objection("is a link that leads out of the archive")
+
+    def content(self, name: str, head: bytes) -> None:
+        """Take the first ``HEAD`` bytes of the last entry, as far as they are at hand."""
+        if is_archive(name, head):
+            raise self._objection("is an archive itself")
+
+    def finish(self) -> None:
+        """Refuse entries that lie behind a link of the archive's own: where they end up cannot be told by names."""
+        parents = sorted(self._parents)
+        for link in self._links:
+            for behind in (link, link + "/"):
+                at = bisect_left(parents, behind)
+                if at < len(parents) and (parents[at] == link or parents[at].startswith(link + "/")):
+                    raise ArchiveRefused("The archive unpacks files through a link of its own.")
+
+    def _objection(self, what: str) -> ArchiveRefused:
+        return ArchiveRefused(f"Entry {self._entries} of the archive {what}.")
+
+
+def leads_out(path: str) -> bool:
+    r"""Whether ``path`` is absolute or climbs, to any program: ``\`` separates as ``/`` does, ``C:`` is a drive."""
+    return path[:1] in ("/", "\\") or _has_drive(path) or ".." in _components(path)
+
+
+def link_leads_out(name: str, target: str) -> bool:
+    """Whether the symbolic link ``name`` points out of the archive, or might.
+
+    It may climb at its beginning only, as far as its own directory is deep. A ``..`` further on could climb from
+    wherever another link leads, and no comparison of names shows where that is.
+    """
+    if not target or "\0" in target or target[0] in "/\\" or _has_drive(target):
+        return True
+    steps = _components(target)
+    climbs = next((i for i, step in enumerate(steps) if step != ".."), len(steps))
+    return ".." in steps[climbs:] or climbs > len(_components(name)) - 1
+
+
+def _components(path: str) -> list[str]:
+    return [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+
+
+def _has_drive(path: str) -> bool:
+    return re.match(r"[A-Za-z]:", path) is not None
+
+
+def _key(path: str) -> str:
+    """Give the same string for all paths that some file system takes for the same."""
+    return unicodedata.normalize("NFC", "/".join(_components(path)).casefold())

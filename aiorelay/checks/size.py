@@ -1,0 +1,52 @@
+"""``max-size``: a file of at most so many bytes, by its declared length at once and by counting in any case."""
+
+from aiorelay.checks import Check, Maker
+from aiorelay.errors import TooLarge
+from aiorelay.upload import Part
+
+__all__ = ["in_words", "max_size"]
+
+_UNITS = tuple(
+    (base**power, prefix + ("iB" if base == 1024 else "B"))
+    for power, prefix in ((4, "T"), (3, "G"), (2, "M"), (1, "K"))
+    for base in (1024, 1000)
+)
+
+
+def in_words(size: int) -> str:
+    """Write ``size`` bytes in the largest unit that it is a whole number of: ``1 MiB``, ``1500 bytes``."""
+    for unit, name in _UNITS:
+        if size and size % unit == 0:
+            return f"{size // unit} {name}"
+    return "1 byte" if size == 1 else f"{size} bytes"
+
+
+def max_size(limit: int) -> Maker:
+    """Refuse, with ``TooLarge``, a file of more than ``limit`` bytes: no byte beyond them is passed on."""
+    problem = f"A file may have at most {in_words(limit)} (max-size)."
+
+    def make(part: Part) -> Check | None:
+        if not part.is_file:
+            return None
+        if part.size is not None and part.size > limit:
+            raise TooLarge(problem)
+        return _Counter(limit, problem)
+
+    return make
+
+
+class _Counter:
+    def __init__(self, limit: int, problem: str) -> None:
+        self._left = limit
+        self._problem = problem
+
+    async def feed(self, chunk: bytes) -> None:
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise TooLarge(self._problem)
+
+    async def finish(self) -> None:
+        """Nothing is left to say."""
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,67 @@
+"""What a text is: markup and scripts are told from plain text, and plain text from bytes that are none."""
+
+import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE, getincrementaldecoder
+
+__all__ = ["NAMES", "PLAIN", "XML", "text_type"]
+
+PLAIN = "text/plain"
+XML = "text/xml"
+
+# What may stand before an XML document's root (XML 1.0, section 2.8); HTML's doctype is not among it.
+_PROLOGUE = r"(?>\s++|<!--.*?-->|<\?xml\b.*?\?>|<!doctype\s++(?!html\b)[^\[>]*+(?>\[.*?\]\s*+)?>)*+"
+# The tags that browsers go by (WHATWG MIME Sniffing, section 7.1), and a few more that pages begin with.
+_TAGS = "head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|img|form|meta|link|object|embed"
+# Nothing but the tokens of RFC 8259, the last one perhaps cut off.
+_JSON = (
+    r"[{\[](?>[\s{}\[\],:]++|\"(?>[^\"\\\x00-\x1f]|\\.)*+\"|-?\d++(?>\.\d++)?(?>e[+-]?\d++)?(?![\w.])"
+    r"|(?:true|false|null)\b)*+(?:\"(?>[^\"\\\x00-\x1f]|\\.)*+\\?|-?[\d.e+-]{0,40}|tr?u?|fa?l?s?|nu?l?)\Z"
+)
+
+# Matched where the text begins after white space, in this order.
+_LOOKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), name)
+    for pattern, name in (
+        (r"#!\s*/[^\n]*?\bphp[\d.]*(?:\s|\Z)", "text/x-php"),
+        (r"#!\s*/", "text/x-shellscript"),
+        (r"<\?(?:php\b|=)", "text/x-php"),
+        (_PROLOGUE + r"<(?:[\w.-]+:)?svg[\s/>]", "image/svg+xml"),
+        (_PROLOGUE + rf"<(?:!doctype\s+html\b|(?:[\w.-]+:)?html[\s/>]|(?:{_TAGS})[\s/>])", "text/html"),
+        (r"<\?xml\b", XML),
+        (r"<!--", "text/html"),  # before nothing known, a browser takes it for a page
+        (_JSON, "application/json"),
+    )
+)
+
+NAMES = frozenset(name for _, name in _LOOKS)
+
+_SPACE = "\t\n\f\r "
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")  # which no text holds (WHATWG MIME Sniffing, section 3)
+
+# UTF-32's little-endian mark begins with UTF-16's.
+_MARKS: tuple[tuple[bytes, str], ...] = (
+    (BOM_UTF8, "utf-8"),
+    (BOM_UTF32_LE, "utf-32-le"),
+    (BOM_UTF32_BE, "utf-32-be"),
+    (BOM_UTF16_LE, "utf-16-le"),
+    (BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def text_type(head: bytes, *, cut: bool) -> str | None:
+    """Name the media type of a text that begins with ``head``, or give None if it is no text.
+
+    Text is UTF-8, or UTF-16 or UTF-32 behind a byte order mark, without control characters. Markup is told
+    whatever its encoding, so that a stray byte does not hide it. ``cut``: there is more than ``head``.
+    """
+    mark, encoding = next((found for found in _MARKS if head.startswith(found[0])), (b"", "utf-8"))
+    body = head.removeprefix(mark)
+    begin = body.decode(encoding, "replace").lstrip(_SPACE)
+    for pattern, name in _LOOKS:
+        if pattern.match(begin):
+            return name
+    try:
+        text = getincrementaldecoder(encoding)().decode(body, final=not cut)
+    except UnicodeDecodeError:
+        return None
+    return None if _CONTROLS.search(text) else PLAIN

@@ -1,0 +1,226 @@
+"""The command line: argv becomes Settings, Settings a command, and a failure one sentence on one line of stderr.
+
+    aiorelay [serve] [SETTING...]     and so on, a ``Command`` each: ``COMMANDS`` is the list of them
+
+The environment is read here and, for where state is kept by default, in ``settings``; nowhere else. What a command
+needs is imported when it runs, so that ``config``, ``ca`` and ``--help`` answer at once.
+"""
+
+# ruff: noqa: T201 - printing is what a command line is for
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import TextIOWrapper
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NoReturn
+
+from aiorelay.errors import StartupError
+from aiorelay.settings import SETTINGS, Setting, Settings, SettingsError, find_file, read, suggestion, unknown
+
+__all__ = ["main"]
+
+FAILED, MISUSED = 1, 2
+
+
+class UsageError(Exception):
+    """The command line is not one of ours; the text says what is wrong with it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers a mistake with a sentence instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: its line in the overview, the arguments it adds to the settings, and what it does with them."""
+
+    summary: str
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[Parser], object] | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` (without the program's name) asks for; return the exit status, 0, 1 or 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status = _run(arguments)
+        if sys.stdout is not None:  # as it is where the caller closed it
+            sys.stdout.flush()
+    except (UsageError, SettingsError) as error:
+        return _fail(arguments, str(error), MISUSED)
+    except StartupError as error:
+        return _fail(arguments, str(error), FAILED)
+    except KeyboardInterrupt:
+        return FAILED
+    except OSError as error:
+        _abandon_broken_stdout()
+        # Whoever closed the pipe has read enough, and wants to hear no more.
+        return FAILED if isinstance(error, BrokenPipeError) else _fail(arguments, str(error), FAILED)
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    match arguments:
+        case ["-h" | "--help"]:
+            print(_overview(), end="")
+            return 0
+        case ["--version"]:
+            from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom wanted
+
+            print(f"aiorelay {version('aiorelay')}")
+            return 0
+        case _:
+            name = _command_name(arguments)
+            options = _parse(name, arguments[1:] if arguments[:1] == [name] else arguments)
+            return COMMANDS[name].run(options) if options else 0
+
+
+def _command_name(arguments: list[str]) -> str:
+    """Return the command that is asked for: without a name, ``serve`` with settings."""
+    word = arguments[0] if arguments else "serve"
+    if word in COMMANDS:
+        return word
+    if word.startswith("-"):
+        return "serve"
+    near = suggestion(word, COMMANDS)
+    raise UsageError(
+        f"{word!r} is no command; " + (f"did you mean {near}?" if near else f"try {' or '.join(COMMANDS)}")
+    )
+
+
+def _parse(name: str, arguments: list[str]) -> argparse.Namespace | None:
+    """Return the options of a command, or None where they asked for its help, which has been given."""
+    parser = _parser(name)
+    try:
+        options, strangers = parser.parse_known_args(arguments)
+    except SystemExit:  # how argparse ends after --help
+        return None
+    if strangers:
+        raise _stranger(*strangers)
+    return options
+
+
+def _stranger(word: str, *rest: str) -> Exception:
+    """Return the error for a word on the command line that has no place there."""
+    if word.startswith("-"):
+        flag, _, value = word.partition("=")
+        return unknown(flag, value or next(iter(rest), ""), spelling=lambda setting: setting.flag, origin="flag")
+    if word in COMMANDS:
+        return UsageError(f"the command {word} comes first, before all flags")
+    # The word itself is not shown: after a mistyped flag it may be a secret.
+    return UsageError("there is a word too many, or its flag is missing")
+
+
+def _parser(name: str) -> Parser:
+    command = COMMANDS[name]
+    parser = Parser(
+        prog=f"aiorelay {name}",
+        usage=f"aiorelay {name} [OPTION | SETTING]...",
+        description=command.summary[0].upper() + command.summary[1:] + ".",
+        epilog="* may be given several times. A setting is also read from the environment (AIORELAY_MAX_SIZE) and "
+        'from the file (max_size = "2GiB"): flag beats environment beats file beats default.',
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32),
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file of settings (default: $AIORELAY_CONFIG)")
+    if command.add_arguments is not None:
+        command.add_arguments(parser)
+    for title, group in groupby(SETTINGS.values(), key=lambda setting: setting.group):
+        section = parser.add_argument_group(title)
+        for setting in group:
+            section.add_argument(setting.flag, default=argparse.SUPPRESS, **_flag_options(setting))
+    return parser
+
+
+def _flag_options(setting: Setting) -> dict[str, Any]:
+    """Return how argparse is to take a flag; its text is left as it is, for ``settings`` to judge."""
+    words = f"{setting.help} (default: {setting.default})".replace("%", "%%")
+    if setting.is_switch:
+        return {"action": argparse.BooleanOptionalAction, "help": words}
+    if setting.repeated:
+        return {"action": "append", "metavar": f"{setting.kind.metavar} *", "help": words}
+    return {"metavar": setting.kind.metavar, "help": words}
+
+
+def _settings(options: argparse.Namespace) -> tuple[Settings, Mapping[str, str]]:
+    flags = {name: value for name, value in vars(options).items() if name in SETTINGS}
+    return read(flags, os.environ, find_file(options.config, os.environ))
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings, _ = _settings(options)
+    from aiorelay.server import run  # noqa: PLC0415 - the whole house, which only serving needs
+
+    return run(settings)
+
+
+def _ca(options: argparse.Namespace) -> int:
+    settings, _ = _settings(options)
+    from aiorelay.tls import ca_certificate  # noqa: PLC0415 - brings cryptography along
+
+    path = ca_certificate(settings.state_dir / "tls")
+    if sys.stdout is None:  # closed by the caller, who wanted the CA made
+        return 0
+    # As bytes: a path need not be text in any encoding, and scripts open what they read here.
+    sys.stdout.buffer.write(path.read_bytes() if options.pem else os.fsencode(path) + b"\n")
+    return 0
+
+
+def _config(options: argparse.Namespace) -> int:
+    settings, origins = _settings(options)
+    for name, setting in SETTINGS.items():
+        print(_one_line(f"{setting.key} = {setting.show(getattr(settings, name))}  ({origins[name]})"))
+    return 0
+
+
+COMMANDS = {
+    "serve": Command("serve rest1 and rest2 until SIGINT or SIGTERM; the command if none is named", _serve),
+    "ca": Command(
+        "print the path of the generated CA certificate, making it if there is none",
+        _ca,
+        lambda parser: parser.add_argument("--pem", action="store_true", help="print the certificate itself"),
+    ),
+    "config": Command("print each setting, its value and where that comes from", _config),
+}
+
+
+def _overview() -> str:
+    lines = "".join(f"  {name:<8}{command.summary}\n" for name, command in COMMANDS.items())
+    return (
+        "usage: aiorelay [COMMAND] [OPTION | SETTING]...\n\n"
+        "An upload relay that streams, checks and passes on.\n\n"
+        f"commands:\n{lines}\n"
+        "aiorelay COMMAND --help tells more, aiorelay --version the version.\n"
+    )
+
+
+def _fail(arguments: list[str], sentence: str, status: int) -> int:
+    """Print one line on stderr that says what is wrong and where to look for help; return ``status``."""
+    word = arguments[0] if arguments else "serve"
+    page = word if word in COMMANDS else "serve" if word.startswith("-") else ""
+    helpful = " ".join(filter(None, ("aiorelay", page, "--help")))
+    if sys.stderr is not None:
+        print(_one_line(f"aiorelay: {sentence.rstrip('.')}; see {helpful}"), file=sys.stderr)
+    return status
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _abandon_broken_stdout() -> None:
+    """If stdout takes no more, send the rest nowhere, or the interpreter would complain when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -1,0 +1,116 @@
+"""From a client's URL to a ``Remote``: redirects by hand, each hop judged as the first."""
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from yarl import URL
+
+from aiorelay import errors
+from aiorelay.fetch.body import Body
+from aiorelay.fetch.dial import Lookup, Resolver, system_lookup
+from aiorelay.fetch.exchange import Exchange, Exchanges, Limits
+from aiorelay.fetch.location import judged, parsed, redirected
+from aiorelay.fetch.naming import filename, media_type
+from aiorelay.guard import HostRules, Listener, Network
+
+__all__ = ["Fetcher", "Remote"]
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A remote file, its head read and its bytes on their way.
+
+    ``filename`` is one path component, ``media_type`` has the server's parameters, ``size`` is in bytes; each is
+    None where it is not known. ``chunks`` is read once; it ends after the last byte and raises before it.
+    """
+
+    filename: str | None
+    media_type: str | None
+    size: int | None
+    chunks: AsyncIterator[bytes]
+
+
+class Fetcher:
+    """Opens remote files.
+
+    ``allowed`` networks may be dialled although they are not public; ``own`` are the relay's listeners, read at
+    each dial; ``hosts`` are the only hosts asked, if there are any (``example.org``, ``*.example.org``); ``tls``
+    verifies servers, by the system's trust where it is None; ``lookup`` resolves names. ``close`` it in the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        allowed: Sequence[Network] = (),
+        own: Collection[Listener] = (),
+        hosts: Iterable[str] = (),
+        tls: ssl.SSLContext | None = None,
+        limits: Limits | None = None,
+        lookup: Lookup = system_lookup,
+    ) -> None:
+        limits = limits or Limits()
+        self._rules = HostRules(hosts)
+        self._resolver = Resolver(lookup, limits.dns)
+        self._exchanges = Exchanges(
+            allowed=allowed,
+            own=own,
+            resolver=self._resolver,
+            tls=tls or ssl.create_default_context(),
+            limits=limits,
+        )
+
+    def close(self) -> None:
+        """Let go of the DNS threads; nothing can be opened any more."""
+        self._resolver.stop()
+
+    @asynccontextmanager
+    async def open(self, source: str) -> AsyncGenerator[Remote, None]:
+        """Ask for the URL ``source``; leaving the context closes the connection at once.
+
+        Raises ``BadSource``, ``HostRefused``, ``AddressRefused``, ``SourceFailed`` and ``SourceTimeout``. The
+        file is named by the URL that was asked for, not by one that a redirect led to.
+        """
+        first = judged(parsed(source), self._rules)
+        exchange, response, who = await self._follow(first)
+        try:
+            body = Body(self._exchanges, exchange, response, who)
+        except BaseException:
+            await exchange.close()
+            raise
+        name = filename(response.headers.get("Content-Disposition"), first)
+        kind = media_type(response.headers.get("Content-Type"), name)
+        try:
+            yield Remote(name, kind, body.size, body)
+        finally:
+            await body.close()
+
+    async def _follow(self, url: URL) -> tuple[Exchange, aiohttp.ClientResponse, str]:
+        """Return the exchange that ended in a 200, its response, and how to speak of its server."""
+        who = first = str(url.raw_host)
+        for _ in range(_MOST_REDIRECTS + 1):
+            exchange = self._exchanges.new()
+            try:
+                response = await exchange.get(url, {}, who)
+                if response.status == 200:
+                    return exchange, response, who
+                url = self._next(url, response, who)
+            except BaseException:
+                await exchange.close()
+                raise
+            await exchange.close()
+            who = f"{first} (after a redirect)"
+        raise errors.SourceFailed(f"{first} redirects more than {_MOST_REDIRECTS} times.")
+
+    def _next(self, url: URL, response: aiohttp.ClientResponse, who: str) -> URL:
+        if response.status not in _REDIRECTS:
+            raise errors.SourceFailed(f"{who} answered {response.status}, not 200.")
+        location = response.headers.get("Location")
+        if not location:
+            raise errors.SourceFailed(f"{who} answered {response.status} without a Location.")
+        return redirected(url, location, self._rules)

@@ -1,0 +1,63 @@
+"""The arithmetic of resuming a body: what to ask for, and whether an answer continues what was read. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+__all__ = ["Validator", "continuation", "strong_validator"]
+
+_STRONG_ETAG = re.compile(r'"[^"]*"')
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", re.IGNORECASE)
+# RFC 9110 section 8.8.2.2 wants a second, and RFC 7232 wanted a minute so that clocks need not agree so well.
+_SETTLED = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """What tells one state of a resource from another: the response header ``name`` and its ``value``."""
+
+    name: str
+    value: str
+
+    def range_headers(self, start: int) -> dict[str, str]:
+        """Ask for the bytes from ``start`` on, if the resource is still the same (RFC 9110, section 13.1.5)."""
+        return {"Range": f"bytes={start}-", "If-Range": self.value}
+
+    def agrees(self, headers: Mapping[str, str]) -> bool:
+        """Whether an answer is of the same state. A 206 must repeat an ETag, and need not repeat a date."""
+        return headers.get(self.name, self.value if self.name == "Last-Modified" else None) == self.value
+
+
+def strong_validator(headers: Mapping[str, str]) -> Validator | None:
+    """Return the strong validator of a response: its ETag, else a Last-Modified a minute older than its Date."""
+    etag = headers.get("ETag", "")
+    if _STRONG_ETAG.fullmatch(etag):
+        return Validator("ETag", etag)
+    modified, sent = _date(headers.get("Last-Modified")), _date(headers.get("Date"))
+    if modified and sent and sent - modified >= _SETTLED:
+        return Validator("Last-Modified", headers["Last-Modified"])
+    return None
+
+
+def continuation(content_range: str, start: int, total: int | None) -> tuple[int, int] | None:
+    """Return the length of a 206's body and that of the whole resource, or None if it does not fit.
+
+    It fits if it begins at ``start`` and, where the whole length ``total`` is known, agrees on that.
+    """
+    match = _CONTENT_RANGE.fullmatch(content_range)
+    if not match:
+        return None
+    first, last, complete = map(int, match.groups())
+    if first != start or not first <= last < complete or total not in (None, complete):
+        return None
+    return last - first + 1, complete
+
+
+def _date(value: str | None) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value or "")
+    except ValueError:
+        return None
+    return date if date.tzinfo else None

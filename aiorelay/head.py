@@ -1,0 +1,239 @@
+r"""A part's head, read strictly and written canonically (RFC 7578, section 4; RFC 2183; the HTML standard).
+
+    b'Content-Disposition: form-data; name=…\r\n…'  ─ read ─▶  Head  ─ write ─▶  the one canonical form
+
+A head that two parsers could read differently is refused, so that whatever stands behind the relay reads
+the names that the relay has judged. Nothing here does I/O.
+"""
+
+import re
+from base64 import b64decode
+from binascii import Error as Base64Error
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from aiorelay.errors import MalformedForm
+from aiorelay.filenames import last_component
+from aiorelay.upload import Part
+
+__all__ = ["Head", "pad", "read_boundary", "read_head", "write_head"]
+
+# RFC 9110, section 5.6.2: token = 1*tchar
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# A parameter: a token for its name; for its value a token or a quoted string. A backslash escapes nothing
+# but a quote, for browsers have sent Windows paths unescaped for decades.
+_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb")=(?:(" + _TOKEN + rb')|"((?:\\"|[^"])*)")')
+_FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*(.*?)[ \t]*", re.DOTALL)
+# RFC 2046, section 5.1.1: boundary := 0*69<bchars> bcharsnospace
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_BOUNDARY_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb')=(?:"([^"\\]*)"|([^\s;",]+))')
+# RFC 2047, section 2: encoded-word = "=?" charset "?" encoding "?" encoded-text "?="
+_ENCODED_WORD = re.compile(r"=\?utf-8\?b\?([0-9A-Za-z+/=]+)\?=", re.IGNORECASE)
+# RFC 8187, section 3.2.1: ext-value = charset "'" [ language ] "'" value-chars
+_EXTENDED = re.compile(
+    rb"(utf-8|iso-8859-1)'[0-9A-Za-z-]*'((?:%[0-9A-Fa-f]{2}|[!#$&+\-.^_`|~0-9A-Za-z])*)", re.IGNORECASE
+)
+
+_DISPOSITION = "content-disposition"
+# RFC 7578, section 4.7: other codings are deprecated, and parsers disagree on whether to undo them.
+_IDENTITY_CODINGS = {b"binary", b"8bit", b"7bit"}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a part's head says; the members are those of ``upload.Part``, ``size`` its own Content-Length."""
+
+    name: str
+    filename: str | None
+    media_type: str | None
+    size: int | None
+    headers: tuple[tuple[str, str], ...]
+    faithful: bool
+
+
+def read_boundary(content_type: str) -> bytes:
+    """The boundary of a ``multipart/form-data`` Content-Type. Raises ``MalformedForm``."""
+    raw = content_type.encode("utf-8", "surrogateescape")
+    _, semicolon, rest = raw.partition(b";")
+    values = {name: quoted or bare or b"" for name, quoted, bare in _parameters(_BOUNDARY_PARAMETER, semicolon + rest)}
+    if "boundary" not in values:
+        raise MalformedForm("The Content-Type names no boundary.")
+    if not _BOUNDARY.fullmatch(values["boundary"]):
+        raise MalformedForm("The boundary is outside the grammar of RFC 2046, section 5.1.1.")
+    return values["boundary"]
+
+
+def read_head(raw: bytes) -> Head:
+    """Read a part's head: its lines, without the blank one that ends it. Raises ``MalformedForm``."""
+    fields = [_field_line(line) for line in raw.split(b"\r\n")]
+    single = _single_fields(fields)
+    if _DISPOSITION not in single:
+        raise MalformedForm("A part has no Content-Disposition.")
+    name, filename, faithful = _disposition(single[_DISPOSITION])
+    if single.get("content-transfer-encoding", b"binary").lower() not in _IDENTITY_CODINGS:
+        raise MalformedForm(f"The Content-Transfer-Encoding of {name!r} must be binary, 8bit or 7bit.")
+    media_type = single.get("content-type")
+    if media_type is not None and media_type.lower().startswith(b"multipart/"):
+        raise MalformedForm(f"The part {name!r} is itself a multipart body; send its files side by side.")
+    return Head(
+        name=name,
+        filename=filename,
+        media_type=None if media_type is None else media_type.decode("utf-8", "surrogateescape"),
+        size=_size(name, single.get("content-length")),
+        headers=tuple(
+            (key, value.decode("utf-8", "surrogateescape"))
+            for key, value in fields
+            if key.lower() not in {_DISPOSITION, "content-type"}
+        ),
+        faithful=faithful,
+    )
+
+
+def write_head(part: Part) -> bytes:
+    """The canonical head of a part, with the blank line that ends it.
+
+    Names are UTF-8 and quoted as the HTML standard quotes them ("multipart/form-data encoding algorithm").
+    """
+    disposition = f'form-data; name="{_quote(part.name)}"'
+    if part.filename is not None:
+        disposition += f'; filename="{_quote(part.filename)}"'
+    lines = [("Content-Disposition", disposition)]
+    if part.media_type is not None:
+        lines.append(("Content-Type", part.media_type))
+    text = "".join(f"{key}: {value}\r\n" for key, value in (*lines, *part.headers))
+    return text.encode("utf-8", "surrogateescape") + b"\r\n"
+
+
+def pad(head: bytes, length: int) -> bytes | None:
+    """Stretch a canonical head to ``length`` bytes, or None if it is longer than that.
+
+    The spaces go before the first line's value, where RFC 9112, section 5 lets any number stand.
+    """
+    if len(head) > length:
+        return None
+    name, colon, rest = head.partition(b":")
+    return name + colon + b" " * (length - len(head)) + rest
+
+
+def _field_line(line: bytes) -> tuple[str, bytes]:
+    if line[:1] in (b" ", b"\t"):
+        raise MalformedForm("A part's head has a folded line.")
+    if b"\r" in line or b"\n" in line or b"\0" in line:
+        raise MalformedForm("A part's head has a bare CR, LF or NUL.")
+    match = _FIELD_LINE.fullmatch(line)
+    if match is None:
+        raise MalformedForm("A line of a part's head does not begin with a name and a colon.")
+    return match[1].decode("ascii"), match[2]
+
+
+def _single_fields(fields: list[tuple[str, bytes]]) -> dict[str, bytes]:
+    """The fields that may stand once at most, by lower-case name."""
+    single: dict[str, bytes] = {}
+    for key, value in fields:
+        lower = key.lower()
+        if lower in {_DISPOSITION, "content-type", "content-length", "content-transfer-encoding"}:
+            if lower in single:
+                raise MalformedForm(f"A part's head has two {key} lines.")
+            single[lower] = value
+    return single
+
+
+def _size(name: str, value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 18:
+        raise MalformedForm(f"The Content-Length of {name!r} is not a number.")
+    return int(value)
+
+
+def _parameters(grammar: re.Pattern[bytes], rest: bytes) -> list[tuple[str, bytes | None, bytes | None]]:
+    """Every parameter of a header value: its lower-case name and the grammar's two kinds of value."""
+    found: list[tuple[str, bytes | None, bytes | None]] = []
+    at = 0
+    while rest[at:].strip(b" \t;"):
+        match = grammar.match(rest, at)
+        if match is None:
+            raise MalformedForm('A header of the form has a parameter that is not name=value or name="value".')
+        found.append((match[1].decode("ascii").lower(), match[2], match[3]))
+        at = match.end()
+    names = [name for name, _, _ in found]
+    if len(set(names)) != len(names):
+        raise MalformedForm("A header of the form repeats a parameter.")
+    return found
+
+
+def _disposition(value: bytes) -> tuple[str, str | None, bool]:
+    """A Content-Disposition's name, its filename made safe, and whether the bytes say just that."""
+    kind, semicolon, rest = value.partition(b";")
+    if kind.strip(b" \t").lower() != b"form-data":
+        raise MalformedForm("A part's Content-Disposition is not form-data.")
+    values = {name: (token, quoted) for name, token, quoted in _parameters(_PARAMETER, semicolon + rest)}
+    for parameter in values:
+        if parameter.partition("*")[0] in {"name", "filename"} and parameter not in {"name", "filename", "filename*"}:
+            raise MalformedForm(f"The parameter {parameter} is not for forms (RFC 7578, section 4.2).")
+    name, name_plain = _name(values.get("name"))
+    filename, filename_plain = _filename(values.get("filename"), values.get("filename*"))
+    if filename:
+        component = last_component(filename)
+        safe = name if component in {"", ".", ".."} else component
+        return name, safe, name_plain and filename_plain and safe == filename
+    return name, filename, name_plain and filename_plain
+
+
+def _name(value: tuple[bytes | None, bytes | None] | None) -> tuple[str, bool]:
+    raw = b"" if value is None else value[0] or value[1] or b""
+    plain = raw.replace(b'\\"', b'"')
+    if not raw:
+        raise MalformedForm("A part has no name.")
+    if b"\\" in plain:
+        raise MalformedForm("A part's name holds a backslash, which parsers read in two ways.")
+    try:
+        return plain.decode(), plain == raw
+    except UnicodeDecodeError:
+        raise MalformedForm("A part's name is not UTF-8.") from None
+
+
+def _filename(
+    value: tuple[bytes | None, bytes | None] | None, extended: tuple[bytes | None, bytes | None] | None
+) -> tuple[str | None, bool]:
+    """The filename, and whether the bytes of ``filename`` alone say just that."""
+    literal: str | None = None
+    plain = extended is None
+    if value is not None:
+        raw = value[0] or value[1] or b""
+        # The HTML standard decodes names with replacement; what is no UTF-8 becomes U+FFFD for everyone.
+        literal = raw.replace(b'\\"', b'"').decode("utf-8", "replace")
+        plain = raw == literal.encode()
+    if extended is None:
+        return literal, plain
+    intended = _extended(extended)
+    if literal is None:
+        return intended, False
+    if literal != intended and _decode_words(literal) != intended:
+        raise MalformedForm("A part's filename and filename* differ.")
+    return intended, plain and literal == intended
+
+
+def _extended(value: tuple[bytes | None, bytes | None]) -> str:
+    match = _EXTENDED.fullmatch(value[0] or value[1] or b"")
+    try:
+        if match is not None:
+            return unquote_to_bytes(match[2]).decode(match[1].decode("ascii"))
+    except UnicodeDecodeError:
+        pass
+    raise MalformedForm("A part's filename* is outside the grammar of RFC 8187.")
+
+
+def _decode_words(text: str) -> str | None:
+    """A filename in the encoded words that .NET writes beside ``filename*``, or None if it is not that."""
+    match = _ENCODED_WORD.fullmatch(text)
+    try:
+        return None if match is None else b64decode(match[1], validate=True).decode()
+    except (Base64Error, UnicodeDecodeError):
+        return None
+
+
+def _quote(name: str) -> str:
+    # U+FFFD stands in for what UTF-8 cannot carry: a surrogate half, which JSON can name.
+    whole = name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

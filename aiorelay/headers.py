@@ -1,0 +1,65 @@
+"""Which header fields pass, and which are added: pure, both ways (RFC 9110, sections 7.6 and 7.7)."""
+
+import ipaddress
+from collections.abc import Iterable
+
+from aiohttp import hdrs
+from multidict import CIMultiDict, CIMultiDictProxy
+
+__all__ = ["CONTENT_DIGESTS", "add_trace", "end_to_end", "replace_all"]
+
+# RFC 9110, section 7.6.1, with Proxy-Authenticate, Proxy-Authorization and Trailer, which end at the next hop too.
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+# Digests of the content as the client framed it (RFC 9530; RFC 3230; RFC 1864): untrue once it is framed anew.
+CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
+
+
+def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ()) -> "CIMultiDict[str]":
+    """The fields of a message that concern its far end, less those named in ``without`` (lower-case)."""
+    named = {option.strip().lower() for line in headers.getall(hdrs.CONNECTION, ()) for option in line.split(",")}
+    dropped = _HOP_BY_HOP | named | set(without)
+    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
+
+
+def add_trace(headers: "CIMultiDict[str]", *, client: str | None, host: str | None, request_id: str) -> None:
+    """Say in a request where it came through: Via (RFC 9110), Forwarded (RFC 7239) and X-Request-ID."""
+    _append(headers, hdrs.VIA, "1.1 aiorelay")
+    elements = [f"for={_node(client)}"]
+    if host:
+        elements.append(f'host="{host}"')
+    _append(headers, hdrs.FORWARDED, ";".join([*elements, "proto=https"]))
+    headers["X-Request-ID"] = request_id
+
+
+def replace_all(headers: "CIMultiDict[str]", added: Iterable[tuple[str, str]]) -> None:
+    """Put ``added`` in the place of every field of the same name."""
+    added = list(added)
+    for name, _ in added:
+        headers.popall(name, None)
+    headers.extend(added)
+
+
+def _append(headers: "CIMultiDict[str]", name: str, value: str) -> None:
+    headers[name] = ", ".join([*headers.popall(name, ()), value])
+
+
+def _node(client: str | None) -> str:
+    """A client's address as RFC 7239, section 6 writes it."""
+    try:
+        address = ipaddress.ip_address(client or "")
+    except ValueError:
+        return "unknown"
+    return str(address) if address.version == 4 else f'"[{address}]"'

@@ -1,0 +1,248 @@
+"""rest1, the relay: routes and handlers, no more.
+
+POST /upload1   a form          ┐
+POST /upload2   JSON sources    ├─▶ Form ─▶ checked ─▶ framed ─▶ upstream ─▶ its answer
+POST /upload    either          │
+PUT  /upload/…  a raw body      ┘
+GET  /healthz, /readyz
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from urllib.parse import unquote
+
+import aiohttp
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+from multidict import CIMultiDict
+
+from aiorelay.body import Body, leave_expectation
+from aiorelay.checks import Check, Maker, checked
+from aiorelay.errors import BadSource, Busy, Problem, ShuttingDown, TooLarge, WrongContentType
+from aiorelay.form import Limits, read_form, requiring_file
+from aiorelay.framing import Framed, frame
+from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end
+from aiorelay.problems import middleware
+from aiorelay.sources import Sources, raw_form, read_ingest
+from aiorelay.telemetry import REQUEST_ID, Upload, identify, log, request_id
+from aiorelay.upload import Form, Part
+from aiorelay.upstream import Upstream
+
+__all__ = ["Rest1"]
+
+_FORM, _JSON = "multipart/form-data", "application/json"
+_MAX_JSON = 1024 * 1024
+# What describes the client's body and not the form that is made of it.
+_OF_THE_BODY = CONTENT_DIGESTS | {"content-language", "content-location", "content-disposition", "content-encoding"}
+_FRAMING = {"host", "expect", "content-length", "content-type"}
+
+_Make = Callable[[web.Request, Body], Awaitable[Form]]
+
+
+class Rest1:
+    """The relay in front of ``upstream``.
+
+    ``field`` is the form field that must carry a file; ``checks`` judge every file;
+    ``max_uploads`` may be under way at once; ``idle`` is the longest silence in seconds.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        sources: Sources,
+        *,
+        field: str,
+        limits: Limits,
+        max_uploads: int,
+        checks: Sequence[Maker],
+        idle: float,
+    ) -> None:
+        self._draining = False
+        self._upstream = upstream
+        self._sources = sources
+        self._field = field
+        self._limits = limits
+        self._max_uploads = max_uploads
+        self._checks = checks
+        self._idle = idle
+        self._in_flight = 0
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[_identified, middleware])
+        app.on_response_prepare.append(_say_only_what_was_said)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        for path, makers in (
+            ("/upload", {_FORM: self._form, _JSON: self._json}),
+            ("/upload1", {_FORM: self._form}),
+            ("/upload2", {_JSON: self._json}),
+        ):
+            app.router.add_post(path, self._upload(path, _by_content_type(makers)), expect_handler=leave_expectation)
+        app.router.add_put(
+            "/upload/{filename:[^/]*}", self._upload("/upload/", self._raw), expect_handler=leave_expectation
+        )
+        return app
+
+    def drain(self) -> None:
+        """Take no more uploads; those under way go on."""
+        self._draining = True
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        if self._draining:
+            return web.json_response({"status": "shutting down"}, status=503)
+        if not await self._upstream.reachable():
+            return web.json_response({"status": "the upload API cannot be reached"}, status=503)
+        return web.json_response({"status": "ready"})
+
+    def _upload(self, endpoint: str, make: _Make) -> Handler:
+        """A handler that relays the form that ``make`` makes, and logs how it went."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            upload = Upload(endpoint, client=request.remote or "-")
+            try:
+                with self._admitted():
+                    response = await self._relay(request, make, upload)
+                upload.answered(response.status)
+            except Problem as problem:
+                upload.failed(problem)
+                raise
+            finally:
+                upload.write()
+            return response
+
+        return handler
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if self._draining:
+            raise ShuttingDown("The relay takes no more uploads; try again soon.")
+        if self._in_flight >= self._max_uploads:
+            raise Busy("The relay has as many uploads under way as it may; try again soon.")
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    async def _relay(self, request: web.Request, make: _Make, upload: Upload) -> web.StreamResponse:
+        body = Body(request, idle=self._idle)
+        form = await make(request, body)
+        form = checked(form, [_tally(upload), *self._checks])
+        async with aclosing(requiring_file(form, self._field)) as parts:
+            framed = await frame(Form(form.boundary, parts, form.length))
+            headers = _headers(request, body, framed)
+            async with self._upstream.post(framed, headers, _query(request)) as answer:
+                return await self._pass_back(request, answer)
+
+    async def _form(self, request: web.Request, body: Body) -> Form:
+        return read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
+
+    async def _json(self, _request: web.Request, body: Body) -> Form:
+        document = b""
+        while block := await body.read():
+            document += block
+            if len(document) > _MAX_JSON:
+                raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
+        return await self._sources.form(read_ingest(document, self._field), max_parts=self._limits.parts)
+
+    async def _raw(self, request: web.Request, body: Body) -> Form:
+        if hdrs.CONTENT_RANGE in request.headers:  # RFC 9110, section 14.5: never taken for the whole file
+            raise BadSource("A part of a file cannot be uploaded; send it whole, without Content-Range.")
+        return raw_form(
+            body.read,
+            body.length,
+            field=self._field,
+            filename=unquote(request.rel_url.raw_path.rpartition("/")[2], errors="replace"),
+            media_type=request.headers.get(hdrs.CONTENT_TYPE),
+        )
+
+    async def _pass_back(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        """Give the upstream's answer to the client as it is; one that breaks off breaks off for the client too."""
+        response = _PassedBack(answer)
+        try:
+            await response.prepare(request)
+            async for block in answer.content.iter_any():
+                async with asyncio.timeout(self._idle):
+                    await response.write(block)
+            await response.write_eof()
+        except (aiohttp.ClientError, OSError, TimeoutError) as broken:
+            log.warning("the answer could not be passed back whole: %s", type(broken).__name__)
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+
+class _PassedBack(web.StreamResponse):
+    """The upstream's answer: its status, its end-to-end headers."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        super().__init__(status=answer.status, reason=answer.reason, headers=end_to_end(answer.headers))
+        self.said = frozenset(name.lower() for name in answer.headers)
+
+
+@web.middleware
+async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
+    identify(request.headers)
+    return await handler(request)
+
+
+async def _say_only_what_was_said(_request: web.Request, response: web.StreamResponse) -> None:
+    """Add the request's id to every answer, and take back what aiohttp added to the upstream's."""
+    response.headers[REQUEST_ID] = request_id.get()
+    said = response.said if isinstance(response, _PassedBack) else {"content-type"}
+    for name in {"content-type", "server"} - said:
+        response.headers.pop(name, None)
+
+
+def _by_content_type(makers: Mapping[str, _Make]) -> _Make:
+    async def make(request: web.Request, body: Body) -> Form:
+        given = request.headers.getall(hdrs.CONTENT_TYPE, [])
+        maker = makers.get(given[0].partition(";")[0].strip().lower()) if len(given) == 1 else None
+        if maker is None:
+            raise WrongContentType(f"{request.path} takes one Content-Type: {' or '.join(makers)}.")
+        return await maker(request, body)
+
+    return make
+
+
+def _tally(upload: Upload) -> Maker:
+    """A check that objects to nothing: it notes the files and counts their bytes for the log."""
+
+    class Tally:
+        async def feed(self, chunk: bytes) -> None:
+            upload.bytes += len(chunk)
+
+        async def finish(self) -> None: ...
+
+        async def close(self) -> None: ...
+
+    def make(part: Part) -> Check | None:
+        if not part.is_file:
+            return None
+        upload.files.append(part.filename or "")
+        return Tally()
+
+    return make
+
+
+def _headers(request: web.Request, body: Body, framed: Framed) -> "CIMultiDict[str]":
+    """The head of the upstream's request, without its framing."""
+    content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
+    without = _FRAMING
+    if not content_type.lower().startswith(_FORM):
+        content_type = f"{_FORM}; boundary={framed.boundary.decode()}"
+        without = _FRAMING | _OF_THE_BODY
+    elif framed.length != body.length:
+        without = _FRAMING | CONTENT_DIGESTS
+    headers = end_to_end(request.headers, without=without)
+    headers[hdrs.CONTENT_TYPE] = content_type
+    add_trace(headers, client=request.remote, host=request.headers.get(hdrs.HOST), request_id=request_id.get())
+    return headers
+
+
+def _query(request: web.Request) -> str:
+    return request.raw_path.partition("?")[2]

@@ -1,0 +1,171 @@
+"""Places: paths, hosts, networks, the upstream's URL and the scanner's address. Nothing is looked up."""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiorelay.settings.amounts import count
+from aiorelay.settings.kinds import Kind, Unfit
+
+if TYPE_CHECKING:
+    from yarl import URL  # as costly to import as all the rest of the command line
+
+__all__ = ["CERTIFICATE_NAME", "HOST", "HOST_PATTERN", "NETWORK", "PATH", "SCANNER", "UPSTREAM", "Network", "Scanner"]
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Scanner = tuple[str, int] | Path
+
+# RFC 1123, section 2.1, with the underscore that the names of containers and many hosts have.
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", re.ASCII)
+_LONGEST_NAME = 253
+# What no URL holds unescaped; URL parsers differ on whether they drop it or keep it.
+_NOT_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
+_SECRETS_OF_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
+
+_DIALLED_PORT = count(least=1, most=65535)
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise Unfit("is not a path", "name a file or a directory")
+    try:
+        return Path(value).expanduser().absolute()
+    except (RuntimeError, OSError):  # no home directory, or the working directory was removed
+        raise Unfit("cannot be made an absolute path", "begin it with /") from None
+
+
+def _from_directory(text: str, directory: Path) -> str:
+    return text if not text or text.startswith("~") else str(directory / text)
+
+
+def _host(value: object) -> str:
+    text = str(value) if isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address) else value
+    if not isinstance(text, str):
+        raise Unfit("is not a host", "name an IP address or a host")
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        return _name(text)
+
+
+def _name(text: str) -> str:
+    """Return a host name in lower case, international ones in their ASCII form, without the root's dot."""
+    name = _ascii(text).lower().removesuffix(".")
+    labels = name.split(".")
+    # A last label of digits alone is a mistyped IPv4 address: there is no such top-level domain.
+    if len(name) > _LONGEST_NAME or labels[-1].isdigit() or not all(map(_LABEL.fullmatch, labels)):
+        raise Unfit("is not a host", "name an IP address or a host, without a port")
+    return name
+
+
+def _ascii(text: str) -> str:
+    if text.isascii():
+        return text
+    import idna  # noqa: PLC0415 - few names need it, and its tables take long to load
+
+    try:
+        return idna.encode(text, uts46=True).decode()
+    except idna.IDNAError:
+        raise Unfit("is not a host", "name an IP address or a host, without a port") from None
+
+
+def _host_pattern(value: object) -> str:
+    if isinstance(value, str) and value.startswith("*."):
+        return f"*.{_name(value[2:])}"
+    return _host(value)
+
+
+def _certificate_name(value: object) -> str:
+    name = _host_pattern(value)
+    if "_" in name or "%" in name:
+        raise Unfit("cannot stand in a certificate", "name an IP address or a host of letters, digits and hyphens")
+    return name
+
+
+def _network(value: object) -> Network:
+    advice = "try 10.0.0.0/8, 192.168.1.7 or fd00::/8"
+    known = ipaddress.IPv4Network | ipaddress.IPv6Network | ipaddress.IPv4Address | ipaddress.IPv6Address
+    # Whole numbers are networks to the standard library; "%" would name an interface, which a network has none of.
+    if not isinstance(value, str | known) or "%" in str(value):
+        raise Unfit("is not a network", advice)
+    try:
+        network = ipaddress.ip_network(str(value).strip(), strict=False)
+    except ValueError:
+        raise Unfit("is not a network", advice) from None
+    try:
+        return ipaddress.ip_network(str(value).strip())
+    except ValueError:
+        raise Unfit("is an address in a network, not a network", f"the network is {network}") from None
+
+
+def _upstream(value: object) -> "URL":
+    from yarl import URL  # noqa: PLC0415 - see the top of the file
+
+    advice = "try https://uploads.example.org/upload"
+    if not isinstance(value, str | URL) or _NOT_IN_URL.search(str(value)):
+        raise Unfit("is not a URL", advice)
+    try:
+        url = URL(value)
+        port, host = url.explicit_port, url.host
+    except ValueError:
+        raise Unfit("is not a URL", advice) from None
+    if url.scheme not in ("http", "https"):
+        raise Unfit("is no http or https URL", advice)
+    if not host or port == 0:
+        raise Unfit(f"has no usable {'port' if host else 'host'}", advice)
+    if url.raw_user is not None or url.raw_password is not None:
+        raise Unfit("has credentials in it", "give them with upstream-header, as 'Authorization: ...'")
+    if "#" in str(value):
+        raise Unfit("has a fragment, which is never sent", "leave out the part from # on")
+    return url
+
+
+def _without_secrets(text: str) -> str:
+    """Mask what stands before the last ``@``, and the query: both carry keys."""
+    text, mark, _ = _SECRETS_OF_URL.sub(lambda match: f"{match[1] or ''}***@", text).partition("?")
+    return f"{text}?***" if mark else text
+
+
+def _scanner(value: object) -> Scanner:
+    advice = "try 127.0.0.1:3310 or /run/clamav/clamd.ctl"
+    match value:
+        case Path():
+            return _path(value)
+        case str() if "/" in value:
+            return _path(value)
+        case str():
+            host, _, port = value.rpartition(":")
+            bare = ":" in host and not host.startswith("[")
+        case (str(host), port):
+            bare = False
+        case _:
+            host, port, bare = "", "", False
+    if bare:  # in ::1:3310 nobody can tell the port from the address
+        raise Unfit("has an IPv6 address without brackets", "try [::1]:3310")
+    try:
+        return _host(host), _DIALLED_PORT.accept(port)
+    except Unfit:
+        raise Unfit("is neither HOST:PORT nor the path of a socket", advice) from None
+
+
+def _show_scanner(scanner: Scanner) -> str:
+    if isinstance(scanner, Path):
+        return str(scanner)
+    host, port = scanner
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+PATH = Kind("PATH", _path, anchor=_from_directory)
+HOST = Kind("HOST", _host)
+HOST_PATTERN = Kind("HOST", _host_pattern)
+CERTIFICATE_NAME = Kind("NAME", _certificate_name)
+NETWORK = Kind("NETWORK", _network)
+UPSTREAM = Kind("URL", _upstream, mask=_without_secrets)
+SCANNER = Kind(
+    "HOST:PORT|PATH",
+    _scanner,
+    _show_scanner,
+    anchor=lambda text, directory: _from_directory(text, directory) if "/" in text else text,
+)

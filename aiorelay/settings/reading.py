@@ -1,0 +1,117 @@
+"""Where settings come from: flag beats environment beats file beats default.
+
+An environment variable that is set but empty counts as unset, as in systemd units and compose files, where that is
+how a variable is switched off. Relative paths are relative to the working directory, those in a file to the file's.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiorelay.settings.setting import Setting, SettingsError
+from aiorelay.settings.table import SETTINGS, Settings, default_state_dir, unknown
+
+__all__ = ["ConfigFile", "find_file", "read"]
+
+_PREFIX = "AIORELAY_"
+_FILE_VARIABLE = "AIORELAY_CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """A flat TOML file that was read: ``name`` as the user wrote it, ``directory`` that it lies in, absolute."""
+
+    name: str
+    directory: Path
+    values: Mapping[str, object]
+
+
+def find_file(flag: str | None, environ: Mapping[str, str]) -> ConfigFile | None:
+    """Read the file that ``--config`` names, or else ``AIORELAY_CONFIG``; return None if neither does.
+
+    Raises ``SettingsError`` where it cannot be read or is not TOML.
+    """
+    if flag is not None:
+        return _load(flag, "flag --config")
+    if name := environ.get(_FILE_VARIABLE):
+        return _load(name, f"environment {_FILE_VARIABLE}")
+    return None
+
+
+def _load(name: str, origin: str) -> ConfigFile:
+    import tomllib  # noqa: PLC0415 - only those who have a file pay for it
+
+    try:
+        path = Path(name).expanduser().absolute()
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = f"{name!r} cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        reason = f"{name!r} is not TOML: it is not in UTF-8"
+    except tomllib.TOMLDecodeError as error:
+        reason = f"{name!r} is not TOML: {error}"
+    except (ValueError, RuntimeError, RecursionError):  # a NUL, no home directory for ~, nesting without end
+        reason = f"{name!r} cannot be read as a file of settings"
+    else:
+        return ConfigFile(name, path.parent, values)
+    raise SettingsError("config", reason, "name a TOML file of settings", origin=origin)
+
+
+def read(
+    flags: Mapping[str, object], environ: Mapping[str, str], file: ConfigFile | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Return the settings, and for each, by attribute name, where its value came from.
+
+    ``flags`` holds the flags that were given, by attribute name. Origins read ``flag --max-size``,
+    ``environment AIORELAY_MAX_SIZE``, ``file relay.toml`` or ``default``. Raises ``SettingsError``.
+    """
+    values: dict[str, Any] = {"state_dir": default_state_dir(environ)}
+    origins = dict.fromkeys(SETTINGS, "default")
+    for source in (_from_file(file) if file else (), _from_environment(environ), _from_flags(flags)):
+        for setting, value, origin in source:
+            values[setting.name] = value
+            origins[setting.name] = origin
+    try:
+        return Settings(**values), origins
+    except SettingsError as error:
+        raise error.with_origin(origins[error.key.replace("-", "_")]) from None
+
+
+Given = Iterator[tuple[Setting, object, str]]
+
+
+def _from_flags(flags: Mapping[str, object]) -> Given:
+    for name, value in flags.items():
+        setting = SETTINGS[name]
+        yield setting, value, f"flag --no-{setting.key}" if value is False else f"flag {setting.flag}"
+
+
+def _from_environment(environ: Mapping[str, str]) -> Given:
+    by_variable = {setting.variable: setting for setting in SETTINGS.values()}
+    for variable, text in environ.items():
+        if not variable.startswith(_PREFIX) or variable == _FILE_VARIABLE or not text:
+            continue
+        origin = f"environment {variable}"
+        setting = by_variable.get(variable)
+        if setting is None:
+            raise unknown(variable, text, spelling=lambda setting: setting.variable, origin="environment")
+        yield setting, [item.strip() for item in text.split(",")] if setting.repeated else text, origin
+
+
+def _from_file(file: ConfigFile) -> Given:
+    origin = f"file {file.name}"
+    for key, value in file.values.items():
+        setting = SETTINGS.get(key)
+        if setting is None:
+            raise unknown(key, value, spelling=lambda setting: setting.name, origin=origin)
+        yield setting, _anchored(setting, value, file.directory), origin
+
+
+def _anchored(setting: Setting, value: object, directory: Path) -> object:
+    anchor = setting.kind.anchor
+    if anchor is None:
+        return value
+    if isinstance(value, list):
+        return [anchor(item, directory) if isinstance(item, str) else item for item in value]
+    return anchor(value, directory) if isinstance(value, str) else value

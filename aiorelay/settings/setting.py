@@ -1,0 +1,121 @@
+"""What a setting is: its names, its kind, its default, and the one sentence for a value that is wrong."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiorelay.errors import StartupError
+from aiorelay.settings.kinds import Kind, Unfit
+from aiorelay.settings.words import SWITCH
+
+__all__ = ["Setting", "SettingsError", "many", "one", "suggestion"]
+
+
+class SettingsError(StartupError):
+    """A setting is unknown or its value is wrong: ``key`` names it, ``origin`` says where the value came from."""
+
+    def __init__(self, key: str, fault: str, advice: str, *, origin: str) -> None:
+        super().__init__(f"{key}: {fault} ({origin}); {advice}")
+        self.key = key
+        self.fault = fault
+        self.advice = advice
+
+    def with_origin(self, origin: str) -> "SettingsError":
+        """The same error, told of a value that came from ``origin``."""
+        return SettingsError(self.key, self.fault, self.advice, origin=origin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One entry of the table, and the names it goes by: ``max_size``, ``--max-size``, ``AIORELAY_MAX_SIZE``.
+
+    ``otherwise`` says in words what holds where no value is given and the default is no plain value.
+    """
+
+    name: str
+    group: str
+    kind: Kind
+    help: str
+    repeated: bool
+    otherwise: str | None
+    factory: Callable[[], object]
+
+    @property
+    def is_switch(self) -> bool:
+        return self.kind is SWITCH
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("_", "-")
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.key}"
+
+    @property
+    def variable(self) -> str:
+        return f"AIORELAY_{self.name.upper()}"
+
+    def accept(self, value: object) -> Any:
+        """Return the typed value, None standing for the default; raise ``SettingsError`` if it does not fit."""
+        value = self.factory() if value is None else value
+        if value is None:
+            return None
+        if not self.repeated:
+            return self._one(value)
+        items = value if isinstance(value, list | tuple | set | frozenset) else (value,)
+        return tuple(self._one(item) for item in items)
+
+    def _one(self, value: object) -> Any:
+        try:
+            return self.kind.accept(value)
+        except Unfit as unfit:
+            fault = f"{self.kind.quote(value)} {unfit.fault}"
+            raise SettingsError(self.key, fault, unfit.advice, origin=f"argument {self.name}") from None
+
+    def show(self, value: Any) -> str:
+        """Return the typed ``value`` as text for people, its secrets masked."""
+        if value is None or value == ():
+            return self.otherwise or "none"
+        items = value if self.repeated else (value,)
+        texts = (self.kind.show(item) for item in items)
+        return ", ".join(self.kind.mask(text) if self.kind.mask else text for text in texts)
+
+    @property
+    def default(self) -> str:
+        """The default in words."""
+        return self.otherwise or self.show(self.accept(None))
+
+
+def one(  # noqa: PLR0913 - as many as a row of the table has columns
+    group: str,
+    kind: Kind,
+    default: object,
+    meaning: str,
+    *,
+    otherwise: str | None = None,
+    repeated: bool = False,
+) -> Any:
+    """A field of ``Settings``; a function given as ``default`` is called for it."""
+    factory = default if callable(default) else lambda: default
+    metadata = {"group": group, "kind": kind, "help": meaning, "otherwise": otherwise, "repeated": repeated}
+    return field(default_factory=factory, repr=kind.mask is None, metadata=metadata)
+
+
+def many(
+    group: str,
+    kind: Kind,
+    meaning: str,
+    *,
+    default: Callable[[], tuple[str, ...]] = tuple,
+    otherwise: str = "none",
+) -> Any:
+    """A field of ``Settings`` that holds a tuple of values."""
+    return one(group, kind, default, meaning, otherwise=otherwise, repeated=True)
+
+
+def suggestion(word: str, spellings: Iterable[str]) -> str | None:
+    """Return the nearest of ``spellings`` to a mistyped ``word``, or None."""
+    import difflib  # noqa: PLC0415 - only mistakes pay for it
+
+    return next(iter(difflib.get_close_matches(word, spellings, n=1)), None)

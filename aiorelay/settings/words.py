@@ -1,0 +1,106 @@
+"""Words: choices, switches, header lines, field names, media types and the names of validators."""
+
+import re
+
+from aiorelay.settings.kinds import Kind, Unfit
+
+__all__ = ["FIELD", "HEADER", "MEDIA", "SWITCH", "VALIDATOR", "choice"]
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110, section 5.6.2
+# No field value holds these (RFC 9110, section 5.5); surrogates are bytes of an argument that were no UTF-8.
+_NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+# RFC 6838, section 4.2, or any subtype; an ending may have several dots.
+_MEDIA = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/(?:\*|[a-z0-9][a-z0-9!#$&^_.+-]{0,126})", re.ASCII)
+_ENDING = re.compile(r"\.[^\s/\\*]+")
+
+# The relay frames its own request: a second opinion on where the body ends, or what it is, breaks it (RFC 9110,
+# section 7.6.1, and RFC 9112, section 6).
+_OURS = {
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+
+
+def choice(*words: str) -> Kind:
+    """One of ``words``, in either case."""
+
+    def accept(value: object) -> str:
+        word = value.strip().lower() if isinstance(value, str) else ""
+        if word not in words:
+            raise Unfit("is not on offer", f"choose {' or '.join(words)}")
+        return word
+
+    return Kind("|".join(words), accept)
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word not in ("true", "false"):
+        raise Unfit("is neither true nor false", "write true or false")
+    return word == "true"
+
+
+def _header(value: object) -> tuple[str, str]:
+    advice = "write it as 'Name: value'"
+    if isinstance(value, str):
+        name, colon, content = value.partition(":")
+        value = (name, content) if colon else None
+    match value:
+        case (str(name), str(content)) if _TOKEN.fullmatch(name):
+            content = content.strip(" \t")
+        case _:
+            raise Unfit("is not a header line", advice)
+    if _NOT_IN_VALUE.search(content):
+        raise Unfit("has a control character in its value", advice)
+    if name.lower() in _OURS:
+        raise Unfit("is a header that the relay sets itself", "leave it out")
+    return name, content
+
+
+def _show_header(header: tuple[str, str]) -> str:
+    return ": ".join(header)
+
+
+def _without_content(line: str) -> str:
+    name, colon, _ = line.partition(":")
+    return f"{name}: ***" if colon and _TOKEN.fullmatch(name) else "***"
+
+
+def _field(value: object) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise Unfit("is not a field name", "name the form field that carries the file")
+    return value
+
+
+def _media(value: object) -> str:
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if not _MEDIA.fullmatch(word) and not _ENDING.fullmatch(word):
+        raise Unfit("is neither a media type nor an ending", "try image/*, application/pdf or .csv")
+    return word
+
+
+def _validator(value: object) -> str:
+    module, _, name = value.strip().partition(":") if isinstance(value, str) else ("", "", "")
+    if not all(word.isidentifier() for word in (*module.split("."), *name.split("."))):
+        raise Unfit("does not name a validator", "write it as package.module:name")
+    return f"{module}:{name}"
+
+
+SWITCH = Kind("true|false", _switch, lambda on: "true" if on else "false")
+HEADER = Kind("'NAME: VALUE'", _header, _show_header, mask=_without_content)
+FIELD = Kind("NAME", _field)
+MEDIA = Kind("TYPE|.ENDING", _media)
+VALIDATOR = Kind("MODULE:NAME", _validator)

@@ -1,0 +1,137 @@
+"""What the relay tells its operators: one log line an upload, as text or JSON, each with its request's id.
+
+Never a token, a query value or a file's content.
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+import uuid
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from multidict import MultiMapping
+
+from aiorelay.errors import Problem
+
+__all__ = ["REQUEST_ID", "ServerLog", "Upload", "configure", "identify", "log", "request_id"]
+
+REQUEST_ID = "X-Request-ID"
+_ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+log = logging.getLogger("aiorelay")
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+"""The id of the request that the present task serves."""
+
+
+def identify(headers: "MultiMapping[str]") -> str:
+    """Make ``request_id`` that of a request with these headers: its own if it is acceptable, else a new one."""
+    given = headers.get(REQUEST_ID, "")
+    identity = given if _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
+    request_id.set(identity)
+    return identity
+
+
+def configure(form: str, level: str, stream: TextIO | None = None) -> None:
+    """Send the log to ``stream`` (stderr) as ``form``: ``text``, or ``json`` for one object a line."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    log.handlers = [handler]
+    log.setLevel(level.upper())
+    log.propagate = False
+
+
+@dataclass(slots=True)
+class Upload:
+    """What is known of one upload, for its line in the log."""
+
+    endpoint: str
+    client: str
+    files: list[str] = field(default_factory=list)
+    bytes: int = 0
+    status: int = 0
+    outcome: str = "aborted"
+    refused_by: str | None = None
+    who: str | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def answered(self, status: int) -> None:
+        """Note the upstream's answer."""
+        self.status = status
+        self.outcome = "stored" if status < 300 else "upstream-refused"
+
+    def failed(self, problem: Problem) -> None:
+        """Note the problem that is the answer."""
+        self.status = problem.status
+        self.refused_by = problem.code
+        self.outcome = problem.code if problem.status in {500, 502, 504} else "refused"
+
+    def write(self) -> None:
+        """Write the line."""
+        seconds = round(time.monotonic() - self.started, 6)
+        members: dict[str, Any] = {
+            "endpoint": self.endpoint,
+            "client": self.client,
+            "who": self.who,
+            "files": self.files,
+            "bytes": self.bytes,
+            "seconds": seconds,
+            "status": self.status,
+            "outcome": self.outcome,
+        }
+        if self.refused_by is not None:
+            members["refused_by"] = self.refused_by
+        level = logging.WARNING if self.status >= 500 else logging.INFO
+        log.log(level, "upload %s", self.outcome, extra={"members": members})
+
+
+class ServerLog(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp's server logs, in one line each: a request that is no HTTP is not our failure."""
+
+    def exception(self, msg: object, *args: object, exc_info: Any = True, **_options: Any) -> None:
+        failure = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
+        text = str(msg) % args if args else str(msg)
+        self.logger.warning("%s: %s", text, " ".join(str(failure).split()) or type(failure).__name__)
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
+        return _timestamp(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        line = super().formatMessage(record)
+        members: dict[str, Any] = {"request_id": request_id.get(), **getattr(record, "members", {})}
+        return " ".join(
+            [line, *(f"{key}={_plain(value)}" for key, value in members.items() if value not in (None, "-"))]
+        )
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        members: dict[str, Any] = {
+            "time": _timestamp(record),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "request_id": request_id.get(),
+            **getattr(record, "members", {}),
+        }
+        if record.exc_info:
+            members["exception"] = self.formatException(record.exc_info)
+        return json.dumps(members)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    """When it happened, in UTC (RFC 3339)."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+def _plain(value: object) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if re.fullmatch(r"[!#-~]+", text) else json.dumps(text)

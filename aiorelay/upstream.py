@@ -1,0 +1,231 @@
+"""The only view of the upload API: one framed body goes out as one POST, and its answer comes back.
+
+blocks ─▶ POST ─▶ answer        a block that raises cuts the connection: the body never ends
+             ◀──────────        an answer that comes before the end ends the sending
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Self
+
+import aiohttp
+from aiohttp import hdrs
+from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDict
+from yarl import URL
+
+from aiorelay.errors import UpstreamFailed, UpstreamProblem, UpstreamTimeout
+from aiorelay.framing import Framed
+from aiorelay.headers import replace_all
+
+__all__ = ["Upstream"]
+
+# Servers close idle connections after 2 s (gunicorn) or more: one that is used again sooner is still open.
+_KEEP_ALIVE = 1.5
+_CONNECT_TIMEOUT = 10.0
+# What aiohttp would add by itself; the client's own are passed on, and nothing is added for it.
+_NOT_OURS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
+
+
+class Upstream:
+    """An upload API behind ``url``, for as long as the context lasts.
+
+    ``context`` verifies an https one, as ``server_name`` if that is given. ``headers`` are added to every request.
+    ``idle`` is the longest wait in seconds for the upstream to take a block, ``answer_timeout`` the longest one
+    for its answer after the last.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        context: ssl.SSLContext,
+        server_name: str | None = None,
+        headers: Iterable[tuple[str, str]] = (),
+        idle: float,
+        answer_timeout: float,
+    ) -> None:
+        self.url = url
+        self._context = context
+        self._server_name = server_name
+        self._headers = tuple(headers)
+        self._idle = idle
+        self._answer_timeout = answer_timeout
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, ssl=self._context if self.url.scheme == "https" else True, keepalive_timeout=_KEEP_ALIVE
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=self._answer_timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_NOT_OURS,
+            auto_decompress=False,
+            trust_env=False,
+            max_line_size=32 * 1024,
+            max_field_size=32 * 1024,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    @asynccontextmanager
+    async def post(
+        self, framed: Framed, headers: "CIMultiDict[str]", query: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a body, and give the answer for as long as the context lasts.
+
+        ``query`` is joined to the URL's own as it is. Raises whatever ``framed.blocks`` raises, and
+        ``UpstreamFailed`` or ``UpstreamTimeout``.
+        """
+        replace_all(headers, self._headers)
+        body = _Body(framed.length)
+        exchange = asyncio.create_task(self._exchange(body, headers, query))
+        exchange.add_done_callback(body.abandon)
+        try:
+            await self._send(framed, body, exchange)
+            yield await _translated(exchange)
+        finally:
+            await _end(exchange)
+
+    async def reachable(self) -> bool:
+        """Whether a connection to the upstream can be made, TLS included."""
+        host, port = self.url.host, self.url.port
+        context = self._context if self.url.scheme == "https" else None
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT / 2):
+                _, writer = await asyncio.open_connection(
+                    host, port, ssl=context, server_hostname=(self._server_name or host) if context else None
+                )
+        except (OSError, TimeoutError):
+            return False
+        writer.transport.abort()
+        return True
+
+    async def _exchange(self, body: "_Body", headers: "CIMultiDict[str]", query: str) -> aiohttp.ClientResponse:
+        return await self._session.post(
+            URL(_with_query(str(self.url), query), encoded=True),
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            server_hostname=self._server_name,
+        )
+
+    async def _send(self, framed: Framed, body: "_Body", exchange: "asyncio.Task[aiohttp.ClientResponse]") -> None:
+        """Write the blocks until they end, or until an answer makes the rest of them pointless."""
+        try:
+            async with asyncio.timeout(None) as sending:
+                exchange.add_done_callback(lambda done: _stop_if_final(done, sending))
+                await self._write(framed, body)
+        except TimeoutError:
+            if not sending.expired():
+                raise
+
+    async def _write(self, framed: Framed, body: "_Body") -> None:
+        writer = await body.opened
+        async for block in framed.blocks:
+            # An answer of success may come before the end, and aiohttp then stops writing. It is passed on
+            # only if every check has passed, so the rest is read, if for nobody.
+            if writer is not None and not await self._wrote(writer, block):
+                writer = None
+        body.finish()
+
+    async def _wrote(self, writer: AbstractStreamWriter, block: bytes) -> bool:
+        try:
+            async with asyncio.timeout(self._idle):
+                await writer.write(block)
+        except TimeoutError:
+            raise UpstreamTimeout(
+                f"The upload API took no byte for {self._idle:g} s.", error="connection_write_timeout"
+            ) from None
+        except (OSError, aiohttp.ClientError):
+            return False  # the exchange ends too, and knows more
+        return True
+
+
+def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: asyncio.Timeout) -> None:
+    """End the sending once the exchange has failed or its answer is one of refusal."""
+    if not exchange.cancelled() and (exchange.exception() is not None or exchange.result().status >= 300):
+        with suppress(RuntimeError):  # the sending had ended by itself
+            sending.reschedule(0)
+
+
+async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]") -> None:
+    """Let go of the connection; one whose exchange is not complete is closed."""
+    exchange.cancel()
+    await asyncio.wait([exchange])
+    if not exchange.cancelled() and exchange.exception() is None:
+        exchange.result().close()
+
+
+async def _translated(exchange: "asyncio.Task[aiohttp.ClientResponse]") -> aiohttp.ClientResponse:
+    try:
+        return await exchange
+    except (aiohttp.ClientError, OSError, TimeoutError) as failure:
+        raise _problem(failure) from failure
+
+
+# What went wrong with the upstream, the first that fits: in words, and as RFC 9209, section 2.3 names it.
+_FAILURES: tuple[tuple[type[Exception], type[UpstreamProblem], str, str], ...] = (
+    (aiohttp.SocketTimeoutError, UpstreamTimeout, "did not answer in time.", "http_response_timeout"),
+    (TimeoutError, UpstreamFailed, "could not be reached in time.", "connection_timeout"),
+    (aiohttp.ClientConnectorDNSError, UpstreamFailed, "has a name that cannot be resolved.", "dns_error"),
+    (
+        aiohttp.ClientConnectorCertificateError,
+        UpstreamFailed,
+        "has a certificate that cannot be verified; --upstream-ca names its CA.",
+        "tls_certificate_error",
+    ),
+    (aiohttp.ClientSSLError, UpstreamFailed, "does not speak TLS as it should.", "tls_protocol_error"),
+    (aiohttp.ClientConnectorError, UpstreamFailed, "cannot be reached; is it running?", "connection_refused"),
+    (aiohttp.ClientResponseError, UpstreamFailed, "answered with what is not HTTP.", "http_protocol_error"),
+    (Exception, UpstreamFailed, "closed the connection without an answer.", "connection_terminated"),
+)
+
+
+def _problem(failure: Exception) -> UpstreamProblem:
+    """Tell a failure of the exchange in words that hold no address."""
+    kind, words, error = next(row[1:] for row in _FAILURES if isinstance(failure, row[0]))
+    return kind(f"The upload API {words}", error=error)
+
+
+def _with_query(url: str, query: str) -> str:
+    if not query:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{query}"
+
+
+class _Body(aiohttp.Payload):
+    """A request body that its owner writes itself, through the writer that ``opened`` gives.
+
+    Written in the owner's own task: what its blocks raise is raised there, and there is no queue between.
+    """
+
+    def __init__(self, length: int | None) -> None:
+        super().__init__(None)
+        self._size = length
+        loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[AbstractStreamWriter | None] = loop.create_future()
+        self._ended: asyncio.Future[None] = loop.create_future()
+
+    def finish(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def abandon(self, _exchange: object) -> None:
+        """The exchange is over: nobody will ask for the body any more."""
+        if not self.opened.done():
+            self.opened.set_result(None)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, _content_length: int | None) -> None:
+        self.opened.set_result(writer)
+        await self._ended
+
+    def decode(self, _encoding: str = "utf-8", _errors: str = "strict") -> str:
+        raise TypeError("a body in flight has no text")
