@@ -19,9 +19,10 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
+from traceback import walk_tb
 from typing import Protocol
 
 from aiorelay.errors import Internal, Problem
@@ -191,33 +192,27 @@ class OffLoop:
         # Everything: a future cannot carry StopIteration (it would never be done), and a SystemExit out of one would
         # end the loop. Not its message, which may quote the file.
         except BaseException as unexpected:  # noqa: BLE001 - as said
-            _log.error("%s failed: %s at %s", self._name, type(unexpected).__name__, _innermost(unexpected))
+            _log.error("%s failed: %s at %s", self._name, type(unexpected).__name__, _trail(unexpected))
             raise Internal("A check of the file failed; the log of the relay says which.") from None
 
 
-def _innermost(exception: BaseException) -> str:
-    """Where ``exception`` was raised, as ``file.py:LINE``."""
-    trace = exception.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return (
-        f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else "an unknown line"
-    )
+def _trail(exception: BaseException) -> str:
+    """Where ``exception`` passed, innermost last, as ``file.py:LINE > file.py:LINE``: lines, and no values."""
+    steps = walk_tb(exception.__traceback__)
+    return " > ".join(f"{Path(frame.f_code.co_filename).name}:{line}" for frame, line in steps)
 
 
-async def _checked_parts(parts: AsyncIterator[Part], makers: Sequence[Maker]) -> AsyncGenerator[Part, None]:
-    try:
+async def _checked_parts(parts: AsyncGenerator[Part, None], makers: Sequence[Maker]) -> AsyncGenerator[Part, None]:
+    async with aclosing(parts):
         async for part in parts:
             begun = part if part.filename != "" else await _begun(part)
+            if begun is None:
+                yield part
+                continue
             # Closed here too: a reader that is cut off before a part's first block never starts its generator.
             async with AsyncExitStack() as closing:
-                if begun is None:
-                    yield part
-                    continue
                 checks = _made(begun, makers, closing)
                 yield replace(begun, chunks=_through(begun.chunks, checks, closing)) if checks else begun
-    finally:
-        await _ended(parts)
 
 
 async def _begun(part: Part) -> Part | None:
