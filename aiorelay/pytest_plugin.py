@@ -1,9 +1,9 @@
 """The fixture ``aiorelay_server`` for pytest-aiohttp: running chains for the tests of whoever uses aiorelay.
 
-    async def test_my_client(aiorelay_server):
-        chain = await aiorelay_server(max_size="1MiB")
-        await my_upload(chain.rest1 + "/upload1", ssl=chain.tls)
-        assert [f.name for f in chain.stored()] == ["report.pdf"]
+async def test_my_client(aiorelay_server):
+    chain = await aiorelay_server(max_size="1MiB")
+    await my_upload(chain.rest1 + "/upload1", ssl=chain.tls)
+    assert [f.name for f in chain.stored()] == ["report.pdf"]
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -29,7 +29,7 @@ def _aiorelay_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def aiorelay_server(
     tmp_path_factory: pytest.TempPathFactory, _aiorelay_state: Path
 ) -> AsyncGenerator[Callable[..., Awaitable[Chain]], None]:
-    """A factory of running chains: ``await aiorelay_server(max_size="1MiB", …)`` takes any setting by name.
+    """A factory of running chains, which takes any setting by name.
 
     Each chain has free ports, a store of its own and the session's CA, unless told otherwise, and is closed
     with the test.

@@ -7,9 +7,9 @@ async def test_a_chain_stores_what_is_uploaded(aiorelay_server):
     chain = await aiorelay_server(max_size="1MiB")
     form = aiohttp.FormData()
     form.add_field("somefile", b"%PDF-1.4", filename="report.pdf")
-    async with aiohttp.ClientSession() as client:
-        async with client.post(chain.rest1 + "/upload1", data=form, ssl=chain.tls) as answer:
-            assert (await answer.json())["status"] == "done"
+    url = chain.rest1 + "/upload1"
+    async with aiohttp.ClientSession() as client, client.post(url, data=form, ssl=chain.tls) as answer:
+        assert (await answer.json())["status"] == "done"
     assert [f.name for f in chain.stored()] == ["report.pdf"]
 
 
