@@ -6,7 +6,7 @@ from aiorelay.settings.kinds import Kind, Unfit
 
 __all__ = ["PORT", "count", "show_size", "show_time", "size", "time"]
 
-_AMOUNT = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,20}))? ?([A-Za-z]*)", re.ASCII)
+_AMOUNT = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,20}))? ?([A-Za-z]*)", re.ASCII)
 _WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}

@@ -87,7 +87,7 @@ class Setting:
         return self.otherwise or self.show(self.accept(None))
 
 
-def one(  # noqa: PLR0913 - as many as a row of the table has columns
+def one(
     group: str,
     kind: Kind,
     default: object,
