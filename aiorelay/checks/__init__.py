@@ -19,7 +19,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from traceback import walk_tb
@@ -74,10 +74,7 @@ def checked(form: Form, makers: Sequence[Maker]) -> Form:
 
 def passed_through(part: Part, checks: Sequence[Check]) -> Part:
     """Give ``part`` again, its bytes passing through ``checks``, which are closed with its chunks."""
-    closing = AsyncExitStack()
-    for check in checks:
-        closing.push_async_callback(check.close)
-    return replace(part, chunks=_through(part.chunks, checks, closing))
+    return replace(part, chunks=_through(part.chunks, checks, list(checks)))
 
 
 class HeadCheck:
@@ -209,10 +206,16 @@ async def _checked_parts(parts: AsyncGenerator[Part, None], makers: Sequence[Mak
             if begun is None:
                 yield part
                 continue
-            # Closed here too: a reader that is cut off before a part's first block never starts its generator.
-            async with AsyncExitStack() as closing:
-                checks = _made(begun, makers, closing)
-                yield replace(begun, chunks=_through(begun.chunks, checks, closing)) if checks else begun
+            still_open: list[Check] = []
+            try:
+                for maker in makers:
+                    if (check := maker(begun)) is not None:
+                        still_open.append(check)  # noqa: PERF401 - open already if the next maker objects
+                checks = tuple(still_open)
+                yield replace(begun, chunks=_through(begun.chunks, checks, still_open)) if checks else begun
+            finally:
+                # Here too: a reader that is cut off before a part's first block never starts its generator.
+                await _close(still_open)
 
 
 async def _begun(part: Part) -> Part | None:
@@ -230,18 +233,8 @@ async def _preceded(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncGenerato
         await _ended(chunks)
 
 
-def _made(part: Part, makers: Iterable[Maker], closing: AsyncExitStack) -> list[Check]:
-    checks = []
-    for maker in makers:
-        check = maker(part)
-        if check is not None:
-            closing.push_async_callback(check.close)
-            checks.append(check)
-    return checks
-
-
 async def _through(
-    chunks: AsyncIterator[bytes], checks: Sequence[Check], closing: AsyncExitStack
+    chunks: AsyncIterator[bytes], checks: Sequence[Check], still_open: list[Check]
 ) -> AsyncGenerator[bytes, None]:
     undecided = [check for check in checks if isinstance(check, HeadCheck)]
     held: list[bytes] = []
@@ -261,8 +254,14 @@ async def _through(
         for judged in held:
             yield judged
     finally:
-        await closing.aclose()
+        await _close(still_open)
         await _ended(chunks)
+
+
+async def _close(still_open: list[Check]) -> None:
+    """Close what is ``still_open``, each check once, whoever else is asked to."""
+    while still_open:
+        await still_open.pop().close()
 
 
 async def _ended(stream: AsyncIterator[object]) -> None:
