@@ -14,10 +14,31 @@
 Arrows point down only.
 """
 
-from aiorelay.checks import Validator
-from aiorelay.errors import Refused, StartupError
-from aiorelay.server import Chain, serve
-from aiorelay.settings import Settings
-from aiorelay.upload import Part
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiorelay.checks import Validator
+    from aiorelay.errors import Refused, StartupError
+    from aiorelay.server import Chain, serve
+    from aiorelay.settings import Settings
+    from aiorelay.upload import Part
 
 __all__ = ["Chain", "Part", "Refused", "Settings", "StartupError", "Validator", "serve"]
+
+_ROOMS = {
+    "Chain": "server",
+    "Part": "upload",
+    "Refused": "errors",
+    "Settings": "settings",
+    "StartupError": "errors",
+    "Validator": "checks",
+    "serve": "server",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for only then (PEP 562): ``aiorelay config`` needs no HTTP."""
+    if name in _ROOMS:
+        return getattr(import_module(f"aiorelay.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,6 +8,7 @@ import asyncio
 
 from aiohttp import hdrs, web
 
+from aiorelay.checks import Check
 from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
 
 __all__ = ["Body", "leave_expectation"]
@@ -30,7 +31,12 @@ class Body:
         self._request = request
         self._idle = idle
         self._awaited = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
-        self.received = 0
+        self._checks: list[Check] = []
+        self._ended = False
+
+    def check(self, check: Check) -> None:
+        """Let ``check`` judge the bytes as they arrive. Whoever made it closes it."""
+        self._checks.append(check)
 
     @property
     def length(self) -> int | None:
@@ -40,20 +46,28 @@ class Body:
     async def read(self) -> bytes:
         """The next block, or ``b""`` at the end.
 
-        Raises ``TooSlow``, ``Truncated`` (broken chunked framing) or ``ClientGone``.
+        Raises ``TooSlow``, ``Truncated`` (broken chunked framing), ``ClientGone``, and what the checks raise.
         """
+        block = await self._receive()
+        for check in self._checks:
+            if block:
+                await check.feed(block)
+            elif not self._ended:
+                await check.finish()
+        self._ended = not block
+        return block
+
+    async def _receive(self) -> bytes:
         try:
             async with asyncio.timeout(self._idle):
                 if self._awaited:
                     self._awaited = False
                     await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     self._request.writer.output_size = 0  # else aiohttp takes the answer for begun
-                block = await self._request.content.readany()
+                return await self._request.content.readany()
         except TimeoutError:
             raise TooSlow(f"No byte arrived for {self._idle:g} s.") from None
         except web.RequestPayloadError as broken:
             raise Truncated("The body's chunked framing is broken.") from broken
         except (OSError, RuntimeError) as gone:  # RuntimeError: aiohttp's word for a closed connection
             raise ClientGone from gone
-        self.received += len(block)
-        return block

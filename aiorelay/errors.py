@@ -151,11 +151,15 @@ class SourceTimeout(Problem):
 
 
 class UpstreamProblem(Problem):
-    """The upstream is to blame: ``error`` is its Proxy-Status error type (RFC 9209, section 2.3)."""
+    """The upstream is to blame: ``error`` is its Proxy-Status error type (RFC 9209, section 2.3).
 
-    def __init__(self, detail: str, *, error: str) -> None:
+    ``reached`` says whether it may have seen a byte of the request.
+    """
+
+    def __init__(self, detail: str, *, error: str, reached: bool = True) -> None:
         super().__init__(detail, headers={"Proxy-Status": f"aiorelay; error={error}"})
         self.error = error
+        self.reached = reached
 
 
 class UpstreamFailed(UpstreamProblem):

@@ -8,8 +8,9 @@ GET  /healthz, /readyz
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from urllib.parse import unquote
 
 import aiohttp
@@ -19,15 +20,16 @@ from multidict import CIMultiDict
 
 from aiorelay.body import Body, leave_expectation
 from aiorelay.checks import Check, Maker, checked
+from aiorelay.checks.digest import expect, parse_digest_field
 from aiorelay.errors import BadSource, Busy, Problem, ShuttingDown, TooLarge, WrongContentType
 from aiorelay.form import Limits, read_form, requiring_file
 from aiorelay.framing import Framed, frame
 from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end
 from aiorelay.problems import middleware
 from aiorelay.sources import Sources, raw_form, read_ingest
+from aiorelay.spool import Delivery
 from aiorelay.telemetry import REQUEST_ID, Upload, identify, log, request_id
 from aiorelay.upload import Form, Part
-from aiorelay.upstream import Upstream
 
 __all__ = ["Rest1"]
 
@@ -41,15 +43,15 @@ _Make = Callable[[web.Request, Body], Awaitable[Form]]
 
 
 class Rest1:
-    """The relay in front of ``upstream``.
+    """The relay in front of an upload API, which ``delivery`` delivers to.
 
-    ``field`` is the form field that must carry a file; ``checks`` judge every file;
-    ``max_uploads`` may be under way at once; ``idle`` is the longest silence in seconds.
+    ``field`` is the form field that must carry a file; ``checks`` judge every file; ``max_uploads`` may be under way at
+    once; ``idle`` is the longest silence in seconds; ``pool`` does the arithmetic of checksums.
     """
 
     def __init__(
         self,
-        upstream: Upstream,
+        delivery: Delivery,
         sources: Sources,
         *,
         field: str,
@@ -57,15 +59,17 @@ class Rest1:
         max_uploads: int,
         checks: Sequence[Maker],
         idle: float,
+        pool: Executor,
     ) -> None:
         self._draining = False
-        self._upstream = upstream
+        self._delivery = delivery
         self._sources = sources
         self._field = field
         self._limits = limits
         self._max_uploads = max_uploads
         self._checks = checks
         self._idle = idle
+        self._pool = pool
         self._in_flight = 0
 
     def app(self) -> web.Application:
@@ -94,7 +98,7 @@ class Rest1:
     async def _readyz(self, _request: web.Request) -> web.Response:
         if self._draining:
             return web.json_response({"status": "shutting down"}, status=503)
-        if not await self._upstream.reachable():
+        if not await self._delivery.reachable():
             return web.json_response({"status": "the upload API cannot be reached"}, status=503)
         return web.json_response({"status": "ready"})
 
@@ -105,14 +109,12 @@ class Rest1:
             upload = Upload(endpoint, client=request.remote or "-")
             try:
                 with self._admitted():
-                    response = await self._relay(request, make, upload)
-                upload.answered(response.status)
+                    return await self._relay(request, make, upload)
             except Problem as problem:
                 upload.failed(problem)
                 raise
             finally:
                 upload.write()
-            return response
 
         return handler
 
@@ -130,13 +132,28 @@ class Rest1:
 
     async def _relay(self, request: web.Request, make: _Make, upload: Upload) -> web.StreamResponse:
         body = Body(request, idle=self._idle)
-        form = await make(request, body)
-        form = checked(form, [_tally(upload), *self._checks])
-        async with aclosing(requiring_file(form, self._field)) as parts:
-            framed = await frame(Form(form.boundary, parts, form.length))
-            headers = _headers(request, body, framed)
-            async with self._upstream.post(framed, headers, _query(request)) as answer:
-                return await self._pass_back(request, answer)
+        async with self._digests(request, body):
+            form = await make(request, body)
+            form = checked(form, [_tally(upload), *self._checks])
+            async with aclosing(requiring_file(form, self._field)) as parts:
+                framed = await frame(Form(form.boundary, parts, form.length))
+                headers = _headers(request, body, framed)
+                async with self._delivery.post(framed, headers, _query(request)) as answer:
+                    upload.answered(answer.status)
+                    return await self._pass_back(request, answer)
+
+    @asynccontextmanager
+    async def _digests(self, request: web.Request, body: Body) -> AsyncGenerator[None, None]:
+        """Hold the body to the digests that the client gives of it (RFC 9530)."""
+        async with AsyncExitStack() as closing:
+            # A raw body without a coding is its own representation, so that both fields speak of the same bytes.
+            for field in ("Content-Digest", "Repr-Digest") if request.method == hdrs.METH_PUT else ("Content-Digest",):
+                given = ", ".join(request.headers.getall(field, []))
+                if given and (expected := parse_digest_field(given, field)):
+                    check = expect(expected, self._pool, field=field)
+                    closing.push_async_callback(check.close)
+                    body.check(check)
+            yield
 
     async def _form(self, request: web.Request, body: Body) -> Form:
         return read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)

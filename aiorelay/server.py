@@ -11,8 +11,8 @@ import signal
 import socket
 import ssl
 import tempfile
-from collections.abc import AsyncGenerator, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from yarl import URL
 
 from aiorelay import store as stores
 from aiorelay import telemetry, tls
-from aiorelay.checks import Maker
+from aiorelay.checks.chosen import chosen
 from aiorelay.checks.size import max_size
 from aiorelay.errors import StartupError
 from aiorelay.fetch import Fetcher
@@ -33,6 +33,7 @@ from aiorelay.rest1 import Rest1
 from aiorelay.rest2 import Rest2
 from aiorelay.settings import Settings
 from aiorelay.sources import Sources
+from aiorelay.spool import Delivery, Spool
 from aiorelay.upstream import Upstream
 
 __all__ = ["Chain", "run", "serve"]
@@ -41,6 +42,8 @@ __all__ = ["Chain", "run", "serve"]
 _HEAD_DEADLINE = 10.0
 _BACKLOG = 1024
 _THREADS = 8
+# Bytes of a form that are neither file nor field: a hundred heads of the longest kind are more than any has.
+_FRAMING = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +110,14 @@ async def _started(
             if settings.only in (None, name)
         }
         urls = {name: _url(settings.host, sockets[0]) for name, sockets in listening.items()}
-        checks: list[Maker] = [max_size(settings.max_size)]
+        pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
+        checks = chosen(settings, pool, on_scan=lambda _outcome: None)
         limits = Limits(parts=settings.max_parts, fields_size=settings.max_fields_size)
         drain = _Drain(settings.grace, cut or asyncio.Event())
         store: stores.Store | None = None
         if "rest2" in listening:
             store = stack.enter_context(_store(settings))
-            rest2 = Rest2(store, limits=limits, checks=checks, idle=settings.idle_timeout)
+            rest2 = Rest2(store, limits=limits, checks=[max_size(settings.max_size)], idle=settings.idle_timeout)
             await stack.enter_async_context(_serving(rest2.app(), listening["rest2"], certificates.context, drain))
         if "rest1" in listening:
             upstream = await stack.enter_async_context(_upstream(settings, urls.get("rest2"), certificates))
@@ -125,15 +129,15 @@ async def _started(
                 limits=FetchLimits(idle=settings.idle_timeout),
             )
             stack.callback(fetcher.close)
-            pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
             rest1 = Rest1(
-                upstream,
+                Delivery(upstream, _spool(settings, pool), _spooled(settings)),
                 Sources(fetcher, settings.local_root, pool),
                 field=settings.field,
                 limits=limits,
                 max_uploads=settings.max_uploads,
                 checks=checks,
                 idle=settings.idle_timeout,
+                pool=pool,
             )
             await stack.enter_async_context(_serving(rest1.app(), listening["rest1"], certificates.context, drain))
             stack.callback(rest1.drain)
@@ -262,6 +266,25 @@ async def _upstream(settings: Settings, embedded: str | None, served: _Served) -
         answer_timeout=settings.answer_timeout,
     ) as upstream:
         yield upstream
+
+
+def _spooled(settings: Settings) -> str:
+    if settings.upstream_mode == "spool":
+        return "always"
+    return "unknown-length" if settings.upstream_chunked == "never" else "never"
+
+
+def _spool(settings: Settings, pool: Executor) -> Callable[[], Spool]:
+    """Make spools in the state directory, each with room for the largest file and the form around it."""
+    directory = settings.state_dir / "spool"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(
+            f"cannot spool in {directory}: {error.strerror}; choose another place with --state-dir"
+        ) from error
+    quota = settings.max_size + settings.max_fields_size + _FRAMING
+    return lambda: Spool(directory, quota, pool)
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ class Upstream:
         exchange.add_done_callback(body.abandon)
         try:
             await self._send(framed, body, exchange)
-            yield await _translated(exchange)
+            yield await _answer(exchange, body)
         finally:
             await _end(exchange)
 
@@ -129,11 +129,12 @@ class Upstream:
         async for block in framed.blocks:
             # An answer of success may come before the end, and aiohttp then stops writing. It is passed on
             # only if every check has passed, so the rest is read, if for nobody.
-            if writer is not None and not await self._wrote(writer, block):
-                writer = None
+            if writer is not None:
+                writer = await self._written(writer, block, body)
         body.finish()
 
-    async def _wrote(self, writer: AbstractStreamWriter, block: bytes) -> bool:
+    async def _written(self, writer: AbstractStreamWriter, block: bytes, body: "_Body") -> AbstractStreamWriter | None:
+        """Write a block, and give the writer for the next one, or None if the connection takes no more."""
         try:
             async with asyncio.timeout(self._idle):
                 await writer.write(block)
@@ -142,8 +143,9 @@ class Upstream:
                 f"The upload API took no byte for {self._idle:g} s.", error="connection_write_timeout"
             ) from None
         except (OSError, aiohttp.ClientError):
-            return False  # the exchange ends too, and knows more
-        return True
+            return None  # the exchange ends too, and knows why
+        body.reached = True
+        return writer
 
 
 def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: asyncio.Timeout) -> None:
@@ -161,11 +163,11 @@ async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]") -> None:
         exchange.result().close()
 
 
-async def _translated(exchange: "asyncio.Task[aiohttp.ClientResponse]") -> aiohttp.ClientResponse:
+async def _answer(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> aiohttp.ClientResponse:
     try:
         return await exchange
     except (aiohttp.ClientError, OSError, TimeoutError) as failure:
-        raise _problem(failure) from failure
+        raise _problem(failure, reached=body.reached) from failure
 
 
 # What went wrong with the upstream, the first that fits: in words, and as RFC 9209, section 2.3 names it.
@@ -186,10 +188,10 @@ _FAILURES: tuple[tuple[type[Exception], type[UpstreamProblem], str, str], ...] =
 )
 
 
-def _problem(failure: Exception) -> UpstreamProblem:
+def _problem(failure: Exception, *, reached: bool) -> UpstreamProblem:
     """Tell a failure of the exchange in words that hold no address."""
     kind, words, error = next(row[1:] for row in _FAILURES if isinstance(failure, row[0]))
-    return kind(f"The upload API {words}", error=error)
+    return kind(f"The upload API {words}", error=error, reached=reached)
 
 
 def _with_query(url: str, query: str) -> str:
@@ -206,6 +208,7 @@ class _Body(aiohttp.Payload):
 
     def __init__(self, length: int | None) -> None:
         super().__init__(None)
+        self.reached = False
         self._size = length
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[AbstractStreamWriter | None] = loop.create_future()
