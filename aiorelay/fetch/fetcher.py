@@ -1,7 +1,7 @@
 """From a client's URL to a ``Remote``: redirects by hand, each hop judged as the first."""
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from yarl import URL
 from aiorelay import errors
 from aiorelay.fetch.body import Body
 from aiorelay.fetch.dial import Lookup, Resolver, system_lookup
-from aiorelay.fetch.exchange import Exchange, Exchanges, Limits
+from aiorelay.fetch.exchange import Exchanges, Limits
 from aiorelay.fetch.location import judged, parsed, redirected
 from aiorelay.fetch.naming import filename, media_type
 from aiorelay.guard import HostRules, Listener, Network
@@ -77,28 +77,22 @@ class Fetcher:
         file is named by the URL that was asked for, not by one that a redirect led to.
         """
         first = judged(parsed(source), self._rules)
-        exchange, response, who = await self._follow(first)
+        body, headers = await self._follow(first)
         try:
-            body = Body(self._exchanges, exchange, response, who)
-        except BaseException:
-            await exchange.close()
-            raise
-        name = filename(response.headers.get("Content-Disposition"), first)
-        kind = media_type(response.headers.get("Content-Type"), name)
-        try:
-            yield Remote(name, kind, body.size, body)
+            name = filename(headers.get("Content-Disposition"), first)
+            yield Remote(name, media_type(headers.get("Content-Type"), name), body.size, body)
         finally:
             await body.close()
 
-    async def _follow(self, url: URL) -> tuple[Exchange, aiohttp.ClientResponse, str]:
-        """Return the exchange that ended in a 200, its response, and how to speak of its server."""
+    async def _follow(self, url: URL) -> tuple[Body, Mapping[str, str]]:
+        """Return the body and the headers of the 200 response that ``url`` leads to."""
         who = first = str(url.raw_host)
         for _ in range(_MOST_REDIRECTS + 1):
             exchange = self._exchanges.new()
             try:
                 response = await exchange.get(url, {}, who)
                 if response.status == 200:
-                    return exchange, response, who
+                    return Body(self._exchanges, exchange, response, who), response.headers
                 url = self._next(url, response, who)
             except BaseException:
                 await exchange.close()

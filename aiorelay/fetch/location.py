@@ -26,7 +26,7 @@ def parsed(text: str) -> URL:
     if _CONTROL.search(text):
         raise errors.BadSource("The source URL holds control characters.")
     try:
-        return URL(text).with_fragment(None)
+        return _checked(URL(text))
     except ValueError:  # the message of the exception would echo the query
         raise errors.BadSource("The source is not a valid URL.") from None
 
@@ -59,13 +59,20 @@ def redirected(url: URL, location: str, rules: HostRules) -> URL:
     Location that is none.
     """
     try:
-        target = url.join(URL(location)).with_fragment(None)
+        target = _checked(url.join(URL(location)))
     except ValueError:
         raise errors.SourceFailed(f"{url.raw_host} redirects to something that is not a URL.") from None
     judged(target, rules)
     if url.scheme == "https" and target.scheme == "http":
         raise errors.AddressRefused(f"{url.raw_host} redirects from https to http.")
     return target
+
+
+def _checked(url: URL) -> URL:
+    """Have yarl look at the authority now, which it may put off, and drop the fragment; raises ValueError."""
+    whole = url.with_fragment(None)
+    _ = whole.raw_host, whole.port
+    return whole
 
 
 def _judge_host(host: str) -> None:

@@ -68,14 +68,14 @@ def _extended(value: str) -> str:
         return ""
     try:
         return unquote_to_bytes(match[2]).decode(match[1])
-    except UnicodeDecodeError:
+    except UnicodeError:  # also where the header itself held bytes that are no UTF-8
         return ""
 
 
 def _plain(value: str) -> str:
     value = value.strip()
     if value.startswith('"'):
-        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+        value = re.sub(r"\\(.)", r"\1", value[1:].removesuffix('"'))
     # aiohttp decodes header bytes as UTF-8 and keeps what is none as surrogates; that is Latin-1 then.
     return _decoded(value.encode("utf-8", "surrogateescape"))
 
