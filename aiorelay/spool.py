@@ -23,7 +23,7 @@ from aiorelay.threads import ended
 from aiorelay.upstream import Upstream
 from aiorelay.writer import Writer, storage_problems
 
-__all__ = ["Spool", "Delivery"]
+__all__ = ["Delivery", "Spool"]
 
 _IN_MEMORY = 1024 * 1024
 _TRIES = 3
@@ -97,8 +97,8 @@ class Delivery:
 
     ``spooled`` says which go to disk first: ``never``, those of ``unknown-length``, or ``always``.
 
-    A spooled body is tried three times in all where no byte of it can have reached the upstream, and, if its request has an
-    Idempotency-Key, also after a broken connection or an answer of 502, 503 or 504.
+    A spooled body is tried three times in all where no byte of it can have reached the upstream, and, if its request
+    has an Idempotency-Key, also after a broken connection or an answer of 502, 503 or 504.
     """
 
     def __init__(self, upstream: Upstream, spool: Callable[[], Spool], spooled: str) -> None:
