@@ -3,11 +3,14 @@
 import asyncio
 import gc
 import hashlib
+import os
 import re
+import shutil
 import socket
 import ssl
 import struct
 import sys
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
@@ -30,6 +33,7 @@ from aiorelay.fetch.naming import filename, media_type
 from aiorelay.fetch.ranges import Validator, continuation, strong_validator
 
 LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
+TAG = 'ETag: "v1"'
 DATA = hashlib.shake_128(b"a file").digest(1_000_000)
 OLD = "Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\nDate: Mon, 01 Jan 2024 00:01:00 GMT\r\n"
 
@@ -425,6 +429,96 @@ async def range_server(validator: str, cuts: list[int], end: str = "close") -> A
         server.close()
 
 
+NGINX = """
+daemon off; master_process off; pid {tmp}/pid; error_log stderr;
+events {{}}
+http {{
+  access_log off; client_body_temp_path {tmp}/t; proxy_temp_path {tmp}/t; fastcgi_temp_path {tmp}/t;
+  uwsgi_temp_path {tmp}/t; scgi_temp_path {tmp}/t;
+  server {{ listen unix:{tmp}/socket; root {tmp}; }}
+}}
+"""
+CADDY = """
+{{
+  admin off
+  auto_https off
+}}
+http:// {{
+  bind unix/{tmp}/socket
+  root * {tmp}
+  file_server
+}}
+"""
+
+
+@pytest.fixture
+def site() -> Iterator[Path]:
+    """A directory that holds one old file, with a short path because a socket's must be short."""
+    with tempfile.TemporaryDirectory() as tmp:
+        Path(tmp, "file.bin").write_bytes(DATA)
+        os.utime(Path(tmp, "file.bin"), (0, 0))
+        yield Path(tmp)
+
+
+@pytest.mark.parametrize(
+    ("program", "config"), [(("nginx", "-c"), NGINX), (("caddy", "run", "--adapter", "caddyfile", "--config"), CADDY)]
+)
+async def test_real_server_cut_in_the_middle_is_resumed_to_equal_bytes(
+    opened: Opener, site: Path, program: tuple[str, ...], config: str
+) -> None:
+    if not shutil.which(program[0], path=SERVERS):
+        pytest.skip(f"{program[0]} is not installed")
+    (site / "config").write_text(config.format(tmp=site), encoding="utf-8")
+    environment = {"PATH": SERVERS, "HOME": str(site)}
+    process = await asyncio.create_subprocess_exec(*program, str(site / "config"), env=environment, stderr=-3)
+    try:
+        async with cutting(f"{site}/socket", [200_000, 300_000, 100]) as server:
+            remote = await opened(server.url())
+            assert (remote.filename, remote.size) == ("file.bin", len(DATA))
+            assert hashlib.sha256(await read(remote)).digest() == hashlib.sha256(DATA).digest()
+            assert server.connections == 4
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+SERVERS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+
+
+@asynccontextmanager
+async def cutting(target: str, cuts: list[int]) -> AsyncIterator[Origin]:
+    """Pass connections on to a Unix socket, and cut the next one after so many bytes of its answer."""
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while True:  # the server makes its socket when it is ready
+            with suppress(FileNotFoundError, ConnectionRefusedError):
+                return await asyncio.open_unix_connection(target)
+            await asyncio.sleep(0.01)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        here.connections += 1
+        from_server, to_server = await connect()
+        to_server.write(await reader.readuntil(b"\r\n\r\n"))
+        head = await from_server.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        left = cuts.pop(0) if cuts else len(DATA)
+        while left and (block := await from_server.read(left)):
+            left -= len(block)
+            writer.write(block)
+            with suppress(OSError):
+                await writer.drain()
+        for end in (to_server, writer):
+            end.close()
+            with suppress(OSError):
+                await end.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    here = Origin("http", server.sockets[0].getsockname()[1])
+    async with server:
+        yield here
+        server.close()
+
+
 async def test_fourth_break_is_the_sources_failure(opened: Opener) -> None:
     async with range_server('ETag: "v1"', cuts=[100_000, 200_000, 300_000, 400_000]) as server:
         remote = await opened(server.url())
@@ -471,6 +565,14 @@ async def test_failed_attempt_to_resume_is_repeated(opened: Opener, failure: byt
         assert await read(await opened(server.url())) == DATA
 
 
+async def test_failed_fetch_stays_failed(opened: Opener) -> None:
+    async with origin(cut(0, TAG), b"") as server:
+        remote = await opened(server.url())
+        for _ in range(2):
+            with pytest.raises(errors.SourceFailed, match="3 attempts"):
+                await anext(remote.chunks)
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -488,9 +590,6 @@ async def test_break_without_strong_validator_is_the_sources_failure(opened: Ope
         with pytest.raises(errors.SourceFailed, match="no strong validator"):
             await read(remote)
     assert server.connections == 1
-
-
-TAG = 'ETag: "v1"'
 
 
 @pytest.mark.parametrize(
