@@ -86,7 +86,7 @@ class Spool:
     async def _move_to_disk(self) -> None:
         with storage_problems():
             self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 - closed on exit
-            self._writer = Writer("spool", os.dup(self._file.fileno()), self._pool, fsync=False)
+            self._writer = Writer("spool", os.dup(self._file.fileno()), self._pool, fsync=False, hashed=False)
         blocks, self._blocks = self._blocks, []
         for block in blocks:
             await self._writer.write(block)

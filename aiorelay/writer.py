@@ -32,7 +32,10 @@ _BLOCKS: Final = 512
 
 
 class StoredFile(NamedTuple):
-    """A file that is written: its name in its directory, its bytes, and their SHA-256 in hexadecimal."""
+    """A file that is written: its name in its directory, its bytes, and their SHA-256 in hexadecimal.
+
+    The last is empty where nobody wanted it.
+    """
 
     name: str
     size: int
@@ -42,14 +45,14 @@ class StoredFile(NamedTuple):
 class Writer:
     """One file being written. ``flight`` is the work that a thread was last given for it."""
 
-    def __init__(self, name: str, fd: int, pool: Executor, *, fsync: bool) -> None:
+    def __init__(self, name: str, fd: int, pool: Executor, *, fsync: bool, hashed: bool = True) -> None:
         self.name = name
         self.complete = False
         self.flight: Future[None] | None = None
         self._fd = fd
         self._pool = pool
         self._fsync = fsync
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256() if hashed else None
         self._size = 0
         self._gathered: list[bytes] = []
         self._gathered_size = 0
@@ -72,7 +75,7 @@ class Writer:
             self.flight = self._pool.submit(self._finish, self._piece())
             await self._landed()
         self.complete = True
-        return StoredFile(self.name, self._size, self._digest.hexdigest())
+        return StoredFile(self.name, self._size, self._digest.hexdigest() if self._digest else "")
 
     def abandon(self) -> None:
         """Give the descriptor back, if the file was not closed. No thread may be working for it."""
@@ -92,8 +95,9 @@ class Writer:
         return piece
 
     def _put(self, piece: list[bytes]) -> None:
-        for block in piece:
-            self._digest.update(block)
+        if self._digest is not None:
+            for block in piece:
+                self._digest.update(block)
         _write_all(self._fd, piece)
 
     def _finish(self, piece: list[bytes]) -> None:
