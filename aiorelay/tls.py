@@ -35,7 +35,6 @@ __all__ = [
     "Certificates",
     "ca_certificate",
     "client_context",
-    "default_names",
     "require_client_certificates",
     "server_context_from",
 ]
@@ -64,14 +63,6 @@ def ca_certificate(directory: Path) -> Path:
     with _locked(directory):
         _authority(directory, _now())
     return directory / "ca.pem"
-
-
-def default_names(hostname: str) -> tuple[str, ...]:
-    """Give the names of a certificate if nobody says otherwise: this machine's, where a certificate can hold them."""
-    names = ["localhost", "127.0.0.1", "::1"]
-    with contextlib.suppress(ValueError):  # a container may well be called my_host, which is no DNS name
-        names.append(_canonical_name(hostname))
-    return tuple(dict.fromkeys(names))
 
 
 class Certificates:

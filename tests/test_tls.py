@@ -280,12 +280,6 @@ class TestTheServedCertificate:
         with pytest.raises(StartupError, match="needs a name: --tls-name"):
             tls.Certificates(directory, [])
 
-    @pytest.mark.parametrize(
-        ("hostname", "more"), [("Relay.example", ("relay.example",)), ("localhost", ()), ("my_host", ()), ("", ())]
-    )
-    def test_by_default_it_names_this_machine(self, hostname: str, more: tuple[str, ...]) -> None:
-        assert tls.default_names(hostname) == (*NAMES, *more)
-
 
 class TestRenewal:
     def test_it_does_nothing_before_it_is_due(self, directory: Path) -> None:
