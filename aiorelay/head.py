@@ -23,7 +23,7 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # A parameter: a token for its name; for its value a token or a quoted string. A backslash escapes nothing
 # but a quote, for browsers have sent Windows paths unescaped for decades.
 _PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb")=(?:(" + _TOKEN + rb')|"((?:\\"|[^"])*)")')
-_FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):[ \t]*(.*?)[ \t]*", re.DOTALL)
+_FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):(.*)")
 # RFC 2046, section 5.1.1: boundary := 0*69<bchars> bcharsnospace
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _BOUNDARY_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb')=(?:"([^"\\]*)"|([^\s;",]+))')
@@ -37,6 +37,8 @@ _EXTENDED = re.compile(
 _DISPOSITION = "content-disposition"
 # RFC 7578, section 4.7: other codings are deprecated, and parsers disagree on whether to undo them.
 _IDENTITY_CODINGS = {b"binary", b"8bit", b"7bit"}
+# What clients say of a whole form, and in what readers that heed it find the same names as those that do not.
+_CHARSETS = {b"utf-8", b"us-ascii", b"iso-8859-1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +60,15 @@ def read_boundary(content_type: str) -> bytes:
     values = {name: quoted or bare or b"" for name, quoted, bare in _parameters(_BOUNDARY_PARAMETER, semicolon + rest)}
     if "boundary" not in values:
         raise MalformedForm("The Content-Type names no boundary.")
-    if not _BOUNDARY.fullmatch(values["boundary"]):
+    boundary = values.pop("boundary")
+    if not _BOUNDARY.fullmatch(boundary):
         raise MalformedForm("The boundary is outside the grammar of RFC 2046, section 5.1.1.")
-    return values["boundary"]
+    # Some readers, PHP's among them, take what follows the first such word for the boundary.
+    if any(b"boundary" in name.encode() + value.lower() for name, value in values.items()):
+        raise MalformedForm("The Content-Type speaks of a boundary twice.")
+    if values.get("charset", b"utf-8").lower() not in _CHARSETS:
+        raise MalformedForm("The charset of a form must be UTF-8, US-ASCII or ISO-8859-1.")
+    return boundary
 
 
 def read_head(raw: bytes) -> Head:
@@ -78,12 +86,10 @@ def read_head(raw: bytes) -> Head:
     return Head(
         name=name,
         filename=filename,
-        media_type=None if media_type is None else media_type.decode("utf-8", "surrogateescape"),
+        media_type=None if media_type is None else _text(media_type),
         size=_size(name, single.get("content-length")),
         headers=tuple(
-            (key, value.decode("utf-8", "surrogateescape"))
-            for key, value in fields
-            if key.lower() not in {_DISPOSITION, "content-type"}
+            (key, _text(value)) for key, value in fields if key.lower() not in {_DISPOSITION, "content-type"}
         ),
         faithful=faithful,
     )
@@ -123,7 +129,14 @@ def _field_line(line: bytes) -> tuple[str, bytes]:
     match = _FIELD_LINE.fullmatch(line)
     if match is None:
         raise MalformedForm("A line of a part's head does not begin with a name and a colon.")
-    return match[1].decode("ascii"), match[2]
+    return match[1].decode("ascii"), match[2].strip(b" \t")
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise MalformedForm("A line of a part's head is not UTF-8.") from None
 
 
 def _single_fields(fields: list[tuple[str, bytes]]) -> dict[str, bytes]:
@@ -149,8 +162,8 @@ def _size(name: str, value: bytes | None) -> int | None:
 def _parameters(grammar: re.Pattern[bytes], rest: bytes) -> list[tuple[str, bytes | None, bytes | None]]:
     """Every parameter of a header value: its lower-case name and the grammar's two kinds of value."""
     found: list[tuple[str, bytes | None, bytes | None]] = []
-    at = 0
-    while rest[at:].strip(b" \t;"):
+    at, rest = 0, rest.rstrip(b" \t;")
+    while at < len(rest):
         match = grammar.match(rest, at)
         if match is None:
             raise MalformedForm('A header of the form has a parameter that is not name=value or name="value".')
@@ -173,11 +186,14 @@ def _disposition(value: bytes) -> tuple[str, str | None, bool]:
             raise MalformedForm(f"The parameter {parameter} is not for forms (RFC 7578, section 4.2).")
     name, name_plain = _name(values.get("name"))
     filename, filename_plain = _filename(values.get("filename"), values.get("filename*"))
+    # Readers that know no escapes, or no tabs, may find other names than ours in other parameters.
+    usual = values.keys() <= {"name", "filename", "filename*"} and b"\t" not in value
+    faithful = usual and name_plain and filename_plain
     if filename:
         component = last_component(filename)
         safe = name if component in {"", ".", ".."} else component
-        return name, safe, name_plain and filename_plain and safe == filename
-    return name, filename, name_plain and filename_plain
+        return name, safe, faithful and safe == filename
+    return name, filename, faithful
 
 
 def _name(value: tuple[bytes | None, bytes | None] | None) -> tuple[str, bool]:
