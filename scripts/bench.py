@@ -135,7 +135,7 @@ def _measure(way: Way, sample: Path, size: int, directory: Path) -> None:
     Path(f"/proc/{front}/clear_refs").write_text("5")  # the peak begins anew
     before = sum(map(_cpu, processes))
     started = time.perf_counter()
-    curl = ["curl", "-sSf", "-o/dev/null", "-HExpect:", "--cacert", directory / "state/tls/ca.pem"]
+    curl = ["curl", "-sSf", "-o/dev/null", "-HExpect:", "--cacert", f"{directory}/state/tls/ca.pem"]
     subprocess.run([*curl, "-F", f"somefile=@{sample}", way.url], check=True)
     way.rates.append(size / (time.perf_counter() - started))
     way.cpu.append((sum(map(_cpu, processes)) - before) * 1024 / size)
