@@ -5,13 +5,29 @@ alone decides is answered instead of it (RFC 9110, section 10.1.1).
 """
 
 import asyncio
+import time
+from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
 from aiorelay.checks import Check
 from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
 
-__all__ = ["Body", "leave_expectation"]
+__all__ = ["Body", "Patience", "leave_expectation"]
+
+_WINDOW = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client is waited for: the longest silence in seconds, and the least bytes a second.
+
+    The rate is averaged over each minute of waiting. Only waiting for the client counts: a slow upstream slows the
+    client down, and that is not the client's fault.
+    """
+
+    idle: float
+    min_rate: int
 
 
 async def leave_expectation(_request: web.Request) -> None:
@@ -19,17 +35,19 @@ async def leave_expectation(_request: web.Request) -> None:
 
 
 class Body:
-    """The body of one request; ``idle`` is the longest silence in seconds.
+    """The body of one request, whose client is waited for with ``patience``.
 
     Raises ``WrongContentType`` if the body is coded: inflating it is nobody's business here, and a small body
     could become a huge one.
     """
 
-    def __init__(self, request: web.BaseRequest, *, idle: float) -> None:
+    def __init__(self, request: web.BaseRequest, patience: Patience) -> None:
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() not in {"", "identity"}:
             raise WrongContentType("A body with a Content-Encoding is not accepted; send it as it is.")
         self._request = request
-        self._idle = idle
+        self._patience = patience
+        self._waited = 0.0
+        self._arrived = 0
         self._awaited = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
         self._checks: list[Check] = []
         self._ended = False
@@ -48,7 +66,9 @@ class Body:
 
         Raises ``TooSlow``, ``Truncated`` (broken chunked framing), ``ClientGone``, and what the checks raise.
         """
+        started = time.monotonic()
         block = await self._receive()
+        self._keep_pace(time.monotonic() - started, len(block))
         for check in self._checks:
             if block:
                 await check.feed(block)
@@ -57,16 +77,24 @@ class Body:
         self._ended = not block
         return block
 
+    def _keep_pace(self, waited: float, arrived: int) -> None:
+        self._waited += waited
+        self._arrived += arrived
+        if self._waited >= _WINDOW:
+            if self._arrived < self._patience.min_rate * self._waited:
+                raise TooSlow(f"Fewer than {self._patience.min_rate} bytes a second arrived in the last minute.")
+            self._waited, self._arrived = 0.0, 0
+
     async def _receive(self) -> bytes:
         try:
-            async with asyncio.timeout(self._idle):
+            async with asyncio.timeout(self._patience.idle):
                 if self._awaited:
                     self._awaited = False
                     await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     self._request.writer.output_size = 0  # else aiohttp takes the answer for begun
                 return await self._request.content.readany()
         except TimeoutError:
-            raise TooSlow(f"No byte arrived for {self._idle:g} s.") from None
+            raise TooSlow(f"No byte arrived for {self._patience.idle:g} s.") from None
         except web.RequestPayloadError as broken:
             raise Truncated("The body's chunked framing is broken.") from broken
         except (OSError, RuntimeError) as gone:  # RuntimeError: aiohttp's word for a closed connection

@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 
-from aiorelay.body import Body, leave_expectation
+from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Check, Maker, checked
 from aiorelay.checks.digest import expect, parse_digest_field
 from aiorelay.errors import BadSource, Busy, Problem, ShuttingDown, TooLarge, WrongContentType
@@ -46,7 +46,7 @@ class Rest1:
     """The relay in front of an upload API, which ``delivery`` delivers to.
 
     ``field`` is the form field that must carry a file; ``checks`` judge every file; ``max_uploads`` may be under way at
-    once; ``idle`` is the longest silence in seconds; ``pool`` does the arithmetic of checksums.
+    once; clients are waited for with ``patience``; ``pool`` does the arithmetic of checksums.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Rest1:
         limits: Limits,
         max_uploads: int,
         checks: Sequence[Maker],
-        idle: float,
+        patience: Patience,
         pool: Executor,
     ) -> None:
         self._draining = False
@@ -68,7 +68,7 @@ class Rest1:
         self._limits = limits
         self._max_uploads = max_uploads
         self._checks = checks
-        self._idle = idle
+        self._patience = patience
         self._pool = pool
         self._in_flight = 0
 
@@ -131,7 +131,7 @@ class Rest1:
             self._in_flight -= 1
 
     async def _relay(self, request: web.Request, make: _Make, upload: Upload) -> web.StreamResponse:
-        body = Body(request, idle=self._idle)
+        body = Body(request, self._patience)
         async with self._digests(request, body):
             form = await make(request, body)
             form = checked(form, [_tally(upload), *self._checks])
@@ -183,7 +183,7 @@ class Rest1:
         try:
             await response.prepare(request)
             async for block in answer.content.iter_any():
-                async with asyncio.timeout(self._idle):
+                async with asyncio.timeout(self._patience.idle):
                     await response.write(block)
             await response.write_eof()
         except (aiohttp.ClientError, OSError, TimeoutError) as broken:

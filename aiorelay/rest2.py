@@ -7,7 +7,7 @@ from pathlib import Path
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from aiorelay.body import Body, leave_expectation
+from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Maker, checked
 from aiorelay.errors import MissingFile, WrongContentType
 from aiorelay.form import Limits, read_form
@@ -21,13 +21,13 @@ __all__ = ["Rest2"]
 
 
 class Rest2:
-    """The storing server; ``checks`` judge every file, ``idle`` is the longest silence in seconds."""
+    """The storing server; ``checks`` judge every file, clients are waited for with ``patience``."""
 
-    def __init__(self, store: Store, *, limits: Limits, checks: Sequence[Maker], idle: float) -> None:
+    def __init__(self, store: Store, *, limits: Limits, checks: Sequence[Maker], patience: Patience) -> None:
         self._store = store
         self._limits = limits
         self._checks = checks
-        self._idle = idle
+        self._patience = patience
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_identified, middleware])
@@ -37,7 +37,7 @@ class Rest2:
     async def _upload(self, request: web.Request) -> web.Response:
         if request.content_type != "multipart/form-data":
             raise WrongContentType("/upload takes a multipart/form-data body.")
-        body = Body(request, idle=self._idle)
+        body = Body(request, self._patience)
         form = read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
         form = checked(form, self._checks)
         async with self._store.receive() as incoming, aclosing(form.parts):

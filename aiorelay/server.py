@@ -23,6 +23,7 @@ from yarl import URL
 
 from aiorelay import store as stores
 from aiorelay import telemetry, tls
+from aiorelay.body import Patience
 from aiorelay.checks.chosen import chosen
 from aiorelay.checks.size import max_size
 from aiorelay.errors import StartupError
@@ -112,12 +113,13 @@ async def _started(
         urls = {name: _url(settings.host, sockets[0]) for name, sockets in listening.items()}
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
         checks = chosen(settings, pool, on_scan=lambda _outcome: None)
+        patience = Patience(settings.idle_timeout, settings.min_rate)
         limits = Limits(parts=settings.max_parts, fields_size=settings.max_fields_size)
         drain = _Drain(settings.grace, cut or asyncio.Event())
         store: stores.Store | None = None
         if "rest2" in listening:
             store = stack.enter_context(_store(settings))
-            rest2 = Rest2(store, limits=limits, checks=[max_size(settings.max_size)], idle=settings.idle_timeout)
+            rest2 = Rest2(store, limits=limits, checks=[max_size(settings.max_size)], patience=patience)
             await stack.enter_async_context(_serving(rest2.app(), listening["rest2"], certificates.context, drain))
         if "rest1" in listening:
             upstream = await stack.enter_async_context(_upstream(settings, urls.get("rest2"), certificates))
@@ -136,7 +138,7 @@ async def _started(
                 limits=limits,
                 max_uploads=settings.max_uploads,
                 checks=checks,
-                idle=settings.idle_timeout,
+                patience=patience,
                 pool=pool,
             )
             await stack.enter_async_context(_serving(rest1.app(), listening["rest1"], certificates.context, drain))
