@@ -5,8 +5,9 @@ MultipartReader is not used: it skips what stands before the first boundary and 
 what a strict reader must refuse, and does not show a head in the bytes it came in, which the promised
 length of the upstream's request is built on.
 
-One scan of large blocks: ``bytes.find`` looks for the delimiter, and only a tail that could begin it is
-kept back, so that a block of file bytes is nearly always handed on as the object that came in.
+One scan of large blocks: ``bytes.find`` looks for the boundary, and only a tail that could begin its line is
+kept back, so that a block of file bytes is nearly always handed on as the object that came in. A line counts as
+begun after a bare LF or CR too: readers there are that take it so, and they would find parts that nobody checked.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -145,7 +146,7 @@ class _Scanner:
         """A part's head with the blank line that ends it."""
         self._at -= 2  # the CRLF of the boundary line, so that a blank line right after it is found
         sought = self._at
-        while (end := self._block.find(b"\r\n\r\n", sought)) < 0 and len(self._block) - self._at <= _MAX_HEAD:
+        while (end := self._block.find(b"\r\n\r\n", sought)) < 0 and len(self._block) - self._at < _MAX_HEAD + 4:
             sought = max(0, len(self._block) - self._at - 3)
             await self._more()
         if end < 0 or end - self._at > _MAX_HEAD:
@@ -164,7 +165,7 @@ class _Scanner:
         self._at -= lead
         while True:
             block, at = self._block, self._at
-            end = block.find(delimiter, at)
+            end = _find(delimiter, block, at)
             if lead and end == at:
                 raise MalformedForm("A part's content begins with the boundary.")
             if end >= 0:
@@ -173,7 +174,7 @@ class _Scanner:
                 if end > at + lead:
                     yield block[at + lead : end]
                 return
-            cut = len(block) - _beginning_of(delimiter, block, at)
+            cut = len(block) - _undecided(delimiter, block, at)
             self._block, self._at = block[cut:], 0
             if cut > at:
                 if cut > at + lead:
@@ -209,9 +210,30 @@ async def _of_size(chunks: AsyncGenerator[bytes, None], size: int, name: str) ->
         raise MalformedForm(f"The part {name!r} is not as long as its own Content-Length says.")
 
 
-def _beginning_of(delimiter: bytes, block: bytes, start: int) -> int:
-    """How many bytes at the end of ``block[start:]`` could be the beginning of ``delimiter``."""
-    at = block.find(b"\r", max(start, len(block) - len(delimiter) + 1))
-    while at >= 0 and not delimiter.startswith(block[at:]):
-        at = block.find(b"\r", at + 1)
-    return 0 if at < 0 else len(block) - at
+def _find(delimiter: bytes, block: bytes, start: int) -> int:
+    """Where ``delimiter`` first begins in ``block[start:]``, or -1.
+
+    Raises ``MalformedForm`` if a bare CR or LF and the boundary come before it: PHP and Werkzeug take that for
+    a delimiter.
+    """
+    dashes = delimiter[2:]
+    if block.find(dashes, start) < 0:
+        return -1
+    after_lf = block.find(b"\n" + dashes, start)
+    after_cr = block.find(b"\r" + dashes, start, len(block) if after_lf < 0 else after_lf)
+    if after_cr < 0 and after_lf < 0:
+        return -1
+    if after_cr >= 0 or after_lf == start or block[after_lf - 1 : after_lf] != b"\r":
+        raise MalformedForm("A line that begins with the boundary comes after a bare CR or LF.")
+    return after_lf - 1
+
+
+def _undecided(delimiter: bytes, block: bytes, start: int) -> int:
+    """How many bytes at the end of ``block[start:]`` could begin a line that begins with the boundary."""
+    tail = block[max(start, len(block) - len(delimiter) + 1) :]
+    line_end = max(tail.rfind(b"\r"), tail.rfind(b"\n"))
+    if line_end < 0 or not delimiter.startswith(tail[line_end + 1 :], 2):
+        return 0
+    if tail[: line_end + 1].endswith(b"\r\n"):
+        line_end -= 1
+    return len(tail) - line_end
