@@ -10,9 +10,20 @@ from aiohttp.typedefs import Handler
 from aiorelay.errors import ClientGone, Internal, MethodNotAllowed, NotFound, Problem
 from aiorelay.telemetry import request_id
 
-__all__ = ["middleware", "render"]
+__all__ = ["document", "middleware", "render"]
 
 _log = logging.getLogger("aiorelay")
+
+
+def document(problem: Problem, instance: str) -> dict[str, str | int]:
+    """A problem in the members of RFC 9457; ``instance`` is the id of the request that met it."""
+    return {
+        "type": f"urn:aiorelay:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": instance,
+    }
 
 
 def render(problem: Problem, instance: str) -> web.Response:
@@ -22,16 +33,7 @@ def render(problem: Problem, instance: str) -> web.Response:
         reason=HTTPStatus(problem.status).phrase,
         headers=problem.headers,
         content_type="application/problem+json",
-        body=json.dumps(
-            {
-                "type": f"urn:aiorelay:{problem.code}",
-                "title": problem.title,
-                "status": problem.status,
-                "detail": problem.detail,
-                "instance": instance,
-            },
-            ensure_ascii=False,
-        ).encode("utf-8", "replace"),
+        body=json.dumps(document(problem, instance), ensure_ascii=False).encode("utf-8", "replace"),
     )
 
 

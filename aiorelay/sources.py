@@ -8,7 +8,7 @@ import json
 import mimetypes
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -86,14 +86,25 @@ class Sources:
         self._roots = roots
         self._pool = pool
 
-    async def form(self, ingest: Ingest, *, max_parts: int) -> Form:
+    async def judge(self, ingest: Ingest, *, max_parts: int) -> None:
+        """Raise what can be said against ``ingest`` without asking the network: what ``form`` would raise, too."""
+        _bound(ingest, max_parts)
+        for source in ingest.sources:
+            if source.is_remote:
+                self._fetcher.judge(source.location)
+            else:
+                await (await open_local(source.location, self._roots)).close()
+
+    async def form(
+        self, ingest: Ingest, *, max_parts: int, on_total: Callable[[int], object] = lambda _total: None
+    ) -> Form:
         """The form that ``ingest`` describes.
 
         Local files are opened here, and a remote one if there is just one, so that a refusal comes early and the
         length is known. Of several remote files each is fetched when its turn comes. Raises what opening raises.
+        ``on_total`` is told the bytes of all files together, once and as soon as that is known, if ever.
         """
-        if len(ingest.fields) + len(ingest.sources) > max_parts:
-            raise TooManyParts(f"The JSON makes more than {max_parts} parts.")
+        _bound(ingest, max_parts)
         remote = sum(source.is_remote for source in ingest.sources)
         fields = [_field(name, value) for name, value in ingest.fields]
         boundary = _boundary()
@@ -107,21 +118,30 @@ class Sources:
             await stack.aclose()
             raise
         known = [part for part in opened if part is not None]
+        _tell_total(opened, on_total)
         length = canonical_length(boundary, fields + known) if len(known) == len(opened) else None
-        return Form(boundary, self._parts(ingest, fields, opened, stack), length)
+        return Form(boundary, self._parts(ingest, fields, opened, stack, on_total), length)
 
     async def _parts(
-        self, ingest: Ingest, fields: list[Part], opened: list[Part | None], stack: AsyncExitStack
+        self,
+        ingest: Ingest,
+        fields: list[Part],
+        opened: list[Part | None],
+        stack: AsyncExitStack,
+        on_total: Callable[[int], object],
     ) -> AsyncGenerator[Part, None]:
         async with stack:
             for field in fields:
                 yield field
-            for source, part in zip(ingest.sources, opened, strict=True):
+            for place, source in enumerate(ingest.sources):
+                part = opened[place]
                 if part is not None:
                     yield part
                     continue
                 async with AsyncExitStack() as turn:
-                    yield await self._open(source, ingest.field, turn)
+                    opened[place] = part = await self._open(source, ingest.field, turn)
+                    _tell_total(opened, on_total)
+                    yield part
 
     async def _open(self, source: Source, field: str, stack: AsyncExitStack) -> Part:
         if source.is_remote:
@@ -172,6 +192,18 @@ def _source(value: Any) -> Source:
     if source.sha256 is not None and not _SHA256.fullmatch(source.sha256):
         raise BadSource("A source's sha256 must be 64 hexadecimal digits.")
     return source
+
+
+def _bound(ingest: Ingest, max_parts: int) -> None:
+    if len(ingest.fields) + len(ingest.sources) > max_parts:
+        raise TooManyParts(f"The JSON makes more than {max_parts} parts.")
+
+
+def _tell_total(opened: Iterable[Part | None], on_total: Callable[[int], object]) -> None:
+    sizes = [None if part is None else part.size for part in opened]
+    known = [size for size in sizes if size is not None]
+    if len(known) == len(sizes):
+        on_total(sum(known))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ blocks ─▶ POST ─▶ answer        a block that raises cuts the connection:
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Self
 
@@ -24,7 +24,6 @@ __all__ = ["Upstream"]
 
 # Servers close idle connections after 2 s (gunicorn) or more: one that is used again sooner is still open.
 _KEEP_ALIVE = 1.5
-_CONNECT_TIMEOUT = 10.0
 # What aiohttp would add by itself; the client's own are passed on, and nothing is added for it.
 _NOT_OURS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
 
@@ -34,7 +33,7 @@ class Upstream:
 
     ``context`` verifies an https one, as ``server_name`` if that is given. ``headers`` are added to every request.
     ``idle`` is the longest wait in seconds for the upstream to take a block, ``answer_timeout`` the longest one
-    for its answer after the last.
+    for its answer after the last, ``connect_timeout`` the longest one for a connection, TLS included.
     """
 
     def __init__(
@@ -46,6 +45,7 @@ class Upstream:
         headers: Iterable[tuple[str, str]] = (),
         idle: float,
         answer_timeout: float,
+        connect_timeout: float = 10.0,
     ) -> None:
         self.url = url
         self._context = context
@@ -53,13 +53,16 @@ class Upstream:
         self._headers = tuple(headers)
         self._idle = idle
         self._answer_timeout = answer_timeout
+        self._connect_timeout = connect_timeout
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0, ssl=self._context if self.url.scheme == "https" else True, keepalive_timeout=_KEEP_ALIVE
             ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT, sock_read=self._answer_timeout),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._connect_timeout, sock_read=self._answer_timeout
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_NOT_OURS,
             auto_decompress=False,
@@ -74,15 +77,20 @@ class Upstream:
 
     @asynccontextmanager
     async def post(
-        self, framed: Framed, headers: "CIMultiDict[str]", query: str
+        self,
+        framed: Framed,
+        headers: "CIMultiDict[str]",
+        query: str,
+        on_sent: Callable[[int], object] = lambda _bytes: None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a body, and give the answer for as long as the context lasts.
 
-        ``query`` is joined to the URL's own as it is. Raises whatever ``framed.blocks`` raises, and
+        ``query`` is joined to the URL's own as it is. ``on_sent`` is told how many bytes of the body have been written
+        so far, after each block. Raises whatever ``framed.blocks`` raises, and
         ``UpstreamFailed`` or ``UpstreamTimeout``.
         """
         replace_all(headers, self._headers)
-        body = _Body(framed.length)
+        body = _Body(framed.length, on_sent)
         exchange = asyncio.create_task(self._exchange(body, headers, query))
         exchange.add_done_callback(body.abandon)
         try:
@@ -96,7 +104,7 @@ class Upstream:
         host, port = self.url.host, self.url.port
         context = self._context if self.url.scheme == "https" else None
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT / 2):
+            async with asyncio.timeout(self._connect_timeout / 2):
                 _, writer = await asyncio.open_connection(
                     host, port, ssl=context, server_hostname=(self._server_name or host) if context else None
                 )
@@ -135,6 +143,8 @@ class Upstream:
 
     async def _written(self, writer: AbstractStreamWriter, block: bytes, body: "_Body") -> AbstractStreamWriter | None:
         """Write a block, and give the writer for the next one, or None if the connection takes no more."""
+        if writer.transport is not None and not writer.transport.is_closing():
+            body.reached = True  # before it was: where the connection breaks meanwhile, some of it may have arrived
         try:
             async with asyncio.timeout(self._idle):
                 await writer.write(block)
@@ -144,7 +154,7 @@ class Upstream:
             ) from None
         except (OSError, aiohttp.ClientError):
             return None  # the exchange ends too, and knows why
-        body.reached = True
+        body.note(len(block))
         return writer
 
 
@@ -206,13 +216,19 @@ class _Body(aiohttp.Payload):
     Written in the owner's own task: what its blocks raise is raised there, and there is no queue between.
     """
 
-    def __init__(self, length: int | None) -> None:
+    def __init__(self, length: int | None, on_sent: Callable[[int], object]) -> None:
         super().__init__(None)
         self.reached = False
+        self._sent = 0
+        self._on_sent = on_sent
         self._size = length
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[AbstractStreamWriter | None] = loop.create_future()
         self._ended: asyncio.Future[None] = loop.create_future()
+
+    def note(self, written: int) -> None:
+        self._sent += written
+        self._on_sent(self._sent)
 
     def finish(self) -> None:
         if not self._ended.done():

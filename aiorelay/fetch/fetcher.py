@@ -69,6 +69,13 @@ class Fetcher:
         """Let go of the DNS threads; nothing can be opened any more."""
         self._resolver.stop()
 
+    def judge(self, source: str) -> None:
+        """Raise what can be said against the URL ``source`` without asking anybody.
+
+        That is ``BadSource``, ``HostRefused``, or ``AddressRefused``; ``open`` judges again, and the addresses too.
+        """
+        judged(parsed(source), self._rules)
+
     @asynccontextmanager
     async def open(self, source: str) -> AsyncGenerator[Remote, None]:
         """Ask for the URL ``source``; leaving the context closes the connection at once.
