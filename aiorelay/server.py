@@ -6,19 +6,17 @@ run(settings)   ─▶ exit status the command: its own loop, signals, the ready
 
 import asyncio
 import contextlib
+import re
 import shlex
 import signal
-import socket
 import ssl
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from aiorelay import store as stores
@@ -30,6 +28,8 @@ from aiorelay.errors import StartupError
 from aiorelay.fetch import Fetcher
 from aiorelay.fetch import Limits as FetchLimits
 from aiorelay.form import Limits
+from aiorelay.identity import Identity
+from aiorelay.listeners import Drain, address, listening, serving, url
 from aiorelay.rest1 import Rest1
 from aiorelay.rest2 import Rest2
 from aiorelay.settings import Settings
@@ -39,9 +39,6 @@ from aiorelay.upstream import Upstream
 
 __all__ = ["Chain", "run", "serve"]
 
-# For a TLS handshake, and for a request's head, in seconds; an idle connection is kept as long.
-_HEAD_DEADLINE = 10.0
-_BACKLOG = 1024
 _THREADS = 8
 # Bytes of a form that are neither file nor field: a hundred heads of the longest kind are more than any has.
 _FRAMING = 1024 * 1024
@@ -72,7 +69,7 @@ async def serve(settings: Settings | None = None) -> AsyncGenerator[Chain, None]
 
     Raises ``StartupError`` where it cannot start, in one sentence.
     """
-    async with _started(settings or Settings()) as (chain, _):
+    async with _started(settings or Settings()) as (chain, _, _):
         yield chain
 
 
@@ -91,8 +88,8 @@ async def _run(settings: Settings) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    async with _started(settings, cut) as (chain, drain):
-        print(*_ready_lines(chain), sep="\n", flush=True)  # noqa: T201 - the ready lines are the command's output
+    async with _started(settings, cut) as (chain, drain, name):
+        print(*_ready_lines(chain, settings.field, name), sep="\n", flush=True)  # noqa: T201 - the ready lines are the command's output
         await stop.wait()
         telemetry.log.info("shutting down: uploads in flight have %g s", settings.grace)
     return 0 if drain.complete else 1
@@ -101,29 +98,33 @@ async def _run(settings: Settings) -> int:
 @asynccontextmanager
 async def _started(
     settings: Settings, cut: asyncio.Event | None = None
-) -> AsyncGenerator[tuple[Chain, "_Drain"], None]:
-    """Open everything in order; on leaving, drain and close it in reverse. ``cut`` ends the draining at once."""
+) -> AsyncGenerator[tuple[Chain, Drain, str], None]:
+    """Open everything in order; on leaving, drain and close it in reverse. ``cut`` ends the draining at once.
+
+    Gives the chain, how its draining went, and the name under which its certificate is verified.
+    """
     async with AsyncExitStack() as stack:
-        certificates = _Served(settings)
-        listening = {
-            name: stack.enter_context(_listening(settings.host, port, f"--{name}-port"))
+        host = address(settings.host)
+        identity = Identity(settings, host)
+        sockets = {
+            name: stack.enter_context(listening(settings.host, port, f"--{name}-port"))
             for name, port in (("rest1", settings.rest1_port), ("rest2", settings.rest2_port))
             if settings.only in (None, name)
         }
-        urls = {name: _url(settings.host, sockets[0]) for name, sockets in listening.items()}
+        urls = {name: url(host, bound[0].getsockname()[1]) for name, bound in sockets.items()}
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
         checks = chosen(settings, pool, on_scan=lambda _outcome: None)
         patience = Patience(settings.idle_timeout, settings.min_rate)
         limits = Limits(parts=settings.max_parts, fields_size=settings.max_fields_size)
-        drain = _Drain(settings.grace, cut or asyncio.Event())
+        drain = Drain(settings.grace, cut or asyncio.Event())
         store: stores.Store | None = None
-        if "rest2" in listening:
+        if "rest2" in sockets:
             store = stack.enter_context(_store(settings))
             rest2 = Rest2(store, limits=limits, checks=[max_size(settings.max_size)], patience=patience)
-            await stack.enter_async_context(_serving(rest2.app(), listening["rest2"], certificates.context, drain))
-        if "rest1" in listening:
-            upstream = await stack.enter_async_context(_upstream(settings, urls.get("rest2"), certificates))
-            own = [each.getsockname()[:2] for sockets in listening.values() for each in sockets]
+            await stack.enter_async_context(serving(rest2.app(), sockets["rest2"], identity.context, drain))
+        if "rest1" in sockets:
+            upstream = await stack.enter_async_context(_upstream(settings, urls.get("rest2"), identity))
+            own = [each.getsockname()[:2] for bound in sockets.values() for each in bound]
             fetcher = Fetcher(
                 allowed=settings.allow_net,
                 own=own,
@@ -141,117 +142,28 @@ async def _started(
                 patience=patience,
                 pool=pool,
             )
-            await stack.enter_async_context(_serving(rest1.app(), listening["rest1"], certificates.context, drain))
+            await stack.enter_async_context(serving(rest1.app(), sockets["rest1"], identity.context, drain))
             stack.callback(rest1.drain)
         yield (
             Chain(
                 rest1=urls.get("rest1"),
                 rest2=urls.get("rest2"),
-                ca=certificates.ca,
-                tls=certificates.trusting(),
+                ca=identity.ca,
+                tls=identity.trusting_at_host(),
                 store=None if store is None else store.root,
             ),
             drain,
+            identity.name,
         )
 
 
-class _Served:
-    """The certificate that both servers serve, and who is to be trusted for it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.own = settings.tls_cert is not None
-        if settings.tls_cert is not None:
-            self.context = tls.server_context_from(settings.tls_cert, settings.tls_key)
-            self.ca = settings.tls_cert
-        else:
-            generated = tls.Certificates(settings.state_dir / "tls", settings.tls_name)
-            self.context, self.ca = generated.context, generated.ca
-
-    def trusting(self, *, system_trust: bool = False) -> ssl.SSLContext:
-        """A client's context that trusts the certificate, whoever signed it and whatever it is called."""
-        context = tls.client_context([self.ca], system_trust=system_trust)
-        if self.own:  # it is itself the anchor: there may be no CA at hand, and loopback need not be among its names
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-            context.check_hostname = False
-        return context
-
-
-class _Drain:
-    """Waits for the requests in flight, for ``grace`` seconds in all or until ``cut`` is set."""
-
-    def __init__(self, grace: float, cut: asyncio.Event) -> None:
-        self.complete = True
-        self._grace = grace
-        self._cut = cut
-        self._deadline: float | None = None
-
-    async def __call__(self, in_flight: set[asyncio.Task[object]]) -> None:
-        loop = asyncio.get_running_loop()
-        if self._deadline is None:
-            self._deadline = loop.time() + self._grace
-        cut = asyncio.create_task(self._cut.wait())
-        try:
-            while in_flight and not cut.done() and (left := self._deadline - loop.time()) > 0:
-                await asyncio.wait({cut, *in_flight}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            cut.cancel()
-        self.complete = self.complete and not in_flight
-
-
 @asynccontextmanager
-async def _serving(
-    app: web.Application, sockets: Iterable[socket.socket], context: ssl.SSLContext, drain: _Drain
-) -> AsyncGenerator[None, None]:
-    """Serve ``app`` over TLS; on leaving, stop listening, drain, and close what is left."""
-    loop = asyncio.get_running_loop()
-    in_flight: set[asyncio.Task[object]] = set()
-    app.middlewares.insert(0, _noting(in_flight))
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        auto_decompress=False,
-        handler_cancellation=True,
-        keepalive_timeout=_HEAD_DEADLINE,
-        logger=telemetry.ServerLog(telemetry.log, {}),
-        shutdown_timeout=0.1,
-    )
-    await runner.setup()
-    connection = runner.server
-    if connection is None:
-        raise AssertionError("a runner that was set up has a server")
-    servers = [
-        await loop.create_server(
-            connection, sock=each, ssl=context, ssl_handshake_timeout=_HEAD_DEADLINE, backlog=_BACKLOG
-        )
-        for each in sockets
-    ]
-    try:
-        yield
-    finally:
-        for server in servers:
-            server.close()
-        await drain(in_flight)
-        await runner.cleanup()
-
-
-def _noting(in_flight: set[asyncio.Task[object]]) -> Middleware:
-    @web.middleware
-    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if task := asyncio.current_task():
-            in_flight.add(task)
-            task.add_done_callback(in_flight.discard)
-        return await handler(request)
-
-    return note
-
-
-@asynccontextmanager
-async def _upstream(settings: Settings, embedded: str | None, served: _Served) -> AsyncGenerator[Upstream, None]:
-    url = settings.upstream or URL(f"{embedded or _url_of(settings.host, settings.rest2_port)}/upload")
+async def _upstream(settings: Settings, embedded: str | None, identity: Identity) -> AsyncGenerator[Upstream, None]:
+    target = settings.upstream or URL(f"{embedded or url(address(settings.host), settings.rest2_port)}/upload")
     if settings.upstream is None:
-        context = served.trusting()
+        context = identity.trusting()
     else:
-        authorities = [settings.upstream_ca] if settings.upstream_ca else [served.ca]
+        authorities = [settings.upstream_ca] if settings.upstream_ca else [identity.ca]
         context = tls.client_context(
             authorities, system_trust=settings.upstream_ca is None, verify=not settings.upstream_insecure
         )
@@ -260,9 +172,9 @@ async def _upstream(settings: Settings, embedded: str | None, served: _Served) -
             "upstream-insecure is on: whoever is between the relay and the upstream can read and change uploads"
         )
     async with Upstream(
-        url,
+        target,
         context=context,
-        server_name="localhost" if settings.upstream is None and not served.own else None,
+        server_name=identity.name if settings.upstream is None else None,
         headers=settings.upstream_header,
         idle=settings.idle_timeout,
         answer_timeout=settings.answer_timeout,
@@ -292,54 +204,48 @@ def _spool(settings: Settings, pool: Executor) -> Callable[[], Spool]:
 @contextlib.contextmanager
 def _store(settings: Settings) -> Generator[stores.Store, None, None]:
     """The opened store; one in a temporary directory leaves that behind unless it is empty."""
-    root = settings.store or Path(tempfile.mkdtemp(prefix="aiorelay-store-"))
-    store = stores.Store(root, fsync=settings.durable)
-    store.open()
-    try:
-        yield store
-    finally:
-        store.close()
-        if settings.store is None:
-            with contextlib.suppress(OSError):
-                root.rmdir()
-
-
-@contextlib.contextmanager
-def _listening(host: str, port: int, flag: str) -> Generator[list[socket.socket], None, None]:
-    """Sockets bound to every address of ``host``, all to one port. Raises ``StartupError``."""
     with contextlib.ExitStack() as stack:
-        sockets: list[socket.socket] = []
-        try:
-            for family, kind, protocol, _, address in socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            ):
-                listener = stack.enter_context(socket.socket(family, kind, protocol))
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                bound = sockets[0].getsockname()[1] if sockets else port
-                listener.bind((address[0], bound, *address[2:]))
-                listener.listen(_BACKLOG)
-                sockets.append(listener)
-        except OSError as error:
-            raise StartupError(
-                f"cannot listen on {host} port {port}: {error.strerror}; choose another with {flag}"
-            ) from error
-        yield sockets
+        root = settings.store or _temporary(stack)
+        store = stores.Store(root, fsync=settings.durable)
+        store.open()
+        stack.callback(store.close)
+        yield store
 
 
-def _url(host: str, listener: socket.socket) -> str:
-    return _url_of(host, listener.getsockname()[1])
+def _temporary(stack: contextlib.ExitStack) -> Path:
+    try:
+        root = Path(tempfile.mkdtemp(prefix="aiorelay-store-"))
+    except OSError as error:
+        raise StartupError(f"cannot make a temporary store: {error.strerror}; choose a place with --store") from error
+
+    def leave() -> None:
+        with contextlib.suppress(OSError):
+            root.rmdir()
+
+    stack.callback(leave)
+    return root
 
 
-def _url_of(host: str, port: int) -> str:
-    """The base URL at which a listener can be reached from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+def _ready_lines(chain: Chain, field: str, name: str) -> list[str]:
+    lines = [f"{server} {base}" for server, base in (("rest1", chain.rest1), ("rest2", chain.rest2)) if base]
+    return [*lines, f"CA {chain.ca}", _curl_line(chain, field, name)]
 
 
-def _ready_lines(chain: Chain) -> list[str]:
-    lines = [f"{name} {url}" for name, url in (("rest1", chain.rest1), ("rest2", chain.rest2)) if url is not None]
-    ca = shlex.quote(str(chain.ca))
-    target = f"{chain.rest1}/upload1" if chain.rest1 else f"{chain.rest2}/upload"
-    return [*lines, f"CA {chain.ca}", f"curl --cacert {ca} -F somefile=@{ca} {target}"]
+def _curl_line(chain: Chain, field: str, name: str) -> str:
+    """A command that uploads the certificate itself, wherever it is pasted; ``name`` is the one to verify."""
+    base, path = (chain.rest1, "/upload1") if chain.rest1 else (chain.rest2, "/upload")
+    at = URL(base or "")
+    named = url(name, at.port or 0)
+    command = ["curl", "--cacert", str(chain.ca)]
+    if at.host != name:
+        there, here = (each.removeprefix("https://") for each in (named, url(at.host or "", at.port or 0)))
+        command += ["--connect-to", f"{there}:{here}"]
+    return shlex.join([*command, "-F", f"{field}=@{_quoted(chain.ca)}", f"{named}{path}"])
+
+
+def _quoted(path: Path) -> str:
+    """A path as curl's -F takes it: bare, or where it would see more in it than a path, in quotes."""
+    text = str(path)
+    if not re.search(r'[",;\s\\]', text):
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'

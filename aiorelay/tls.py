@@ -35,6 +35,7 @@ __all__ = [
     "Certificates",
     "ca_certificate",
     "client_context",
+    "names_in",
     "require_client_certificates",
     "server_context_from",
 ]
@@ -129,6 +130,20 @@ def server_context_from(cert: Path, key: Path | None) -> ssl.SSLContext:
     except ssl.SSLError as error:
         raise StartupError(f"The certificate in {cert} (--tls-cert) cannot be served: {error.reason}.") from error
     return context
+
+
+def names_in(cert: Path) -> tuple[str, ...]:
+    """Give the names under which clients verify the first certificate in ``cert``, a PEM file that is served already.
+
+    They are those of its subjectAltName, or else its common name, which OpenSSL still takes in their place.
+    """
+    certificate = x509.load_pem_x509_certificate(cert.read_bytes())
+    try:
+        held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        common = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        return tuple(str(each.value) for each in common)
+    return (*held.get_values_for_type(x509.DNSName), *map(str, held.get_values_for_type(x509.IPAddress)))
 
 
 def require_client_certificates(context: ssl.SSLContext, ca: Path) -> None:

@@ -1,0 +1,205 @@
+"""Sockets that are bound, and an app that is served on them over TLS until its requests in flight are done."""
+
+import asyncio
+import errno
+import socket
+import ssl
+from asyncio.trsock import TransportSocket
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from aiorelay import telemetry
+from aiorelay.errors import StartupError
+
+__all__ = ["Drain", "address", "listening", "serving", "url"]
+
+_BACKLOG = 1024
+# A free port of one address may be taken on the next one of the same host; then another is tried.
+_TRIES = 10
+# For what is still in buffers when a connection is closed, in seconds.
+_FAREWELL = 1.0
+
+
+def address(host: str) -> str:
+    """The host at which a listener bound to ``host`` can be reached from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
+def url(host: str, port: int) -> str:
+    """The base URL of a server."""
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+@contextmanager
+def listening(host: str, port: int, flag: str) -> Generator[list[socket.socket], None, None]:
+    """Sockets bound to every address of ``host``, all to one port; ``flag`` is the one that chooses the port.
+
+    Raises ``StartupError``.
+    """
+    with ExitStack() as stack:
+        try:
+            sockets = _bound(host, port, stack)
+        except OSError as error:
+            flag = flag if error.errno in {errno.EADDRINUSE, errno.EACCES} else "--host"
+            raise StartupError(
+                f"cannot listen on {host} port {port}: {error.strerror}; choose another with {flag}"
+            ) from error
+        yield sockets
+
+
+def _bound(host: str, port: int, stack: ExitStack) -> list[socket.socket]:
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    places = list(dict.fromkeys((family, where) for family, _, _, _, where in infos))
+    for left in reversed(range(_TRIES)):
+        with ExitStack() as attempt:
+            try:
+                sockets = _bound_to_all(places, port, attempt)
+            except OSError as error:
+                if port or error.errno != errno.EADDRINUSE or not left:
+                    raise
+            else:
+                stack.push(attempt.pop_all())
+                return sockets
+    raise AssertionError("the last try returns or raises")
+
+
+def _bound_to_all(places: Iterable[tuple[int, tuple[object, ...]]], port: int, stack: ExitStack) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    absent: OSError | None = None
+    for family, where in places:
+        try:
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((where[0], sockets[0].getsockname()[1] if sockets else port, *where[2:]))
+        except OSError as error:
+            # localhost is ::1 also where there is no IPv6; one address is enough.
+            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                raise
+            absent = error
+            continue
+        listener.listen(_BACKLOG)
+        sockets.append(listener)
+    if absent is not None and not sockets:
+        raise absent
+    return sockets
+
+
+class Drain:
+    """Waits for the requests in flight, for ``grace`` seconds in all or until ``cut`` is set.
+
+    ``complete`` tells whether all of them have ended by themselves.
+    """
+
+    def __init__(self, grace: float, cut: asyncio.Event) -> None:
+        self.complete = True
+        self._grace = grace
+        self._cut = cut
+        self._deadline: float | None = None
+
+    async def requests(self, in_flight: set[asyncio.Task[object]]) -> None:
+        """Wait for those in flight, and for those that come meanwhile; then cancel what is left, and wait for that."""
+        while in_flight and await self._wait(in_flight, self._left()):
+            pass
+        self.complete = self.complete and not in_flight
+        for task in in_flight:
+            task.cancel()
+        if in_flight:
+            await asyncio.wait(in_flight)
+
+    async def farewell(self, sockets: Sequence[TransportSocket]) -> None:
+        """Give connections that were closed a moment to send what they still hold."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + min(_FAREWELL, self._left())
+        open_still = list(sockets)
+        while open_still and loop.time() < end and not self._cut.is_set():
+            await asyncio.sleep(_FAREWELL / 100)
+            open_still = [each for each in open_still if each.fileno() >= 0]
+
+    async def _wait(self, tasks: Iterable[asyncio.Task[object]], seconds: float) -> bool:
+        """Wait for one of ``tasks``: False if the time is up."""
+        cut = asyncio.create_task(self._cut.wait())
+        try:
+            done, _ = await asyncio.wait({cut, *tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            cut.cancel()
+        return bool(done) and cut not in done
+
+    def _left(self) -> float:
+        now = asyncio.get_running_loop().time()
+        if self._deadline is None:
+            self._deadline = now + self._grace
+        return max(0.0, self._deadline - now)
+
+
+@asynccontextmanager
+async def serving(
+    app: web.Application,
+    sockets: Iterable[socket.socket],
+    context: ssl.SSLContext,
+    drain: Drain,
+    *,
+    deadline: float = 10.0,
+) -> AsyncGenerator[None, None]:
+    """Serve ``app`` over TLS; on leaving, stop listening, drain, and close what is left.
+
+    ``deadline`` is for a TLS handshake and for a request's head, in seconds; an idle connection is kept as long.
+    """
+    in_flight: set[asyncio.Task[object]] = set()
+    app.middlewares.insert(0, _noting(in_flight))
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        handler_cancellation=True,
+        keepalive_timeout=deadline,
+        logger=telemetry.ServerLog(telemetry.log, {}),
+        shutdown_timeout=0.1,
+    )
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(drain.requests, in_flight)  # those that began while connections were closed
+        stack.push_async_callback(_close, runner, drain)
+        await runner.setup()
+        stack.push_async_callback(drain.requests, in_flight)
+        for each in sockets:
+            # Started apart, because a start that is cancelled would be nobody's to end.
+            server = await loop.create_server(
+                _protocols(runner),
+                sock=each,
+                ssl=context,
+                ssl_handshake_timeout=deadline,
+                backlog=_BACKLOG,
+                start_serving=False,
+            )
+            stack.callback(server.close)
+            await server.start_serving()
+        yield
+
+
+async def _close(runner: web.AppRunner, drain: Drain) -> None:
+    connections = [] if runner.server is None else runner.server.connections
+    sockets = [each.transport.get_extra_info("socket") for each in connections if each.transport is not None]
+    await runner.cleanup()
+    await drain.farewell([each for each in sockets if each is not None])  # as it is for one that is gone already
+
+
+def _protocols(runner: web.AppRunner) -> web.Server:
+    if runner.server is None:
+        raise AssertionError("a runner that was set up has a server")
+    return runner.server
+
+
+def _noting(in_flight: set[asyncio.Task[object]]) -> Middleware:
+    @web.middleware
+    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if task := asyncio.current_task():
+            in_flight.add(task)
+            task.add_done_callback(in_flight.discard)
+        return await handler(request)
+
+    return note
