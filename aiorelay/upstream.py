@@ -19,6 +19,7 @@ from yarl import URL
 from aiorelay.errors import UpstreamFailed, UpstreamProblem, UpstreamTimeout
 from aiorelay.framing import Framed
 from aiorelay.headers import replace_all
+from aiorelay.threads import ended
 
 __all__ = ["Upstream"]
 
@@ -166,11 +167,13 @@ def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: as
 
 
 async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]") -> None:
-    """Let go of the connection; one whose exchange is not complete is closed."""
+    """Let go of the connection, cancelled or not; one whose exchange is not complete is closed."""
     exchange.cancel()
-    await asyncio.wait([exchange])
-    if not exchange.cancelled() and exchange.exception() is None:
-        exchange.result().close()
+    try:
+        await ended(exchange)
+    finally:
+        if not exchange.cancelled() and exchange.exception() is None:
+            exchange.result().close()
 
 
 async def _answer(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> aiohttp.ClientResponse:
