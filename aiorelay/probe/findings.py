@@ -1,0 +1,285 @@
+"""What the outcomes of the test uploads say. Nothing here does I/O.
+
+An answer of success counts as "taken", unless the API names the file in its other answers and not in this one: some
+answer 200 to a form in which they saw no file.
+"""
+
+import shlex
+import socket
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yarl import URL
+
+from aiorelay.probe.uploads import Upload
+from aiorelay.probe.wire import Outcome, Silence
+from aiorelay.settings import SETTINGS
+
+__all__ = ["NAMES", "Evidence", "Finding", "Setup", "Trial", "judge", "judge_unreached"]
+
+NAMES = (
+    "reachable",
+    "tls_verified",
+    "accepts_chunked",
+    "needs_length",
+    "keeps_truncated",
+    "order_sensitive",
+    "filenames",
+    "answers_early",
+    "flags",
+)
+
+# Too many requests, and unavailable: they say nothing about the upload.
+_BUSY = {429, 503}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A value, None where it could not be found out, and the reason in words."""
+
+    value: bool | str | tuple[str, ...] | None
+    reason: str
+
+
+@dataclass(slots=True)
+class Setup:
+    """How the API is reached; ``unverified`` says why its certificate does not verify, if it does not."""
+
+    url: URL
+    field: str
+    headers: tuple[tuple[str, str], ...] = ()
+    cacert: Path | None = None
+    unverified: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An upload and what came of it."""
+
+    upload: Upload
+    outcome: Outcome
+
+    @property
+    def taken(self) -> bool:
+        """Whether the answer is one of success."""
+        return self.outcome.status is not None and 200 <= self.outcome.status < 300
+
+    @property
+    def refused(self) -> bool:
+        """Whether the answer blames the request; a status from 500 on may well be an accident."""
+        return self.outcome.status is not None and 400 <= self.outcome.status < 500 and not self.busy
+
+    @property
+    def busy(self) -> bool:
+        return self.outcome.status in _BUSY or self.outcome.silence is Silence.GONE
+
+    @property
+    def named(self) -> bool:
+        """Whether the answer tells of the file by its name."""
+        return self.outcome.mentions(self.upload.mark)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """The trials. Where the plain upload was not taken there is only one more: ``early``, sent by half.
+
+    ``cuts`` were broken off before their closing boundary, as the relay does it; ``unfinished`` is a whole request
+    without one.
+    """
+
+    early: Trial
+    plain: Trial
+    chunked: Trial | None = None
+    field_first: Trial | None = None
+    field_last: Trial | None = None
+    names: Mapping[str, Trial] = field(default_factory=dict)
+    cuts: Sequence[Trial] = ()
+    unfinished: Trial | None = None
+
+    def took(self, trial: Trial) -> bool:
+        return trial.taken and (trial.named or not self.plain.named)
+
+    def words(self, trial: Trial) -> str:
+        """What the API did with an upload, as what goes on from "it"."""
+        unnamed = trial.taken and not self.took(trial)
+        return f"{trial.outcome} without naming the file" if unnamed else str(trial.outcome)
+
+
+def judge_unreached(setup: Setup, error: OSError) -> dict[str, Finding]:
+    """The findings where no connection can be made; an unverified certificate is one that nothing is sent to."""
+    unverified = isinstance(error, ssl.SSLCertVerificationError)
+    why = "its certificate does not verify" if unverified else "it cannot be reached"
+    findings = {name: Finding(None, why) for name in NAMES}
+    findings["reachable"] = Finding(unverified, "it answers the TLS handshake" if unverified else _unreached(error))
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = f"{_sentence(error.verify_message)}; --cacert names its CA, --insecure goes on without"
+        findings["tls_verified"] = Finding(False, reason)
+    elif setup.url.scheme == "http":
+        findings["tls_verified"] = Finding(None, "the URL is http")
+    return findings
+
+
+def judge(setup: Setup, evidence: Evidence) -> dict[str, Finding]:
+    """Every finding by its name, in the order of ``NAMES``."""
+    findings = {
+        "reachable": Finding(True, "it takes connections"),
+        "tls_verified": _tls_verified(setup),
+        "answers_early": _answers_early(evidence),
+    }
+    if evidence.plain.taken:
+        findings |= {
+            **_lengths(evidence),
+            "keeps_truncated": _keeps_truncated(evidence),
+            "order_sensitive": _order_sensitive(evidence),
+            "filenames": _filenames(evidence),
+        }
+        findings["flags"] = _flags(setup, findings)
+    refusal = Finding(None, _refusal(setup, evidence.plain))
+    return {name: findings.get(name, refusal) for name in NAMES}
+
+
+def _unreached(error: OSError) -> str:
+    match error:
+        case ssl.SSLError():
+            return "it does not speak TLS as it should; is the URL an http one?"
+        case socket.gaierror():
+            return "its name cannot be resolved"
+        case TimeoutError():
+            return "it does not take the connection in time"
+        case ConnectionRefusedError():
+            return "nothing listens there"
+        case _:
+            return _sentence(error.strerror or type(error).__name__)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(".")
+
+
+def _tls_verified(setup: Setup) -> Finding:
+    if setup.url.scheme == "http":
+        return Finding(None, "the URL is http")
+    if setup.unverified is not None:
+        return Finding(False, f"{_sentence(setup.unverified)}; --insecure went on without")
+    return Finding(True, f"by {setup.cacert}" if setup.cacert else "by the system's trust or the generated CA")
+
+
+def _refusal(setup: Setup, plain: Trial) -> str:
+    """Why a plain upload was not taken, as far as its status says."""
+    said = f"the plain upload was not taken: it {plain.outcome}"
+    match plain.outcome.status:
+        case 401 | 403:
+            return f"{said}; give what it wants with --header 'Authorization: ...'"
+        case 404 | 405:
+            return f"{said}; is there an upload API at this path?"
+        case int(status) if 300 <= status < 400:
+            return f"{said}; give the URL that it redirects to"
+        case 429 | 503:
+            return f"{said}; try again later"
+        case int(status) if 400 <= status <= 500:
+            return f"{said}; perhaps its file field is not {setup.field!r}: name it with --field"
+        case _:
+            return said
+
+
+def _lengths(evidence: Evidence) -> dict[str, Finding]:
+    """Whether chunked bodies are accepted, and Content-Length thus needed: the two are each other's opposite."""
+    trial = evidence.chunked
+    if trial is None or trial.busy:
+        unknown = Finding(None, "the chunked upload was not judged" + (f": it {trial.outcome}" if trial else ""))
+        return {"accepts_chunked": unknown, "needs_length": unknown}
+    accepts = evidence.took(trial)
+    reason = f"it {evidence.words(trial)} to a chunked upload"
+    with_length = f"it {evidence.plain.outcome} to one with Content-Length"
+    return {
+        "accepts_chunked": Finding(accepts, reason),
+        "needs_length": Finding(not accepts, reason if accepts else f"{with_length}, and {reason.removeprefix('it ')}"),
+    }
+
+
+def _keeps_truncated(evidence: Evidence) -> Finding:
+    """Whether an upload that the relay breaks off counts as done for the API.
+
+    Its answers tell, for it can answer a sending side that is closed. Where it hangs up instead, that it refuses a
+    whole request whose form has no end is the next best sign.
+    """
+    names = _joined(trial.upload.filename for trial in evidence.cuts)
+    look = f"to be sure, see that its storage holds no {names}"
+    for trial in (evidence.early, *evidence.cuts):
+        if evidence.took(trial):
+            return Finding(True, f"it {trial.outcome} to an upload that was not whole; use --upstream-mode spool")
+    did = _joined(evidence.words(trial) for trial in evidence.cuts)
+    said = f"it {did} when an upload was cut off"
+    if all(trial.refused for trial in evidence.cuts):
+        return Finding(False, f"{said}; {look}")
+    unfinished = evidence.unfinished
+    if unfinished is not None and unfinished.refused:
+        return Finding(False, f"{said}, and {unfinished.outcome} to a form without its end; {look}")
+    return Finding(None, f"{said}; unless you see that its storage holds no {names}, use --upstream-mode spool")
+
+
+def _order_sensitive(evidence: Evidence) -> Finding:
+    first, last = evidence.field_first, evidence.field_last
+    if first is None or last is None or first.busy or last.busy:
+        return Finding(None, "the uploads with another field were not judged")
+    taken = evidence.took(first), evidence.took(last)
+    echoed = first.outcome.mentions(first.upload.extra_value), last.outcome.mentions(last.upload.extra_value)
+    match taken:
+        case (True, True) if echoed[0] != echoed[1]:
+            return Finding(True, f"it sees only fields {'before' if echoed[0] else 'after'} the file")
+        case (True, True):
+            return Finding(False, "it takes fields before and after the file")
+        case (False, False):
+            return Finding(None, f"it {evidence.words(first)} to a form with a field of ours")
+        case _:
+            where, trial = ("after", last) if taken[0] else ("before", first)
+            return Finding(True, f"it {evidence.words(trial)} to a field {where} the file")
+
+
+def _filenames(evidence: Evidence) -> Finding:
+    """Which forms of file names come back in the answer as they were sent."""
+    survived = []
+    fates: dict[str, list[str]] = {}
+    for form, trial in evidence.names.items():
+        if evidence.took(trial) and any(map(trial.outcome.mentions, trial.upload.spellings)):
+            survived.append(form)
+        elif evidence.took(trial):
+            fates.setdefault("changed" if trial.named else "took", []).append(form)
+        else:
+            fates.setdefault(f"{evidence.words(trial)} to", []).append(form)
+    told = "; ".join(f"it {fate} {', '.join(forms)}" for fate, forms in fates.items())
+    if not evidence.plain.named:
+        return Finding(None, f"its answers do not name the files; {told}")
+    return Finding(tuple(survived), told or "all come back as they were sent")
+
+
+def _answers_early(evidence: Evidence) -> Finding:
+    outcome = evidence.early.outcome
+    if outcome.silence is Silence.LATE:
+        return Finding(False, "it waits for the rest of an upload")
+    said = f"it {outcome} while half of the upload was still to come"
+    return Finding(None if outcome.status is None else True, said)
+
+
+def _flags(setup: Setup, findings: Mapping[str, Finding]) -> Finding:
+    flags = ["--upstream", str(setup.url)]
+    if findings["keeps_truncated"].value is not False:  # in doubt, the safe one
+        flags += ["--upstream-mode", "spool"]
+    if findings["accepts_chunked"].value is False:
+        flags += ["--upstream-chunked", "never"]
+    if setup.field != SETTINGS["field"].accept(None):
+        flags += ["--field", setup.field]
+    if setup.unverified is not None:
+        flags += ["--upstream-insecure"]
+    elif setup.cacert is not None:
+        flags += ["--upstream-ca", str(setup.cacert)]
+    for name, _ in setup.headers:
+        flags += ["--upstream-header", f"{name}: ***"]
+    note = "put the values of the headers for ***" if setup.headers else "for aiorelay serve"
+    return Finding(shlex.join(flags), note)
+
+
+def _joined(words: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(words))

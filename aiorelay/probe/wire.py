@@ -1,0 +1,145 @@
+"""One request over a connection of its own: any bytes out, sent whole or broken off, and what comes back."""
+
+import contextlib
+import enum
+import html
+import json
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from typing import Any
+from urllib.parse import unquote
+
+from yarl import URL
+
+__all__ = ["Outcome", "Silence", "Wire"]
+
+_CONNECT_TIMEOUT = 10.0
+_LONGEST_ANSWER = 256 * 1024
+
+
+class Silence(enum.Enum):
+    """Why there is no answer, as what goes on from "it"."""
+
+    HUNG_UP = "hung up without an answer"
+    LATE = "did not answer in time"
+    GARBLED = "answered with what is not HTTP"
+    GONE = "could not be reached any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came back: a final ``status`` with the texts that the answer holds, or a ``silence``."""
+
+    status: int | None = None
+    texts: tuple[str, ...] = ()
+    silence: Silence | None = None
+
+    def __str__(self) -> str:
+        return f"answered {self.status}" if self.silence is None else self.silence.value
+
+    def mentions(self, word: str) -> bool:
+        """Whether ``word`` stands in the answer, whichever way it is escaped there."""
+        return any(word in text for text in self.texts)
+
+
+class Wire:
+    """The way to the API at ``url``: ``context`` is for https, ``headers`` go with every request."""
+
+    def __init__(self, url: URL, context: ssl.SSLContext, headers: Iterable[tuple[str, str]]) -> None:
+        self._url = url
+        self._context = context
+        self._headers = tuple(headers)
+
+    def dial(self) -> socket.socket:
+        """Open a connection, TLS included. Raises OSError, of which ssl.SSLError is one."""
+        host = self._url.raw_host or ""
+        try:
+            plain = socket.create_connection((host, self._url.port or 0), timeout=_CONNECT_TIMEOUT)
+        except UnicodeError as error:  # a label that is empty or too long, which never reaches the resolver
+            raise socket.gaierror(socket.EAI_NONAME, "not a host name") from error
+        if self._url.scheme != "https":
+            return plain
+        try:
+            return self._context.wrap_socket(plain, server_hostname=host)
+        except BaseException:
+            plain.close()
+            raise
+
+    def post(self, headers: Iterable[tuple[str, str]], body: bytes, *, patience: float, cut: bool = False) -> Outcome:
+        """Send a request head and ``body``, as it is, and wait up to ``patience`` seconds for the answer.
+
+        Where ``body`` is less than the head promises, the API is left waiting for the rest; or, with ``cut``,
+        the sending side is closed, so that it sees the end and can still answer.
+        """
+        try:
+            connection = self.dial()
+        except OSError:
+            return Outcome(silence=Silence.GONE)
+        with connection:
+            with contextlib.suppress(OSError):  # it may have answered and closed already
+                connection.sendall(self._head(headers) + body)
+                if cut:
+                    _close_sending_side(connection)
+            connection.settimeout(patience)
+            return _answer(connection)
+
+    def _head(self, headers: Iterable[tuple[str, str]]) -> bytes:
+        host = ("Host", self._url.host_port_subcomponent or "")
+        given = {name.lower() for name, _ in self._headers}
+        lines = [] if "host" in given else [host]
+        lines += [*self._headers, *headers, ("Connection", "close")]
+        text = f"POST {self._url.raw_path_qs} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines)
+        return text.encode() + b"\r\n"
+
+
+def _close_sending_side(connection: socket.socket) -> None:
+    """Send the end of the stream, TLS's and TCP's; what the peer sends can be read still (RFC 8446, section 6.1)."""
+    if isinstance(connection, ssl.SSLSocket):
+        connection.settimeout(0)  # send close_notify, without waiting for the peer's
+        with contextlib.suppress(ssl.SSLWantReadError):
+            connection.unwrap()
+    # Not the SSLSocket's own shutdown, which would forget how to decrypt.
+    socket.socket.shutdown(connection, socket.SHUT_WR)
+
+
+def _answer(connection: socket.socket) -> Outcome:
+    response = HTTPResponse(connection, method="POST")
+    try:
+        response.begin()
+    except TimeoutError:
+        return Outcome(silence=Silence.LATE)
+    except OSError:  # RemoteDisconnected is one
+        return Outcome(silence=Silence.HUNG_UP)
+    except (HTTPException, ValueError):
+        return Outcome(silence=Silence.GARBLED)
+    body = b""
+    with contextlib.suppress(OSError, HTTPException, ValueError):  # the status says most
+        body = response.read(_LONGEST_ANSWER)
+    heads = [value for name, value in response.getheaders() if name.lower() == "location"]
+    return Outcome(response.status, tuple(_texts(body.decode("utf-8", "replace"), heads)))
+
+
+def _texts(body: str, heads: Iterable[str]) -> Iterator[str]:
+    """Every reading of an answer: as it is, without the escapes of HTML and URLs, and each string of its JSON."""
+    strings = [body, html.unescape(body), *heads]
+    with contextlib.suppress(ValueError, RecursionError):
+        strings += _strings(json.loads(body))
+    for text in strings:
+        yield text
+        yield unquote(text)
+
+
+def _strings(document: Any) -> Iterator[str]:
+    match document:
+        case str():
+            yield document
+        case dict():
+            for key, value in document.items():
+                yield key
+                yield from _strings(value)
+        case list():
+            for value in document:
+                yield from _strings(value)
