@@ -16,7 +16,8 @@ from aiohttp import web
 from yarl import URL
 
 from aiorelay.cli import main
-from aiorelay.probe import NAMES
+from aiorelay.probe import NAMES, Finding
+from aiorelay.probe.findings import Setup, judge_unreached
 
 TESTS = Path(__file__).parent
 PYTHON = sys.executable
@@ -225,6 +226,35 @@ async def test_a_name_that_no_resolver_takes(report):
     found = await report(f"http://{'a' * 64}.example/upload")
     assert found["reachable"] is False
     assert found["reasons"]["reachable"] == "its name cannot be resolved"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TimeoutError(), "it does not take the connection in time"),
+        (OSError(113, "No route to host"), "no route to host"),
+        (OSError(), "the connection fails"),
+    ],
+)
+def test_why_a_connection_cannot_be_made_is_told(error, reason):
+    found = judge_unreached(Setup(URL("https://example.org/upload"), "somefile"), error)
+    assert found["reachable"] == Finding(False, reason)
+
+
+async def test_an_api_that_goes_away_leaves_the_rest_open(report):
+    async def talk(reader, writer):
+        if await reader.readline():  # the first connection is a mere knock
+            server.close()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    found = await report(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/upload")
+    await server.wait_closed()
+    reasons = found.pop("reasons")
+    url = found["flags"].split()[1]
+    assert found == {**dict.fromkeys(NAMES), "reachable": True, "flags": f"--upstream {url} --upstream-mode spool"}
+    assert reasons["needs_length"] == "the chunked upload was not judged: it could not be reached any more"
 
 
 async def test_an_http_api_asked_over_tls(api, report):

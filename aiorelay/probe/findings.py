@@ -151,7 +151,7 @@ def _unreached(error: OSError) -> str:
         case ConnectionRefusedError():
             return "nothing listens there"
         case _:
-            return _sentence(error.strerror or type(error).__name__)
+            return _sentence(error.strerror or "the connection fails")
 
 
 def _sentence(text: str) -> str:
