@@ -4,13 +4,15 @@ POST /upload1   a form          ┐
 POST /upload2   JSON sources    ├─▶ Form ─▶ checked ─▶ framed ─▶ upstream ─▶ its answer
 POST /upload    either          │
 PUT  /upload/…  a raw body      ┘
+POST /upload2   with Prefer: respond-async (RFC 7240): the same as a job, which the answer names; /jobs/… are its routes
 GET  /healthz, /readyz
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager
+from typing import Any
 from urllib.parse import unquote
 
 import aiohttp
@@ -25,8 +27,12 @@ from aiorelay.errors import BadSource, Busy, Problem, ShuttingDown, TooLarge, Wr
 from aiorelay.form import Limits, read_form, requiring_file
 from aiorelay.framing import Framed, frame
 from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end
+from aiorelay.job_routes import JobRoutes, location, shown
+from aiorelay.jobs import Job, Jobs
+from aiorelay.prefer import preferred
 from aiorelay.problems import middleware
-from aiorelay.sources import Sources, raw_form, read_ingest
+from aiorelay.recorded import recorded
+from aiorelay.sources import Ingest, Sources, raw_form, read_ingest
 from aiorelay.spool import Delivery
 from aiorelay.telemetry import REQUEST_ID, Upload, identify, log, request_id
 from aiorelay.upload import Form, Part
@@ -38,6 +44,7 @@ _MAX_JSON = 1024 * 1024
 # What describes the client's body and not the form that is made of it.
 _OF_THE_BODY = CONTENT_DIGESTS | {"content-language", "content-location", "content-disposition", "content-encoding"}
 _FRAMING = {"host", "expect", "content-length", "content-type"}
+_PREFER, _ASYNC = "Prefer", "respond-async"
 
 _Make = Callable[[web.Request, Body], Awaitable[Form]]
 
@@ -45,14 +52,16 @@ _Make = Callable[[web.Request, Body], Awaitable[Form]]
 class Rest1:
     """The relay in front of an upload API, which ``delivery`` delivers to.
 
-    ``field`` is the form field that must carry a file; ``checks`` judge every file; ``max_uploads`` may be under way at
-    once; clients are waited for with ``patience``; ``pool`` does the arithmetic of checksums.
+    ``jobs`` are the uploads that go on after their request was answered. ``field`` is the form field that must carry a
+    file; ``checks`` judge every file; ``max_uploads`` may be under way at once; clients are waited for with
+    ``patience``; ``pool`` does the arithmetic of checksums.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it relays to and from, and under which rules
         self,
         delivery: Delivery,
         sources: Sources,
+        jobs: Jobs,
         *,
         field: str,
         limits: Limits,
@@ -64,6 +73,7 @@ class Rest1:
         self._draining = False
         self._delivery = delivery
         self._sources = sources
+        self._jobs = jobs
         self._field = field
         self._limits = limits
         self._max_uploads = max_uploads
@@ -82,15 +92,20 @@ class Rest1:
             ("/upload1", {_FORM: self._form}),
             ("/upload2", {_JSON: self._json}),
         ):
-            app.router.add_post(path, self._upload(path, _by_content_type(makers)), expect_handler=leave_expectation)
+            handler = self._upload(path, _by_content_type(makers))
+            if _JSON in makers:
+                handler = self._unless_preferred_async(path, handler)
+            app.router.add_post(path, handler, expect_handler=leave_expectation)
         app.router.add_put(
             "/upload/{filename:[^/]*}", self._upload("/upload/", self._raw), expect_handler=leave_expectation
         )
+        JobRoutes(self._jobs, _owner, idle=self._patience.idle).add_to(app.router)
         return app
 
     def drain(self) -> None:
-        """Take no more uploads; those under way go on."""
+        """Take no more uploads; those under way go on, and the events of jobs end."""
         self._draining = True
+        self._jobs.drain()
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
@@ -106,17 +121,49 @@ class Rest1:
         """A handler that relays the form that ``make`` makes, and logs how it went."""
 
         async def handler(request: web.Request) -> web.StreamResponse:
-            upload = Upload(endpoint, client=request.remote or "-")
-            try:
-                with self._admitted():
-                    return await self._relay(request, make, upload)
-            except Problem as problem:
-                upload.failed(problem)
-                raise
-            finally:
-                upload.write()
+            with self._under_way(endpoint, request) as upload:
+                return await self._relay(request, make, upload)
 
         return handler
+
+    def _unless_preferred_async(self, endpoint: str, relayed: Handler) -> Handler:
+        """A handler that makes a job of JSON where the client prefers that, and does as ``relayed`` otherwise."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            is_preferred, _ = preferred(_ASYNC, request.headers.getall(_PREFER, []))
+            if not is_preferred or _content_type(request) != _JSON:
+                return await relayed(request)
+            with ExitStack() as stack:
+                upload = stack.enter_context(self._under_way(endpoint, request))
+                body = Body(request, self._patience)
+                async with self._digests(request, body):
+                    ingest = await self._ingest(body)
+                await self._sources.judge(ingest, max_parts=self._limits.parts)
+
+                async def work(job: Job) -> dict[str, Any]:
+                    with until_its_end:  # not the request's
+                        return await self._relay_later(request, body, ingest, upload, job)
+
+                job = self._jobs.start(work, _owner(request))
+                until_its_end = stack.pop_all()
+            response = shown(job, status=202)
+            response.headers.update({hdrs.LOCATION: location(job), "Preference-Applied": _ASYNC})
+            return response
+
+        return handler
+
+    @contextmanager
+    def _under_way(self, endpoint: str, request: web.Request) -> Iterator[Upload]:
+        """An upload that is counted while it is under way, and logged at its end."""
+        upload = Upload(endpoint, client=request.remote or "-")
+        try:
+            with self._admitted():
+                yield upload
+        except Problem as problem:
+            upload.failed(problem)
+            raise
+        finally:
+            upload.write()
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -134,13 +181,38 @@ class Rest1:
         body = Body(request, self._patience)
         async with self._digests(request, body):
             form = await make(request, body)
-            form = checked(form, [_tally(upload), *self._checks])
-            async with aclosing(requiring_file(form, self._field)) as parts:
-                framed = await frame(Form(form.boundary, parts, form.length))
-                headers = _headers(request, body, framed)
-                async with self._delivery.post(framed, headers, _query(request)) as answer:
-                    upload.answered(answer.status)
-                    return await self._pass_back(request, answer)
+            async with self._sent(form, request, body, upload) as answer:
+                return await self._pass_back(request, answer)
+
+    async def _relay_later(
+        self, request: web.Request, body: Body, ingest: Ingest, upload: Upload, job: Job
+    ) -> dict[str, Any]:
+        """Do as ``_relay`` does once the request has been answered, and give the answer to be told by ``job``."""
+        form = await self._sources.form(
+            ingest, max_parts=self._limits.parts, on_total=lambda total: job.note(total=total)
+        )
+        async with self._sent(form, request, body, upload, job) as answer:
+            return await recorded(answer)
+
+    @asynccontextmanager
+    async def _sent(
+        self, form: Form, request: web.Request, body: Body, upload: Upload, job: Job | None = None
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """Send the checked form, and give the answer. How far it has come is noted for ``job``, if it is one."""
+        form = checked(form, [_tally(upload, job), *self._checks])
+        async with aclosing(requiring_file(form, self._field)) as parts:
+            framed = await frame(Form(form.boundary, parts, form.length))
+            headers = _headers(request, body, framed)
+            if job is not None:
+                _take_back_preference(headers)
+
+            def note(sent: int) -> None:
+                if job is not None:
+                    job.note(forwarded=sent)
+
+            async with self._delivery.post(framed, headers, _query(request), note) as answer:
+                upload.answered(answer.status)
+                yield answer
 
     @asynccontextmanager
     async def _digests(self, request: web.Request, body: Body) -> AsyncGenerator[None, None]:
@@ -159,12 +231,15 @@ class Rest1:
         return read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
 
     async def _json(self, _request: web.Request, body: Body) -> Form:
+        return await self._sources.form(await self._ingest(body), max_parts=self._limits.parts)
+
+    async def _ingest(self, body: Body) -> Ingest:
         document = b""
         while block := await body.read():
             document += block
             if len(document) > _MAX_JSON:
                 raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
-        return await self._sources.form(read_ingest(document, self._field), max_parts=self._limits.parts)
+        return read_ingest(document, self._field)
 
     async def _raw(self, request: web.Request, body: Body) -> Form:
         if hdrs.CONTENT_RANGE in request.headers:  # RFC 9110, section 14.5: never taken for the whole file
@@ -217,8 +292,7 @@ async def _say_only_what_was_said(_request: web.Request, response: web.StreamRes
 
 def _by_content_type(makers: Mapping[str, _Make]) -> _Make:
     async def make(request: web.Request, body: Body) -> Form:
-        given = request.headers.getall(hdrs.CONTENT_TYPE, [])
-        maker = makers.get(given[0].partition(";")[0].strip().lower()) if len(given) == 1 else None
+        maker = makers.get(_content_type(request))
         if maker is None:
             raise WrongContentType(f"{request.path} takes one Content-Type: {' or '.join(makers)}.")
         return await maker(request, body)
@@ -226,12 +300,32 @@ def _by_content_type(makers: Mapping[str, _Make]) -> _Make:
     return make
 
 
-def _tally(upload: Upload) -> Maker:
-    """A check that objects to nothing: it notes the files and counts their bytes for the log."""
+def _content_type(request: web.Request) -> str:
+    """The one media type that a request has; empty if it has none, or several."""
+    given = request.headers.getall(hdrs.CONTENT_TYPE, [])
+    return given[0].partition(";")[0].strip().lower() if len(given) == 1 else ""
+
+
+def _owner(_request: web.Request) -> str | None:
+    """Whose the jobs are that a request makes, and whose it may see: nobody can be told from anybody else."""
+    return None
+
+
+def _take_back_preference(headers: "CIMultiDict[str]") -> None:
+    """Take out of an upstream's request what the relay has done instead."""
+    _, others = preferred(_ASYNC, headers.popall(_PREFER))
+    if others:
+        headers[_PREFER] = ", ".join(others)
+
+
+def _tally(upload: Upload, job: Job | None) -> Maker:
+    """A check that objects to nothing: it notes the files and counts their bytes, for the log and for ``job``."""
 
     class Tally:
         async def feed(self, chunk: bytes) -> None:
             upload.bytes += len(chunk)
+            if job is not None:
+                job.note(received=upload.bytes)
 
         async def finish(self) -> None: ...
 

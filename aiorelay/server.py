@@ -29,6 +29,8 @@ from aiorelay.fetch import Fetcher
 from aiorelay.fetch import Limits as FetchLimits
 from aiorelay.form import Limits
 from aiorelay.identity import Identity
+from aiorelay.job_files import JobFiles
+from aiorelay.jobs import Jobs
 from aiorelay.listeners import Drain, address, listening, serving, url
 from aiorelay.rest1 import Rest1
 from aiorelay.rest2 import Rest2
@@ -132,9 +134,12 @@ async def _started(
                 limits=FetchLimits(idle=settings.idle_timeout),
             )
             stack.callback(fetcher.close)
+            jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
+            stack.push_async_callback(drain.requests, jobs.tasks)
             rest1 = Rest1(
                 Delivery(upstream, _spool(settings, pool), _spooled(settings)),
                 Sources(fetcher, settings.local_root, pool),
+                jobs,
                 field=settings.field,
                 limits=limits,
                 max_uploads=settings.max_uploads,

@@ -130,6 +130,7 @@ class Settings:
     max_parts: int = one("limits", count(least=1), 100, "most parts in a form")
     max_fields_size: int = one("limits", size(least=0), "1MiB", "bytes of all non-file fields together")
     max_uploads: int = one("limits", count(least=1), 256, "uploads at once; the next is told 503")
+    max_jobs: int = one("limits", count(least=1), 1000, "asynchronous ingests kept, running or ended; then 429")
     idle_timeout: float = one("limits", time(), 30, "longest silence on either leg of a transfer")
     min_rate: int = one("limits", size(least=0), "1KiB", "bytes a second, averaged over a minute, that an upload needs")
     grace: float = one("limits", time(zero=True), 30, "how long SIGTERM waits for uploads in flight")

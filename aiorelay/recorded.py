@@ -1,0 +1,50 @@
+"""An upstream's answer, written down to be told later."""
+
+import base64
+import codecs
+from typing import Any, Final
+
+import aiohttp
+
+from aiorelay.errors import UpstreamFailed, UpstreamTimeout
+from aiorelay.headers import end_to_end
+
+__all__ = ["BODY", "recorded"]
+
+BODY: Final = 64 * 1024
+"""The most bytes of an answer's body that are kept: a thousand jobs may be."""
+
+
+async def recorded(answer: aiohttp.ClientResponse) -> dict[str, Any]:
+    """The ``status``, ``headers`` (pairs, so that repeated ones stay) and ``body`` of an answer, read to its end.
+
+    ``body_encoding`` is ``utf-8`` for a body that is text, and ``base64`` for any other; ``truncated`` says whether the
+    answer goes on after the first BODY bytes. Raises ``UpstreamFailed`` or ``UpstreamTimeout`` if it breaks off.
+    """
+    body = await _beginning(answer)
+    truncated = len(body) > BODY
+    try:  # a character that is cut in half at the end does not make the rest binary
+        text, encoding = codecs.getincrementaldecoder("utf-8")().decode(body[:BODY], final=not truncated), "utf-8"
+    except UnicodeDecodeError:
+        text, encoding = base64.b64encode(body[:BODY]).decode(), "base64"
+    return {
+        "status": answer.status,
+        "headers": [list(pair) for pair in end_to_end(answer.headers).items()],
+        "body": text,
+        "body_encoding": encoding,
+        "truncated": truncated,
+    }
+
+
+async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    try:
+        async for block in answer.content.iter_any():
+            body += block
+            if len(body) > BODY:
+                break
+    except TimeoutError:
+        raise UpstreamTimeout("The upload API fell silent in its answer.", error="http_response_timeout") from None
+    except (aiohttp.ClientError, OSError) as broken:
+        raise UpstreamFailed("The upload API's answer broke off.", error="http_response_incomplete") from broken
+    return bytes(body)
