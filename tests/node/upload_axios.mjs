@@ -1,6 +1,7 @@
-// Upload a file with axios and form-data, in chunks unless its length is told:
-// upload_axios.mjs URL FILE FILENAME stream|length|buffer
+// Upload a file with axios and form-data: upload_axios.mjs URL FILE FILENAME stream|length|buffer
+// With "stream" nobody tells how long the form is, and it goes out in chunks.
 import { createReadStream, readFileSync, statSync } from "node:fs";
+import { PassThrough } from "node:stream";
 import axios from "axios";
 import FormData from "form-data";
 
@@ -17,6 +18,6 @@ form.append("note", "two\nlines");
 
 const headers = form.getHeaders();
 if (mode !== "stream") headers["Content-Length"] = form.getLengthSync();
-const limits = { maxBodyLength: Infinity, maxRedirects: 0 };
-const answer = await axios.post(url, mode === "stream" ? form.pipe(new (await import("node:stream")).PassThrough()) : form, { headers, ...limits });
+const body = mode === "stream" ? form.pipe(new PassThrough()) : form;
+const answer = await axios.post(url, body, { headers, maxBodyLength: Infinity, maxRedirects: 0 });
 console.log(JSON.stringify(answer.data));
