@@ -72,6 +72,8 @@ def read_ingest(body: bytes, field: str) -> Ingest:
     for name, value in document.items():
         if not isinstance(value, str):
             raise BadSource(f"The member {name!r} is not a string; only {field!r} may be anything else.")
+        if not name or "\\" in name or "\0" in name:  # which ``head`` refuses in a form, too
+            raise BadSource("A member that is empty or holds a backslash or NUL cannot be the name of a form field.")
     return Ingest(field, tuple(document.items()), tuple(_source(each) for each in sources))
 
 
