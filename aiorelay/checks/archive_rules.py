@@ -53,12 +53,15 @@ class Tally:
         if size - uncounted > self._limits.max_ratio * self._size:
             raise ArchiveRefused(f"The archive unpacks to more than {self._limits.max_ratio:g} times its size.")
 
-    def entry(self, name: str, size: int) -> None:
+    def entry(self, size: int) -> None:
         """Take the next entry and the bytes that it unpacks to."""
         self._entries += 1
         self.announced(self._entries)
         self._inflated += size
         self.inflated(self._inflated)
+
+    def path(self, name: str) -> None:
+        """Take the last entry's name, or another that some program would use."""
         if "\0" in name or len(name) > _LONGEST_PATH:
             raise damaged(f"entry {self._entries} has an impossible name")
         if leads_out(name):
