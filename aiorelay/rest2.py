@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler
 
 from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Maker, checked
-from aiorelay.errors import MissingFile, WrongContentType
+from aiorelay.errors import MissingFile, ShuttingDown, WrongContentType
 from aiorelay.form import Limits, read_form
 from aiorelay.problems import middleware
 from aiorelay.store import Incoming, Store
@@ -24,6 +24,7 @@ class Rest2:
     """The storing server; ``checks`` judge every file, clients are waited for with ``patience``."""
 
     def __init__(self, store: Store, *, limits: Limits, checks: Sequence[Maker], patience: Patience) -> None:
+        self._draining = False
         self._store = store
         self._limits = limits
         self._checks = checks
@@ -34,7 +35,13 @@ class Rest2:
         app.router.add_post("/upload", self._upload, expect_handler=leave_expectation)
         return app
 
+    def drain(self) -> None:
+        """Take no more uploads; those under way go on."""
+        self._draining = True
+
     async def _upload(self, request: web.Request) -> web.Response:
+        if self._draining:
+            raise ShuttingDown("The server takes no more uploads; try again soon.")
         if request.content_type != "multipart/form-data":
             raise WrongContentType("/upload takes a multipart/form-data body.")
         body = Body(request, self._patience)

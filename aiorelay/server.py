@@ -124,6 +124,7 @@ async def _started(
             store = stack.enter_context(_store(settings))
             rest2 = Rest2(store, limits=limits, checks=[max_size(settings.max_size)], patience=patience)
             await stack.enter_async_context(serving(rest2.app(), sockets["rest2"], identity.context, drain))
+            stack.callback(rest2.drain)
         if "rest1" in sockets:
             upstream = await stack.enter_async_context(_upstream(settings, urls.get("rest2"), identity))
             own = [each.getsockname()[:2] for bound in sockets.values() for each in bound]

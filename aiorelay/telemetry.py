@@ -97,6 +97,12 @@ class ServerLog(logging.LoggerAdapter[logging.Logger]):
         text = str(msg) % args if args else str(msg)
         self.logger.warning("%s: %s", text, " ".join(str(failure).split()) or type(failure).__name__)
 
+    def debug(self, msg: object, *args: object, exc_info: Any = None, **options: Any) -> None:
+        if exc_info is None:
+            super().debug(msg, *args, **options)
+        else:  # what looks like another protocol is worth a traceback to aiohttp, but not a line
+            self.exception(msg, *args, exc_info=exc_info)
+
 
 class _TextFormatter(logging.Formatter):
     def __init__(self) -> None:

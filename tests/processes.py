@@ -13,7 +13,7 @@ from pathlib import Path
 from peers import PATIENCE, eventually
 
 FREE_PORTS = ("--rest1-port", "0", "--rest2-port", "0")
-UNSEEMLY = re.compile(rb"Traceback|never retrieved|Unclosed|never awaited|ResourceWarning|Fatal")
+UNSEEMLY = re.compile(rb"Traceback|never retrieved|Unclosed|never awaited")
 
 
 class Process:
@@ -77,9 +77,13 @@ class Process:
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     @property
-    def descriptors(self) -> int:
-        """How many file descriptors it has open."""
-        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+    def open_files(self) -> list[str]:
+        """What its file descriptors are open on."""
+        links = []
+        for each in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                links.append(str(each.readlink()))
+        return links
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -121,7 +125,7 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def aiorelay(
+async def started(
     *arguments: str | os.PathLike[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> AsyncGenerator[Process, None]:
     """Start ``python -m aiorelay``, wait until it is ready or has ended; at the end stop it and look at its log.
@@ -139,7 +143,7 @@ async def aiorelay(
             stdout=pipe,
             stderr=pipe,
             cwd=cwd,
-            env={**os.environ, "PYTHONWARNINGS": "always::ResourceWarning", **(env or {})},
+            env={**os.environ, **(env or {})},
         )
     )
     try:
