@@ -1,0 +1,130 @@
+"""The README keeps its word: every line of shell in it is run, and its table lists every setting."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aiorelay.settings import SETTINGS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def shell(tmp_path) -> Iterator["Shell"]:
+    shell = Shell(tmp_path)
+    yield shell
+    shell.stop()
+
+
+class Shell:
+    """A stranger's terminals: one for the server, one for everything else, on ports that are free."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clone = directory / "clone"
+        (self.clone / "scripts").mkdir(parents=True)
+        # Not a link: the script makes an environment beside itself, and there is one beside the real one.
+        run = self.clone / "scripts" / "run"
+        run.write_text(f'#!/bin/sh\nexec {shlex.quote(str(ROOT / "scripts" / "run"))} "$@"\n')
+        run.chmod(0o755)
+        shutil.copy(ROOT / "LICENSE", self.clone)
+        validator = re.search(r"```python\n(# checks\.py\n.*?)```", README, re.DOTALL)
+        (self.clone / "checks.py").write_text(validator[1])
+        self.ports = {"8000": _free_port(), "8001": _free_port(), "8765": _free_port()}
+        self.environ = os.environ | {
+            "AIORELAY_REST1_PORT": self.ports["8000"],
+            "AIORELAY_REST2_PORT": self.ports["8001"],
+            "XDG_STATE_HOME": str(directory / "state"),
+        }
+        self.server: subprocess.Popen[str] | None = None
+        self.said = ""
+
+    def serve(self, command: str) -> list[str]:
+        self.stop()
+        self.server = subprocess.Popen(
+            ["bash", "-c", f"exec env {command}"],
+            cwd=self.clone,
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        lines = []
+        for line in self.server.stdout:
+            lines.append(line.strip())
+            if line.startswith("curl "):
+                return lines
+        raise AssertionError(f"{command} did not start: {lines}")
+
+    def run(self, commands: str) -> str:
+        for port, free in self.ports.items():
+            commands = commands.replace(f":{port}", f":{free}").replace(f" {port}", f" {free}")
+        script = f"set -euo pipefail\nCA=$(scripts/run ca)\n{commands}"
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=self.clone, env=self.environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.send_signal(signal.SIGTERM)
+            assert self.server.wait(10) == 0
+            self.server.stdout.close()
+            self.server = None
+
+
+def _free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+def test_every_line_of_shell_works(shell):
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for block in blocks:
+        command = block.strip()
+        if re.match(r"(\w+=\S+ )*scripts/run( -|$)", command):
+            ready = shell.serve(command)
+            if "--only" not in command:
+                assert '"status": "done"' in shell.run(f"{ready[-1]} -sS")
+        elif "curl" in command:
+            assert '"status": "done"' in shell.run(command.replace("curl ", "curl -sS "))
+        else:
+            shell.run(command)
+    assert len(blocks) > 8
+
+
+def test_the_csv_validator_does_what_is_said_of_it(shell):
+    shell.serve("PYTHONPATH=. scripts/run --validator checks:CsvHeader")
+    (shell.clone / "good.csv").write_text("date,amount,account\n2026-01-01,1,2\n")
+    (shell.clone / "bad.csv").write_text("amount\n1\n")
+    url = "https://localhost:8000/upload1"
+    assert '"status": "done"' in shell.run(f'curl -sS --cacert "$CA" -F somefile=@good.csv {url}')
+    assert "urn:aiorelay:content-refused" in shell.run(f'curl -sS --cacert "$CA" -F somefile=@bad.csv {url}')
+
+
+def test_the_table_lists_every_setting():
+    table = README.partition("<!-- settings -->")[2].partition("<!-- /settings -->")[0]
+    assert table.strip().splitlines() == settings_table()
+
+
+def settings_table() -> list[str]:
+    """The README's table of settings, as it must be."""
+    rows = [
+        f"| `{each.key}`{'*' if each.repeated else ''} | {each.default.replace('|', '&#124;')} | {each.help} |"
+        for each in SETTINGS.values()
+    ]
+    return ["| setting | default | meaning |", "|---|---|---|", *rows]
+
+
+if __name__ == "__main__":  # writes the table
+    before, begin, rest = README.partition("<!-- settings -->")
+    _, end, after = rest.partition("<!-- /settings -->")
+    (ROOT / "README.md").write_text("\n".join([before + begin, "", *settings_table(), "", end + after]))
