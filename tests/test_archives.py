@@ -15,7 +15,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,14 @@ from aiorelay.checks.archives import Limits, inspect
 from aiorelay.errors import ArchiveRefused
 
 KIB, MIB = 1 << 10, 1 << 20
+LIMITS = Limits(max_ratio=100, max_size=10 << 30, max_entries=10_000)
 NOISE = random.Random(1).randbytes(20_000)  # compresses by nothing, so that no ratio is in the way  # noqa: S311
 
 
 def verdict(data: bytes, **limits: float) -> str | None:
     """Give the reason of the refusal, None if there is none."""
     try:
-        inspect(io.BytesIO(data), Limits(**limits))  # type: ignore[arg-type]  # integers where they are wanted
+        inspect(io.BytesIO(data), replace(LIMITS, **limits))  # type: ignore[arg-type]  # integers where they are wanted
     except ArchiveRefused as refusal:
         return refusal.detail
     return None
@@ -357,7 +358,7 @@ def test_the_files_position_does_not_matter() -> None:
     file = io.BytesIO(make_tar(Tarred("../a")))
     file.seek(700)
     with pytest.raises(ArchiveRefused, match="leads out"):
-        inspect(file, Limits())
+        inspect(file, LIMITS)
 
 
 COMMANDS = {
@@ -777,7 +778,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 @pytest.mark.parametrize(("make", "reason"), REFUSED.values(), ids=REFUSED)
 def test_refused(make: Callable[[], bytes], reason: str) -> None:
     with pytest.raises(ArchiveRefused, match=reason):
-        inspect(io.BytesIO(make()), Limits())
+        inspect(io.BytesIO(make()), LIMITS)
 
 
 # --- The limits, at their edges -------------------------------------------------------------------------------------
@@ -851,7 +852,9 @@ def zeros_in_gzip(head: bytes, mebibytes: int) -> bytes:
 
 
 @pytest.mark.parametrize("head", [tar_header(size=b"10000000000\0"), b""], ids=["tar", "one file"])
-@pytest.mark.parametrize("limits", [Limits(), Limits(max_ratio=10**6, max_size=50 * MIB)], ids=["by ratio", "by size"])
+@pytest.mark.parametrize(
+    "limits", [LIMITS, Limits(max_ratio=10**6, max_size=50 * MIB, max_entries=1)], ids=["by ratio", "by size"]
+)
 def test_a_gibibyte_of_zeros_is_given_up_early_and_never_in_memory(head: bytes, limits: Limits) -> None:
     file = io.BytesIO(zeros_in_gzip(head, 1024))
     length = len(file.getvalue())

@@ -20,9 +20,9 @@ _LONGEST_PATH = 4096  # characters; PATH_MAX on Linux
 class Limits:
     """What an archive may unpack to: times the file's own size, bytes in all, and entries."""
 
-    max_ratio: float = 100
-    max_size: int = 10 << 30
-    max_entries: int = 10_000
+    max_ratio: float
+    max_size: int
+    max_entries: int
 
 
 def damaged(what: str) -> ArchiveRefused:

@@ -1,6 +1,5 @@
 """Scanning by a ClamAV daemon: each file is streamed to clamd's INSTREAM command while it is uploaded.
 
-    parse_address    HOST:PORT or a socket path, pure
     parse_reply      clamd's answer → a Verdict, pure
     ClamAV           makes a scan for each file part
 
@@ -25,18 +24,19 @@ from typing import Any, Literal, NamedTuple
 from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
 from aiorelay.upload import Part
 
-__all__ = ["Address", "ClamAV", "Outcome", "Scan", "Verdict", "parse_address", "parse_reply"]
+__all__ = ["Address", "ClamAV", "Outcome", "Scan", "Verdict", "parse_reply"]
 
 _log = logging.getLogger("aiorelay")
 
 Address = tuple[str, int] | Path
+"""Where clamd listens: a host and a TCP port, or a unix socket."""
+
 Outcome = Literal["clean", "infected", "unscannable", "unavailable"]
 
 _COMMAND = b"zINSTREAM\0"  # "z": command and answer end with NUL
 _END = struct.pack(">I", 0)
 _LONGEST_REPLY = 4096  # bytes; a signature's name is far shorter
 
-_TCP = re.compile(r"(?:\[(?P<six>[^\[\]]+)\]|(?P<host>[^\[\]:/\s]+)):(?P<port>[0-9]{1,5})")
 # With ExtendedDetectionInfo, clamd adds the digest and the length of what matched.
 _FOUND = re.compile(r"(?:stream: )?(?P<name>.*?)(?:\([0-9a-f]+:[0-9]+\))? FOUND", re.DOTALL)
 # What clamd "finds" in a file that it could not look into (AlertEncrypted, AlertExceedsMax).
@@ -50,34 +50,21 @@ class Verdict(NamedTuple):
     reason: str = ""
 
 
-def parse_address(text: str) -> Address:
-    """Read where clamd listens: ``HOST:PORT``, ``[IPv6]:PORT``, or the path of a unix socket (it has a slash).
-
-    Raises ValueError with a sentence for the user.
-    """
-    if "/" in text and "\0" not in text:
-        return Path(text)
-    match = _TCP.fullmatch(text)
-    if match is None or not 0 < int(match["port"]) < 65536:
-        raise ValueError(f"{text!r} is neither HOST:PORT, [IPv6]:PORT nor the path of a socket")
-    return match["six"] or match["host"], int(match["port"])
-
-
 def parse_reply(reply: bytes) -> Verdict:
     """Judge clamd's whole answer, its final NUL included.
 
-    Only ``stream: OK`` is clean. Whatever ends in FOUND is a finding, however odd, so that no ``fail_open``
+    Only ``stream: OK`` is clean. Whatever ends in FOUND is a finding, however odd or cut short, so that no ``fail_open``
     can turn it into a pass; ``stream: … ERROR`` is clamd giving up on this file; the rest is nonsense.
     """
     text = reply.decode("ascii", "replace")
+    if found := _FOUND.fullmatch(text.rstrip("\0")):
+        name = "".join(c for c in found["name"] if c.isprintable())[:200]
+        return Verdict("unscannable" if name.startswith(_NOT_LOOKED_INTO) else "infected", name)
     if not text.endswith("\0") or "\0" in text[:-1]:
         return Verdict("unavailable", "clamd's answer was cut short or garbled")
     text = text[:-1]
     if text == "stream: OK":
         return Verdict("clean")
-    if found := _FOUND.fullmatch(text):
-        name = "".join(c for c in found["name"] if c.isprintable())[:200]
-        return Verdict("unscannable" if name.startswith(_NOT_LOOKED_INTO) else "infected", name)
     if text == "INSTREAM size limit exceeded. ERROR":
         return Verdict("unscannable", "it is longer than clamd's StreamMaxLength")
     if text.startswith("stream: ") and text.endswith(" ERROR"):
