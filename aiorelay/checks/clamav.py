@@ -53,8 +53,8 @@ class Verdict(NamedTuple):
 def parse_reply(reply: bytes) -> Verdict:
     """Judge clamd's whole answer, its final NUL included.
 
-    Only ``stream: OK`` is clean. Whatever ends in FOUND is a finding, however odd or cut short, so that no ``fail_open``
-    can turn it into a pass; ``stream: … ERROR`` is clamd giving up on this file; the rest is nonsense.
+    Only ``stream: OK`` is clean. Whatever ends in FOUND is a finding, however odd or cut short, so that no
+    ``fail_open`` can turn it into a pass; ``stream: … ERROR`` is clamd giving up on this file; the rest is nonsense.
     """
     text = reply.decode("ascii", "replace")
     if found := _FOUND.fullmatch(text.rstrip("\0")):
