@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiorelay.errors import StartupError
 from aiorelay.settings import SETTINGS, Setting, Settings, SettingsError, find_file, read, suggestion, unknown
@@ -24,9 +24,12 @@ from aiorelay.settings.kinds import Kind, Unfit
 from aiorelay.settings.places import PATH, UPSTREAM
 from aiorelay.settings.words import HEADER
 
+if TYPE_CHECKING:
+    from aiorelay.client import Outcome
+
 __all__ = ["main"]
 
-FAILED, MISUSED = 1, 2
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 class UsageError(Exception):
@@ -54,7 +57,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` (without the program's name) asks for; return the exit status, 0, 1 or 2."""
+    """Run the command that ``argv`` (without the program's name) asks for; return the exit status: 0, 1, 2 or 130."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -108,7 +111,7 @@ def _parse(name: str, arguments: list[str]) -> argparse.Namespace | None:
     """Return the options of a command, or None where they asked for its help, which has been given."""
     parser = _parser(name)
     try:
-        options, strangers = parser.parse_known_args(arguments)
+        options, strangers = parser.parse_known_intermixed_args(arguments)
     except SystemExit:  # how argparse ends after --help
         return None
     if strangers:
@@ -211,6 +214,79 @@ def _config(options: argparse.Namespace) -> int:
     return 0
 
 
+def _send_arguments(parser: Parser) -> None:
+    default = "https://127.0.0.1:8000"
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="a file, - for standard input, or a URL to fetch")
+    parser.add_argument(
+        "--to",
+        metavar="URL",
+        type=_as(UPSTREAM),
+        default=default,
+        help=f"a relay, or with a path an upload endpoint (default: {default})",
+    )
+    parser.add_argument(
+        "--field",
+        metavar="NAME=VALUE *",
+        type=_form_field,
+        action="append",
+        default=[],
+        help="form field to send along",
+    )
+    parser.add_argument(
+        "--cacert",
+        metavar="FILE",
+        type=_as(PATH),
+        help="CA bundle that verifies the relay (default: system trust and this machine's generated CA)",
+    )
+    parser.add_argument("--token-file", metavar="FILE", type=_as(PATH), help="file that begins with a bearer token")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each source")
+
+
+def _form_field(text: str) -> tuple[str, str]:
+    name, mark, value = text.partition("=")
+    if not name or not mark:
+        raise argparse.ArgumentTypeError("it is not a form field; write it as NAME=VALUE")
+    return name, value
+
+
+def _send(options: argparse.Namespace) -> int:
+    settings, _ = read({}, os.environ, find_file(None, os.environ))
+    from aiorelay.client import Errand, is_confidential, read_token, send  # noqa: PLC0415 - as costly as serving
+
+    if options.token_file and not is_confidential(options.to):
+        raise UsageError("--token-file: a token would be readable on the way; give an https URL with --to")
+    generated = settings.state_dir / "tls" / "ca.pem"
+    errand = Errand(
+        to=options.to,
+        field=settings.field,
+        fields=tuple(options.field),
+        cacert=options.cacert,
+        own_ca=generated if generated.is_file() else None,
+        token=read_token(options.token_file) if options.token_file else None,
+    )
+    progress = sys.stderr is not None and sys.stderr.isatty()
+    try:
+        stored = send(errand, options.sources, _show_json if options.json else _show, progress=progress)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0 if stored else FAILED
+
+
+def _show(outcome: "Outcome") -> None:
+    """Print the answer as it is, and anything else as one line on stderr."""
+    if outcome.answer is None or not outcome.stored:
+        if sys.stderr is not None:
+            print(_one_line(f"aiorelay: {outcome.source}: {outcome.sentence}"), file=sys.stderr)
+    elif outcome.answer.body and sys.stdout is not None:
+        body = outcome.answer.body
+        sys.stdout.buffer.write(body if body.endswith(b"\n") else body + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _show_json(outcome: "Outcome") -> None:
+    print(outcome.as_json(), flush=True)
+
+
 def _probe_arguments(parser: Parser) -> None:
     field = SETTINGS["field"]
     helped = f"form field of the file (default: {field.default})"
@@ -247,6 +323,9 @@ def _probe(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     "serve": Command("serve rest1 and rest2 until SIGINT or SIGTERM; the command if none is named", _serve),
+    "send": Command(
+        "send files, standard input or URLs through a relay and print the answers", _send, _send_arguments, client=True
+    ),
     "probe": Command(
         "send a dozen small test uploads to an upload API and report what it accepts",
         _probe,

@@ -1,0 +1,99 @@
+"""A file, or standard input, as the bytes of a Part."""
+
+import asyncio
+import mimetypes
+import os
+import stat
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from aiorelay.client.outcome import NotSent
+from aiorelay.local import BLOCK, LocalFile
+
+__all__ = ["STDIN", "Source", "opened"]
+
+STDIN = "-"
+# Opening a named pipe must not wait for its writer, or nothing could interrupt it.
+_HOW = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_OCTETS = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open source: ``size`` is its length in bytes, None where only its end tells."""
+
+    filename: str
+    media_type: str
+    size: int | None
+    chunks: AsyncIterator[bytes]
+
+
+@asynccontextmanager
+async def opened(name: str) -> AsyncGenerator[Source, None]:
+    """Open the file ``name``, or standard input as it is passed on by a shell: a pipe, a terminal, or a file.
+
+    A file that is changed while it is read makes ``chunks`` raise a ``Problem``. Raises ``NotSent``.
+    """
+    try:
+        descriptor = os.dup(0) if name == STDIN else os.open(name, _HOW)
+    except OSError as error:
+        raise NotSent(_words(error)) from error
+    filename = "stdin" if name == STDIN else os.fsencode(os.path.basename(name)).decode(errors="replace")  # noqa: PTH119 - a Path would take "a/." for "a"
+    kind = os.fstat(descriptor)
+    if stat.S_ISREG(kind.st_mode) and os.lseek(descriptor, 0, os.SEEK_CUR) == 0:
+        file = LocalFile(descriptor, filename)
+        try:
+            yield Source(filename, _type_by_ending(filename), file.size, file.chunks)
+        finally:
+            await file.close()
+        return
+    try:
+        if stat.S_ISDIR(kind.st_mode):
+            raise NotSent("It is a directory; send the files in it, or an archive of it")
+        async with aclosing(_as_it_comes(descriptor)) as chunks:
+            yield Source(filename, _type_by_ending(filename), None, chunks)
+    finally:
+        os.close(descriptor)
+
+
+async def _as_it_comes(descriptor: int) -> AsyncGenerator[bytes, None]:
+    while True:
+        await _until_readable(descriptor)
+        try:
+            block = os.read(descriptor, BLOCK)
+        except BlockingIOError:  # somebody else took it
+            continue
+        except OSError as error:
+            raise NotSent(_words(error)) from error
+        if not block:
+            return
+        yield block
+
+
+async def _until_readable(descriptor: int) -> None:
+    """Wait until reading does not block.
+
+    It is not made non-blocking: standard input may be a terminal, which others use with the same setting. And a thread
+    that waits in a read could not be interrupted.
+    """
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, readable.set)
+    except PermissionError:  # of epoll: files and devices that never make wait
+        await asyncio.sleep(0)
+        return
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def _type_by_ending(filename: str) -> str:
+    kind, coding = mimetypes.guess_type(filename, strict=False)
+    return kind if kind and not coding else _OCTETS

@@ -1,0 +1,56 @@
+"""How far a source is, shown as bars on a terminal."""
+
+from types import TracebackType
+from typing import NoReturn, Self
+
+from tqdm import tqdm
+
+__all__ = ["Meter"]
+
+_LONGEST_NAME = 32
+
+
+class Meter:
+    """Bars for the source ``name``, one for each leg of its way, on standard error; nothing unless ``shown``."""
+
+    def __init__(self, name: str, *, shown: bool) -> None:
+        visible = "".join(each if each.isprintable() else "?" for each in name)
+        self._name = visible if len(visible) <= _LONGEST_NAME else f"…{visible[1 - _LONGEST_NAME :]}"
+        self._shown = shown
+        self._bars: dict[str, tqdm[NoReturn]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for bar in self._bars.values():
+            bar.close()
+
+    def at(self, leg: str, done: int, total: int | None) -> None:
+        """Show that ``done`` bytes of ``total`` are past a leg, of which "" is the only one; totals may come late."""
+        if not self._shown:
+            return
+        bar = self._bars.get(leg) or self._add(leg, total)
+        if total is not None and bar.total != total:
+            bar.total = total
+        bar.update(done - bar.n)
+
+    def wait(self) -> None:
+        """Show that all is on its way, and that only the answer is waited for."""
+        for bar in self._bars.values():
+            bar.set_postfix_str("waiting for the answer")
+
+    def _add(self, leg: str, total: int | None) -> "tqdm[NoReturn]":
+        bar = self._bars[leg] = tqdm(
+            desc=f"{self._name} {leg}".rstrip(),
+            total=total,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            dynamic_ncols=True,
+            position=len(self._bars),
+            leave=True,
+        )
+        return bar

@@ -1,0 +1,91 @@
+"""What came of a source, for people and for programs. Pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+__all__ = ["Answer", "NotSent", "Outcome"]
+
+# As much of a foreign refusal as fits in a sentence.
+_LONGEST_DETAIL = 300
+
+
+class NotSent(Exception):  # noqa: N818 - it is what happened, and no error of ours
+    """A source got no answer; the text says why in one sentence, and what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An upload API's or a relay's answer, its body as it came."""
+
+    status: int
+    media_type: str
+    body: bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def content(self) -> Any:
+        """The body, parsed if it is JSON and text otherwise."""
+        text = self.body.decode("utf-8", "replace")
+        if self.media_type == "application/json" or self.media_type.endswith("+json"):
+            try:
+                return json.loads(text)
+            except (ValueError, RecursionError):
+                return text
+        return text
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        """What a refusal says, in the members of RFC 9457; one that is no such document is quoted in ``detail``."""
+        content = self.content
+        if self.media_type == "application/problem+json" and isinstance(content, dict):
+            return {"title": _phrase(self.status), "status": self.status} | content
+        words = " ".join(self.body[: 8 * _LONGEST_DETAIL].decode("utf-8", "replace").split())
+        detail = words if len(words) <= _LONGEST_DETAIL else f"{words[:_LONGEST_DETAIL]}…"
+        said = {"title": f"{self.status} {_phrase(self.status)}", "status": self.status}
+        return said | ({"detail": detail} if detail else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of ``source``: an ``answer``, or a ``problem`` (in the members of RFC 9457) instead of one."""
+
+    source: str
+    answer: Answer | None = None
+    problem: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, source: str, answer: Answer) -> "Outcome":
+        """The outcome of a source that got an answer."""
+        return cls(source, answer, None if answer.is_success else answer.problem)
+
+    @property
+    def stored(self) -> bool:
+        return self.problem is None
+
+    @property
+    def sentence(self) -> str:
+        """What a problem says: its title and detail."""
+        words = [
+            str(self.problem[member]) for member in ("title", "detail") if self.problem and self.problem.get(member)
+        ]
+        return ": ".join(words)
+
+    def as_json(self) -> str:
+        """One object: ``source``, ``status`` (null where there was no answer), and ``answer`` or ``problem``."""
+        said: dict[str, Any] = {"source": self.source, "status": self.answer.status if self.answer else None}
+        if self.problem is not None:
+            return json.dumps(said | {"status": said["status"] or self.problem.get("status"), "problem": self.problem})
+        return json.dumps(said | {"answer": self.answer.content if self.answer else None})
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "refused"
