@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy
 
-__all__ = ["CONTENT_DIGESTS", "add_trace", "end_to_end", "replace_all"]
+__all__ = ["CONTENT_DIGESTS", "add_trace", "end_to_end", "replace_all", "spelt_alike"]
 
 # RFC 9110, section 7.6.1, with Proxy-Authenticate, Proxy-Authorization and Trailer, which end at the next hop too.
 _HOP_BY_HOP = frozenset(
@@ -31,7 +31,7 @@ def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ())
     """The fields of a message that concern its far end, less those named in ``without`` (lower-case)."""
     named = {option.strip().lower() for line in headers.getall(hdrs.CONNECTION, ()) for option in line.split(",")}
     dropped = _HOP_BY_HOP | named | set(without)
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
+    return CIMultiDict((name, _utf_8(value)) for name, value in headers.items() if name.lower() not in dropped)
 
 
 def add_trace(headers: "CIMultiDict[str]", *, client: str | None, host: str | None, request_id: str) -> None:
@@ -50,6 +50,25 @@ def replace_all(headers: "CIMultiDict[str]", added: Iterable[tuple[str, str]]) -
     for name, _ in added:
         headers.popall(name, None)
     headers.extend(added)
+
+
+def spelt_alike(headers: "CIMultiDict[str]") -> "CIMultiDict[str]":
+    """Spell every field name as it is spelt first: aiohttp's client takes another spelling for a replacement."""
+    spelling: dict[str, str] = {}
+    return CIMultiDict((spelling.setdefault(name.lower(), name), value) for name, value in headers.items())
+
+
+def _utf_8(value: str) -> str:
+    """A field value whose bytes are no UTF-8 as the ISO 8859-1 that it once had to be (RFC 9110, section 5.5).
+
+    aiohttp writes UTF-8 only, and drops the bytes that are none.
+    """
+    raw = value.encode("utf-8", "surrogateescape")
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+    return value
 
 
 def _append(headers: "CIMultiDict[str]", name: str, value: str) -> None:

@@ -18,7 +18,7 @@ from yarl import URL
 
 from aiorelay.errors import UpstreamFailed, UpstreamProblem, UpstreamTimeout
 from aiorelay.framing import Framed
-from aiorelay.headers import replace_all
+from aiorelay.headers import replace_all, spelt_alike
 from aiorelay.threads import ended
 
 __all__ = ["Upstream"]
@@ -118,7 +118,7 @@ class Upstream:
         return await self._session.post(
             URL(_with_query(str(self.url), query), encoded=True),
             data=body,
-            headers=headers,
+            headers=spelt_alike(headers),
             allow_redirects=False,
             server_hostname=self._server_name,
         )

@@ -266,7 +266,7 @@ def test_home_of_nobody_is_refused() -> None:
     ],
 )
 def test_upstream_is_an_http_url(text: object, url: str) -> None:
-    assert Settings(upstream=text).upstream == URL(url)
+    assert Settings(upstream=text).upstream == URL(url, encoded=True)
 
 
 @pytest.mark.parametrize(

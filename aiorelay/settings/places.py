@@ -107,7 +107,8 @@ def _upstream(value: object) -> "URL":
     if not isinstance(value, str | URL) or _NOT_IN_URL.search(str(value)):
         raise Unfit("is not a URL", advice)
     try:
-        url = URL(value)
+        # As it is written, for a query may be signed; what is not ASCII cannot be sent as it is.
+        url = URL(value, encoded=value.isascii()) if isinstance(value, str) else value
         port, host = url.explicit_port, url.host
     except ValueError:
         raise Unfit("is not a URL", advice) from None
