@@ -9,7 +9,7 @@ GET  /healthz, /readyz
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import Any
@@ -23,17 +23,18 @@ from multidict import CIMultiDict
 from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Check, Maker, checked
 from aiorelay.checks.digest import expect, parse_digest_field
+from aiorelay.checks.wanted import WantedDigests, preferred_algorithm
+from aiorelay.delivery import Delivery
 from aiorelay.errors import BadSource, Busy, Problem, ShuttingDown, TooLarge, WrongContentType
 from aiorelay.form import Limits, read_form, requiring_file
 from aiorelay.framing import Framed, frame
-from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end
+from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end, replace_all
 from aiorelay.job_routes import JobRoutes, location, shown
 from aiorelay.jobs import Job, Jobs
 from aiorelay.prefer import preferred
 from aiorelay.problems import middleware
 from aiorelay.recorded import recorded
 from aiorelay.sources import Ingest, Sources, raw_form, read_ingest
-from aiorelay.spool import Delivery
 from aiorelay.telemetry import REQUEST_ID, Upload, identify, log, request_id
 from aiorelay.upload import Form, Part
 
@@ -44,6 +45,7 @@ _MAX_JSON = 1024 * 1024
 # What describes the client's body and not the form that is made of it.
 _OF_THE_BODY = CONTENT_DIGESTS | {"content-language", "content-location", "content-disposition", "content-encoding"}
 _FRAMING = {"host", "expect", "content-length", "content-type"}
+_WANTED = "Want-Repr-Digest"
 _PREFER, _ASYNC = "Prefer", "respond-async"
 
 _Make = Callable[[web.Request, Body], Awaitable[Form]]
@@ -138,7 +140,7 @@ class Rest1:
                 body = Body(request, self._patience)
                 async with self._digests(request, body):
                     ingest = await self._ingest(body)
-                await self._sources.judge(ingest, max_parts=self._limits.parts)
+                await self._sources.judge(ingest, self._limits)
 
                 async def work(job: Job) -> dict[str, Any]:
                     with until_its_end:  # not the request's
@@ -180,17 +182,16 @@ class Rest1:
     async def _relay(self, request: web.Request, make: _Make, upload: Upload) -> web.StreamResponse:
         body = Body(request, self._patience)
         async with self._digests(request, body):
-            form = await make(request, body)
+            wanted = WantedDigests(preferred_algorithm(request.headers.getall(_WANTED, [])), self._pool)
+            form = checked(await make(request, body), [wanted])
             async with self._sent(form, request, body, upload) as answer:
-                return await self._pass_back(request, answer)
+                return await self._pass_back(request, answer, wanted.told())
 
     async def _relay_later(
         self, request: web.Request, body: Body, ingest: Ingest, upload: Upload, job: Job
     ) -> dict[str, Any]:
         """Do as ``_relay`` does once the request has been answered, and give the answer to be told by ``job``."""
-        form = await self._sources.form(
-            ingest, max_parts=self._limits.parts, on_total=lambda total: job.note(total=total)
-        )
+        form = await self._sources.form(ingest, self._limits, on_total=lambda total: job.note(total=total))
         async with self._sent(form, request, body, upload, job) as answer:
             return await recorded(answer)
 
@@ -231,10 +232,12 @@ class Rest1:
         return read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
 
     async def _json(self, _request: web.Request, body: Body) -> Form:
-        return await self._sources.form(await self._ingest(body), max_parts=self._limits.parts)
+        return await self._sources.form(await self._ingest(body), self._limits)
 
     async def _ingest(self, body: Body) -> Ingest:
         document = b""
+        if (body.length or 0) > _MAX_JSON:  # told before the body is asked for
+            raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
         while block := await body.read():
             document += block
             if len(document) > _MAX_JSON:
@@ -252,9 +255,15 @@ class Rest1:
             media_type=request.headers.get(hdrs.CONTENT_TYPE),
         )
 
-    async def _pass_back(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        """Give the upstream's answer to the client as it is; one that breaks off breaks off for the client too."""
+    async def _pass_back(
+        self, request: web.Request, answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]]
+    ) -> web.StreamResponse:
+        """Give the upstream's answer to the client as it is, with the headers ``added``.
+
+        One that breaks off breaks off for the client too.
+        """
         response = _PassedBack(answer)
+        replace_all(response.headers, added)
         try:
             await response.prepare(request)
             async for block in answer.content.iter_any():

@@ -24,6 +24,7 @@ from aiorelay import telemetry, tls
 from aiorelay.body import Patience
 from aiorelay.checks.chosen import chosen
 from aiorelay.checks.size import max_size
+from aiorelay.delivery import Delivery
 from aiorelay.errors import StartupError
 from aiorelay.fetch import Fetcher
 from aiorelay.fetch import Limits as FetchLimits
@@ -36,7 +37,7 @@ from aiorelay.rest1 import Rest1
 from aiorelay.rest2 import Rest2
 from aiorelay.settings import Settings
 from aiorelay.sources import Sources
-from aiorelay.spool import Delivery, Spool
+from aiorelay.spool import Spool
 from aiorelay.upstream import Upstream
 
 __all__ = ["Chain", "run", "serve"]
@@ -115,7 +116,8 @@ async def _started(
         }
         urls = {name: url(host, bound[0].getsockname()[1]) for name, bound in sockets.items()}
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
-        checks = chosen(settings, pool, on_scan=lambda _outcome: None)
+        spool = _spool(settings, pool)
+        checks = chosen(settings, pool, spool=spool, on_scan=lambda _outcome: None)
         patience = Patience(settings.idle_timeout, settings.min_rate)
         limits = Limits(parts=settings.max_parts, fields_size=settings.max_fields_size)
         drain = Drain(settings.grace, cut or asyncio.Event())
@@ -138,7 +140,7 @@ async def _started(
             jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
             stack.push_async_callback(drain.requests, jobs.tasks)
             rest1 = Rest1(
-                Delivery(upstream, _spool(settings, pool), _spooled(settings)),
+                Delivery(upstream, spool, _spooled(settings)),
                 Sources(fetcher, settings.local_root, pool),
                 jobs,
                 field=settings.field,

@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 
 from aiorelay.checks import passed_through
 from aiorelay.checks.digest import expect_hex
-from aiorelay.errors import BadSource, MalformedJson, MissingFile, TooManyParts
+from aiorelay.errors import BadSource, MalformedJson, MissingFile, TooLarge, TooManyParts, WrongContentType
 from aiorelay.fetch import Fetcher
 from aiorelay.filenames import last_component
+from aiorelay.form import Limits
 from aiorelay.framing import canonical_length
 from aiorelay.local import open_local
 from aiorelay.upload import Form, Part
@@ -30,6 +31,7 @@ _MEMBERS = {"source", "filename", "content_type", "sha256"}
 _URL = re.compile(r"https?://", re.IGNORECASE)
 # RFC 9110, section 8.3.1, with parameters left to whoever reads them.
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*(;[\t -~]*)?")
+_MULTIPART = re.compile(r"multipart/", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _OCTETS = "application/octet-stream"
 
@@ -88,9 +90,9 @@ class Sources:
         self._roots = roots
         self._pool = pool
 
-    async def judge(self, ingest: Ingest, *, max_parts: int) -> None:
+    async def judge(self, ingest: Ingest, limits: Limits) -> None:
         """Raise what can be said against ``ingest`` without asking the network: what ``form`` would raise, too."""
-        _bound(ingest, max_parts)
+        _bound(ingest, limits)
         for source in ingest.sources:
             if source.is_remote:
                 self._fetcher.judge(source.location)
@@ -98,7 +100,7 @@ class Sources:
                 await (await open_local(source.location, self._roots)).close()
 
     async def form(
-        self, ingest: Ingest, *, max_parts: int, on_total: Callable[[int], object] = lambda _total: None
+        self, ingest: Ingest, limits: Limits, *, on_total: Callable[[int], object] = lambda _total: None
     ) -> Form:
         """The form that ``ingest`` describes.
 
@@ -106,7 +108,7 @@ class Sources:
         length is known. Of several remote files each is fetched when its turn comes. Raises what opening raises.
         ``on_total`` is told the bytes of all files together, once and as soon as that is known, if ever.
         """
-        _bound(ingest, max_parts)
+        _bound(ingest, limits)
         remote = sum(source.is_remote for source in ingest.sources)
         fields = [_field(name, value) for name, value in ingest.fields]
         boundary = _boundary()
@@ -148,7 +150,7 @@ class Sources:
     async def _open(self, source: Source, field: str, stack: AsyncExitStack) -> Part:
         if source.is_remote:
             remote = await stack.enter_async_context(self._fetcher.open(source.location))
-            part = _file(field, remote.filename, remote.media_type, remote.size, remote.chunks)
+            part = _file(field, remote.filename, _of_one_file(remote.media_type), remote.size, remote.chunks)
         else:
             local = await open_local(source.location, self._roots)
             stack.push_async_callback(local.close)
@@ -162,7 +164,12 @@ class Sources:
 def raw_form(
     read: Callable[[], Awaitable[bytes]], length: int | None, *, field: str, filename: str, media_type: str | None
 ) -> Form:
-    """A raw body of ``length`` bytes (or None), which ``read`` gives block by block, as a form of one file."""
+    """A raw body of ``length`` bytes (or None), which ``read`` gives block by block, as a form of one file.
+
+    Raises ``WrongContentType`` if it says that it is itself a form, or another body of several parts.
+    """
+    if media_type is not None and _MULTIPART.match(media_type):
+        raise WrongContentType("A raw body is one file; a form is sent with POST.")
 
     async def chunks() -> AsyncGenerator[bytes, None]:
         while block := await read():
@@ -189,16 +196,18 @@ def _source(value: Any) -> Source:
         raise BadSource("A source must be an absolute local path or an http(s) URL.")
     if source.content_type is not None and not _MEDIA_TYPE.fullmatch(source.content_type):
         raise BadSource("A source's content_type must be a media type such as application/pdf.")
-    if source.content_type is not None and source.content_type.lower().startswith("multipart/"):
+    if source.content_type is not None and _MULTIPART.match(source.content_type):
         raise BadSource("A source's content_type must not be multipart.")
     if source.sha256 is not None and not _SHA256.fullmatch(source.sha256):
         raise BadSource("A source's sha256 must be 64 hexadecimal digits.")
     return source
 
 
-def _bound(ingest: Ingest, max_parts: int) -> None:
-    if len(ingest.fields) + len(ingest.sources) > max_parts:
-        raise TooManyParts(f"The JSON makes more than {max_parts} parts.")
+def _bound(ingest: Ingest, limits: Limits) -> None:
+    if len(ingest.fields) + len(ingest.sources) > limits.parts:
+        raise TooManyParts(f"The JSON makes more than {limits.parts} parts.")
+    if sum(_field(name, value).size or 0 for name, value in ingest.fields) > limits.fields_size:
+        raise TooLarge(f"The JSON's fields together are larger than {limits.fields_size} bytes.")
 
 
 def _tell_total(opened: Iterable[Part | None], on_total: Callable[[int], object]) -> None:
@@ -239,6 +248,12 @@ def _safe(filename: str) -> str:
     """A filename's last component without NUL, which no parser agrees on; empty where nothing is left."""
     name = last_component(filename).replace("\0", "")
     return "" if name in {".", ".."} else name
+
+
+def _of_one_file(media_type: str | None) -> str | None:
+    """What a server calls its file, if a part may be called so: a multipart type would nest a form in the form."""
+    is_one = media_type is not None and _MEDIA_TYPE.fullmatch(media_type) and not _MULTIPART.match(media_type)
+    return media_type if is_one else None
 
 
 def _type_by_ending(filename: str | None) -> str:

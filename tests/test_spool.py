@@ -17,9 +17,10 @@ from multidict import CIMultiDict
 from peers import DONE, PATIENCE, Recorder, ask, chunks, connected, eventually, form, json_request, part, request
 from yarl import URL
 
+from aiorelay.delivery import Delivery
 from aiorelay.errors import ClientGone, StorageFull, TooLarge, UpstreamFailed, UpstreamTimeout
 from aiorelay.framing import Framed
-from aiorelay.spool import Delivery, Spool
+from aiorelay.spool import Spool
 from aiorelay.upstream import Upstream
 
 MIB = 1024 * 1024
@@ -49,6 +50,13 @@ def answer(status: int, body: bytes = b"") -> bytes:
     return b"HTTP/1.1 %d Whatever\r\nX-Answer: own\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
 
 
+@pytest.fixture(autouse=True)
+def no_system_trust(monkeypatch, tmp_path):
+    """Spare every relay the loading of the system's certificates, which takes longer than most tests."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+
+
 @pytest.fixture
 def pool():
     with ThreadPoolExecutor(2) as executor:
@@ -63,6 +71,12 @@ def spool(tmp_path, pool):
     return lambda quota=100 * MIB: Spool(tmp_path, quota, pool)
 
 
+async def fill(spool: Spool, blocks) -> None:
+    async for block in blocks:
+        await spool.write(block)
+    await spool.end()
+
+
 async def blocks_of(*blocks: bytes) -> AsyncGenerator[bytes, None]:
     for block in blocks:
         yield block
@@ -73,7 +87,7 @@ async def test_a_body_is_read_again_as_often_as_wanted(spool, size):
     body = os.urandom(size)
     pieces = [body[at : at + 70_001] for at in range(0, size, 70_001)]
     async with spool() as spooled:
-        await spooled.fill(blocks_of(*pieces))
+        await fill(spooled, blocks_of(*pieces))
         assert spooled.size == size
         for _ in range(2):
             assert b"".join([block async for block in spooled.read()]) == body
@@ -81,7 +95,7 @@ async def test_a_body_is_read_again_as_often_as_wanted(spool, size):
 
 async def test_a_reader_that_stops_half_way_does_not_hinder_the_next(spool):
     async with spool() as spooled:
-        await spooled.fill(blocks_of(LARGE))
+        await fill(spooled, blocks_of(LARGE))
         reading = spooled.read()
         await anext(reading)
         await reading.aclose()
@@ -92,7 +106,7 @@ async def test_a_reader_that_stops_half_way_does_not_hinder_the_next(spool):
 async def test_up_to_a_mebibyte_stays_in_memory_and_the_rest_has_a_file_without_a_name(spool, tmp_path, size, files):
     before = descriptors()
     async with spool() as spooled:
-        await spooled.fill(blocks_of(*[bytes(1000)] * (size // 1000), bytes(size % 1000)))
+        await fill(spooled, blocks_of(*[bytes(1000)] * (size // 1000), bytes(size % 1000)))
         assert len(set(descriptors()) - set(before)) == files
         assert list(tmp_path.iterdir()) == []
     assert descriptors() == before
@@ -101,10 +115,10 @@ async def test_up_to_a_mebibyte_stays_in_memory_and_the_rest_has_a_file_without_
 @pytest.mark.parametrize("quota", [SMALL, LARGE], ids=["memory", "disk"])
 async def test_the_quota_is_exact(spool, quota):
     async with spool(len(quota)) as spooled:
-        await spooled.fill(blocks_of(quota))
+        await fill(spooled, blocks_of(quota))
     async with spool(len(quota) - 1) as spooled:
         with pytest.raises(TooLarge):
-            await spooled.fill(blocks_of(quota[:-1], quota[-1:]))
+            await fill(spooled, blocks_of(quota[:-1], quota[-1:]))
 
 
 async def test_a_directory_that_cannot_be_written_to_is_told_without_its_name(tmp_path, aiorelay_server, recorder):
@@ -152,7 +166,7 @@ async def test_a_full_disk_is_raised_with_the_error_as_its_cause(small_disk, poo
     before = descriptors()
     async with Spool(small_disk, 100 * MIB, pool) as spool:
         with pytest.raises(StorageFull) as caught:
-            await spool.fill(blocks_of(*[LARGE] * 3))
+            await fill(spool, blocks_of(*[LARGE] * 3))
         assert isinstance(caught.value.__cause__, OSError)
     assert (descriptors(), used(small_disk)) == (before, 0)
 

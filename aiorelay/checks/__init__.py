@@ -7,6 +7,7 @@
     size         at most so many bytes
     media_type   what the first bytes look like (signatures: the table for it)
     digest       the checksum that was promised
+    wanted       the checksum that the client wants to be told
     archives     what a zip or tar would unpack to
     clamav       what a ClamAV daemon says
     own          the user's validators, named ``package.module:name``

@@ -4,23 +4,32 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from aiorelay.checks import Maker
+from aiorelay.checks.archive_check import archives
+from aiorelay.checks.archives import Limits
 from aiorelay.checks.clamav import ClamAV, Outcome
 from aiorelay.checks.media_type import Accept, accept, libmagic
 from aiorelay.checks.own import load
 from aiorelay.checks.size import max_size
 from aiorelay.settings import Settings
+from aiorelay.spool import Spool
 
 __all__ = ["chosen"]
 
 
-def chosen(settings: Settings, pool: Executor, on_scan: Callable[[Outcome], None]) -> list[Maker]:
-    """The makers of the checks that ``settings`` turn on; ``pool`` runs what is slow, ``on_scan`` counts scans.
+def chosen(
+    settings: Settings, pool: Executor, *, spool: Callable[[], Spool], on_scan: Callable[[Outcome], None]
+) -> list[Maker]:
+    """The makers of the checks that ``settings`` turn on.
+
+    ``pool`` runs what is slow, ``spool`` makes room for what must be whole to be judged, ``on_scan`` counts scans.
 
     Raises ``StartupError`` for a validator that cannot be loaded.
     """
     makers = [max_size(settings.max_size)]
     if settings.accept:
         makers.append(accept(Accept.parse(settings.accept), pool, libmagic()))
+    if settings.archive_limits is not None:
+        makers.append(archives(Limits(*settings.archive_limits), spool, pool))
     if settings.clamd is not None:
         fail_open = settings.clamd_fail == "open"
         makers.append(ClamAV(settings.clamd, timeout=settings.clamd_timeout, fail_open=fail_open, on_outcome=on_scan))
