@@ -2,6 +2,7 @@
 
     cli · pytest_plugin        what a user touches
     server                     opens, drains and closes the whole chain
+    listeners · identity       sockets served over TLS until drained · the certificate, and its name for clients
     rest1 · rest2              the relay · the storing server; they meet only over HTTPS
     upstream · sources         the only view of the upload API · JSON sources and raw bodies as Forms
     form · framing · body      multipart in, strict · multipart out, its end held back · a request's blocks

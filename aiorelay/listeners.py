@@ -17,8 +17,6 @@ from aiorelay.errors import StartupError
 __all__ = ["Drain", "address", "listening", "serving", "url"]
 
 _BACKLOG = 1024
-# A free port of one address may be taken on the next one of the same host; then another is tried.
-_TRIES = 10
 # For what is still in buffers when a connection is closed, in seconds.
 _FAREWELL = 1.0
 
@@ -41,7 +39,8 @@ def listening(host: str, port: int, flag: str) -> Generator[list[socket.socket],
     """
     with ExitStack() as stack:
         try:
-            sockets = _bound(host, port, stack)
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            sockets = _bound({(family, where): None for family, _, _, _, where in found}, port, stack)
         except OSError as error:
             flag = flag if error.errno in {errno.EADDRINUSE, errno.EACCES} else "--host"
             raise StartupError(
@@ -50,23 +49,7 @@ def listening(host: str, port: int, flag: str) -> Generator[list[socket.socket],
         yield sockets
 
 
-def _bound(host: str, port: int, stack: ExitStack) -> list[socket.socket]:
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    places = list(dict.fromkeys((family, where) for family, _, _, _, where in infos))
-    for left in reversed(range(_TRIES)):
-        with ExitStack() as attempt:
-            try:
-                sockets = _bound_to_all(places, port, attempt)
-            except OSError as error:
-                if port or error.errno != errno.EADDRINUSE or not left:
-                    raise
-            else:
-                stack.push(attempt.pop_all())
-                return sockets
-    raise AssertionError("the last try returns or raises")
-
-
-def _bound_to_all(places: Iterable[tuple[int, tuple[object, ...]]], port: int, stack: ExitStack) -> list[socket.socket]:
+def _bound(places: Iterable[tuple[int, tuple[object, ...]]], port: int, stack: ExitStack) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     absent: OSError | None = None
     for family, where in places:
