@@ -24,6 +24,7 @@ from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Check, Maker, checked
 from aiorelay.checks.digest import expect, parse_digest_field
 from aiorelay.checks.wanted import WantedDigests, preferred_algorithm
+from aiorelay.delivery import Delivery
 from aiorelay.errors import BadSource, Busy, Problem, ShuttingDown, TooLarge, WrongContentType
 from aiorelay.form import Limits, read_form, requiring_file
 from aiorelay.framing import Framed, frame
@@ -34,7 +35,6 @@ from aiorelay.prefer import preferred
 from aiorelay.problems import middleware
 from aiorelay.recorded import recorded
 from aiorelay.sources import Ingest, Sources, raw_form, read_ingest
-from aiorelay.spool import Delivery
 from aiorelay.telemetry import REQUEST_ID, Upload, identify, log, request_id
 from aiorelay.upload import Form, Part
 
