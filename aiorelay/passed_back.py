@@ -1,0 +1,51 @@
+"""An upstream's answer, passed back to the client as it is."""
+
+import asyncio
+from collections.abc import Iterable
+
+import aiohttp
+from aiohttp import web
+
+from aiorelay.headers import end_to_end, replace_all
+from aiorelay.telemetry import REQUEST_ID, log, request_id
+
+__all__ = ["pass_back", "say_only_what_was_said"]
+
+
+async def pass_back(
+    request: web.Request, answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]], *, idle: float
+) -> web.StreamResponse:
+    """Give ``answer`` to the client of ``request``, with the headers ``added``.
+
+    An answer that breaks off breaks off for the client too, and so does one of which it takes no byte for ``idle``
+    seconds.
+    """
+    response = _PassedBack(answer)
+    replace_all(response.headers, added)
+    try:
+        await response.prepare(request)
+        async for block in answer.content.iter_any():
+            async with asyncio.timeout(idle):
+                await response.write(block)
+        await response.write_eof()
+    except (aiohttp.ClientError, OSError, TimeoutError) as broken:
+        log.warning("the answer could not be passed back whole: %s", type(broken).__name__)
+        if request.transport is not None:
+            request.transport.abort()
+    return response
+
+
+class _PassedBack(web.StreamResponse):
+    """The upstream's status and end-to-end headers, and which of them it has ``said``."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        super().__init__(status=answer.status, reason=answer.reason, headers=end_to_end(answer.headers))
+        self.said = frozenset(name.lower() for name in answer.headers)
+
+
+async def say_only_what_was_said(_request: web.Request, response: web.StreamResponse) -> None:
+    """Add the request's id to any answer, and take back what aiohttp added to the upstream's: an ``on_response_prepare``."""
+    response.headers[REQUEST_ID] = request_id.get()
+    said = response.said if isinstance(response, _PassedBack) else {"content-type"}
+    for name in {"content-type", "server"} - said:
+        response.headers.pop(name, None)
