@@ -44,7 +44,7 @@ class _PassedBack(web.StreamResponse):
 
 
 async def say_only_what_was_said(_request: web.Request, response: web.StreamResponse) -> None:
-    """Add the request's id to any answer, and take back what aiohttp added to the upstream's: an ``on_response_prepare``."""
+    """For ``on_response_prepare``: add the request's id to any answer; take back what aiohttp added to the upstream's."""
     response.headers[REQUEST_ID] = request_id.get()
     said = response.said if isinstance(response, _PassedBack) else {"content-type"}
     for name in {"content-type", "server"} - said:
