@@ -42,6 +42,7 @@ from aiorelay.upstream import Upstream
 
 __all__ = ["Chain", "run", "serve"]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _THREADS = 8
 # Bytes of a form that are neither file nor field: a hundred heads of the longest kind are more than any has.
 _FRAMING = 1024 * 1024
@@ -77,7 +78,10 @@ async def serve(settings: Settings | None = None) -> AsyncGenerator[Chain, None]
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM, and give the exit status: 0 drained, 1 cut short. Raises ``StartupError``."""
+    """Serve until SIGINT or SIGTERM, and give the exit status: 0 drained, 1 cut short. Raises ``StartupError``.
+
+    The process is expected to end then: it heeds neither signal any more.
+    """
     telemetry.configure(settings.log_format, settings.log_level)
     return asyncio.run(_run(settings))
 
@@ -89,12 +93,17 @@ async def _run(settings: Settings) -> int:
     def on_signal() -> None:
         (cut if stop.is_set() else stop).set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal)
-    async with _started(settings, cut) as (chain, drain, name):
-        print(*_ready_lines(chain, settings.field, name), sep="\n", flush=True)  # noqa: T201 - the ready lines are the command's output
-        await stop.wait()
-        telemetry.log.info("shutting down: uploads in flight have %g s", settings.grace)
+    try:
+        async with _started(settings, cut) as (chain, drain, name):
+            print(*_ready_lines(chain, settings.field, name), sep="\n", flush=True)  # noqa: T201 - the ready lines are the command's output
+            await stop.wait()
+            telemetry.log.info("shutting down: uploads in flight have %g s", settings.grace)
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # or one that comes now would take the exit status away
     return 0 if drain.complete else 1
 
 

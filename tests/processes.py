@@ -86,7 +86,14 @@ class Process:
         return links
 
     def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        """Send it a signal, which it misses if it has ended."""
+        # Not by its own send_signal, which would reap it and take the status from who waits for that.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    @property
+    def running(self) -> bool:
+        return self._process.returncode is None
 
     async def logged(self, words: str) -> None:
         """Wait until its log says ``words``."""

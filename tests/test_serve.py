@@ -162,6 +162,14 @@ class TestEnd:
             assert await process.stop(number) == 0
 
     @SIGNALS
+    async def test_signals_that_do_not_stop_coming_leave_the_exit_status_as_it_is(self, relay, number):
+        async with relay() as process:
+            while process.running:
+                process.send(number)
+                await asyncio.sleep(0.001)
+            assert await process.ended() in {0, 1}
+
+    @SIGNALS
     @pytest.mark.parametrize("mode", ["stream", "spool"])
     async def test_an_upload_in_flight_ends_whole_and_is_answered(self, relay, tmp_path, number, mode):
         async with relay("--upstream-mode", mode) as process, connected(process.rest1, process.tls) as client:
