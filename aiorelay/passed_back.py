@@ -44,7 +44,10 @@ class _PassedBack(web.StreamResponse):
 
 
 async def say_only_what_was_said(_request: web.Request, response: web.StreamResponse) -> None:
-    """For ``on_response_prepare``: add the request's id to any answer; take back what aiohttp added to the upstream's."""
+    """Add the request's id to any answer, and take back what aiohttp added to an upstream's.
+
+    To be called when an answer is about to begin (``on_response_prepare``).
+    """
     response.headers[REQUEST_ID] = request_id.get()
     said = response.said if isinstance(response, _PassedBack) else {"content-type"}
     for name in {"content-type", "server"} - said:

@@ -6,7 +6,9 @@ Prefer: respond-async, wait=10; foo="a, b"    a list of preferences, each a toke
 import re
 from collections.abc import Iterable
 
-__all__ = ["preferred"]
+from multidict import CIMultiDict
+
+__all__ = ["preferred", "take_back"]
 
 # RFC 7240, section 2, and RFC 9110, section 5.6: preference = token [ BWS "=" BWS word ] *( OWS ";" [ OWS parameter ] )
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -29,6 +31,13 @@ def preferred(name: str, lines: Iterable[str]) -> tuple[bool, list[str]]:
         return False, elements
     taken = {match.string for match in named}
     return True, [element for element in elements if element not in taken]
+
+
+def take_back(name: str, headers: "CIMultiDict[str]") -> None:
+    """Take the preference ``name`` out of a request's ``headers``, for it has been honoured here."""
+    _, others = preferred(name, headers.popall("Prefer", ()))
+    if others:
+        headers["Prefer"] = ", ".join(others)
 
 
 def _elements(line: str) -> list[str]:
