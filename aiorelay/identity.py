@@ -4,6 +4,7 @@ import ssl
 
 from aiorelay import tls
 from aiorelay.settings import Settings
+from aiorelay.telemetry import log
 
 __all__ = ["Identity"]
 
@@ -16,17 +17,35 @@ class Identity:
     """
 
     def __init__(self, settings: Settings, host: str) -> None:
-        self._own = settings.tls_cert is not None
+        self._own = (settings.tls_cert, settings.tls_key) if settings.tls_cert is not None else None
+        self._generated: tls.Certificates | None = None
         if settings.tls_cert is not None:
             self.context = tls.server_context_from(settings.tls_cert, settings.tls_key)
             self.ca = settings.tls_cert
             names = tls.names_in(settings.tls_cert)
         else:
-            generated = tls.Certificates(settings.state_dir / "tls", settings.tls_name)
-            self.context, self.ca = generated.context, generated.ca
+            self._generated = tls.Certificates(settings.state_dir / "tls", settings.tls_name)
+            self.context, self.ca = self._generated.context, self._generated.ca
             names = settings.tls_name
         self.name = _name(host, names)
         self._is_host = self.name == host
+
+    def renew(self) -> None:
+        """Replace a generated certificate that is due; connections from now on see the new one."""
+        if self._generated is not None and self._generated.renew():
+            log.info("the certificate was renewed")
+
+    def reload(self) -> None:
+        """Read the user's own certificate again, or renew the generated one.
+
+        Raises ``StartupError``, and has changed nothing then.
+        """
+        if self._own is None:
+            self.renew()
+            return
+        certificate, key = self._own
+        tls.server_context_from(certificate, key)  # judged before it replaces what works
+        self.context.load_cert_chain(certificate, key)
 
     def trusting(self) -> ssl.SSLContext:
         """A context for a client that says itself as whom it verifies the server: as ``name``."""

@@ -44,6 +44,10 @@ class Metrics:
             "aiorelay_scans_total", "Virus scans that ended, by verdict", ["outcome"], registry=registry
         )
 
+    def scanned(self, outcome: str) -> None:
+        """Count a virus scan."""
+        self.scans.labels(outcome).inc()
+
     def render(self) -> bytes:
         """Give all of them in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -8,8 +8,7 @@ POST /upload2   with Prefer: respond-async (RFC 7240): the same as a job, which 
 GET  /healthz, /readyz
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 
+from aiorelay.access import Access
 from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Check, Maker, checked
 from aiorelay.checks.digest import expect, parse_digest_field
@@ -28,14 +28,15 @@ from aiorelay.delivery import Delivery
 from aiorelay.errors import BadSource, Busy, Problem, ShuttingDown, TooLarge, WrongContentType
 from aiorelay.form import Limits, read_form, requiring_file
 from aiorelay.framing import Framed, frame
-from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end, replace_all
+from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end
 from aiorelay.job_routes import JobRoutes, location, shown
 from aiorelay.jobs import Job, Jobs
-from aiorelay.prefer import preferred
+from aiorelay.passed_back import pass_back, say_only_what_was_said
+from aiorelay.prefer import preferred, take_back
 from aiorelay.problems import middleware
 from aiorelay.recorded import recorded
 from aiorelay.sources import Ingest, Sources, raw_form, read_ingest
-from aiorelay.telemetry import REQUEST_ID, Upload, identify, log, request_id
+from aiorelay.telemetry import Upload, identify, request_id
 from aiorelay.upload import Form, Part
 
 __all__ = ["Rest1"]
@@ -55,8 +56,8 @@ class Rest1:
     """The relay in front of an upload API, which ``delivery`` delivers to.
 
     ``jobs`` are the uploads that go on after their request was answered. ``field`` is the form field that must carry a
-    file; ``checks`` judge every file; ``max_uploads`` may be under way at once; clients are waited for with
-    ``patience``; ``pool`` does the arithmetic of checksums.
+    file; ``access`` says who may upload; ``checks`` judge every file; ``max_uploads`` may be under way at once; clients
+    are waited for with ``patience``; ``pool`` does the arithmetic of checksums.
     """
 
     def __init__(  # noqa: PLR0913 - what it relays to and from, and under which rules
@@ -64,6 +65,7 @@ class Rest1:
         delivery: Delivery,
         sources: Sources,
         jobs: Jobs,
+        access: Access,
         *,
         field: str,
         limits: Limits,
@@ -76,6 +78,7 @@ class Rest1:
         self._delivery = delivery
         self._sources = sources
         self._jobs = jobs
+        self._access = access
         self._field = field
         self._limits = limits
         self._max_uploads = max_uploads
@@ -86,7 +89,7 @@ class Rest1:
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[_identified, middleware])
-        app.on_response_prepare.append(_say_only_what_was_said)
+        app.on_response_prepare.append(say_only_what_was_said)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         for path, makers in (
@@ -101,7 +104,7 @@ class Rest1:
         app.router.add_put(
             "/upload/{filename:[^/]*}", self._upload("/upload/", self._raw), expect_handler=leave_expectation
         )
-        JobRoutes(self._jobs, _owner, idle=self._patience.idle).add_to(app.router)
+        JobRoutes(self._jobs, self._access.who, idle=self._patience.idle).add_to(app.router)
         return app
 
     def drain(self) -> None:
@@ -144,9 +147,9 @@ class Rest1:
 
                 async def work(job: Job) -> dict[str, Any]:
                     with until_its_end:  # not the request's
-                        return await self._relay_later(request, body, ingest, upload, job)
+                        return await self._relay_later(request, ingest, upload, job)
 
-                job = self._jobs.start(work, _owner(request))
+                job = self._jobs.start(work, upload.who)
                 until_its_end = stack.pop_all()
             response = shown(job, status=202)
             response.headers.update({hdrs.LOCATION: location(job), "Preference-Applied": _ASYNC})
@@ -157,8 +160,9 @@ class Rest1:
     @contextmanager
     def _under_way(self, endpoint: str, request: web.Request) -> Iterator[Upload]:
         """An upload that is counted while it is under way, and logged at its end."""
-        upload = Upload(endpoint, client=request.remote or "-")
+        upload = Upload(endpoint, client=self._access.client(request))
         try:
+            upload.who = self._access.who(request)
             with self._admitted():
                 yield upload
         except Problem as problem:
@@ -184,28 +188,26 @@ class Rest1:
         async with self._digests(request, body):
             wanted = WantedDigests(preferred_algorithm(request.headers.getall(_WANTED, [])), self._pool)
             form = checked(await make(request, body), [wanted])
-            async with self._sent(form, request, body, upload) as answer:
-                return await self._pass_back(request, answer, wanted.told())
+            async with self._sent(form, request, upload) as answer:
+                return await pass_back(request, answer, wanted.told(), idle=self._patience.idle)
 
-    async def _relay_later(
-        self, request: web.Request, body: Body, ingest: Ingest, upload: Upload, job: Job
-    ) -> dict[str, Any]:
+    async def _relay_later(self, request: web.Request, ingest: Ingest, upload: Upload, job: Job) -> dict[str, Any]:
         """Do as ``_relay`` does once the request has been answered, and give the answer to be told by ``job``."""
         form = await self._sources.form(ingest, self._limits, on_total=lambda total: job.note(total=total))
-        async with self._sent(form, request, body, upload, job) as answer:
+        async with self._sent(form, request, upload, job) as answer:
             return await recorded(answer)
 
     @asynccontextmanager
     async def _sent(
-        self, form: Form, request: web.Request, body: Body, upload: Upload, job: Job | None = None
+        self, form: Form, request: web.Request, upload: Upload, job: Job | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Send the checked form, and give the answer. How far it has come is noted for ``job``, if it is one."""
         form = checked(form, [_tally(upload, job), *self._checks])
         async with aclosing(requiring_file(form, self._field)) as parts:
             framed = await frame(Form(form.boundary, parts, form.length))
-            headers = _headers(request, body, framed)
+            headers = self._headers(request, framed)
             if job is not None:
-                _take_back_preference(headers)
+                take_back(_ASYNC, headers)
 
             def note(sent: int) -> None:
                 if job is not None:
@@ -227,6 +229,22 @@ class Rest1:
                     closing.push_async_callback(check.close)
                     body.check(check)
             yield
+
+    def _headers(self, request: web.Request, framed: Framed) -> "CIMultiDict[str]":
+        """The head of the upstream's request, without its framing."""
+        content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
+        without = _FRAMING
+        if not content_type.lower().startswith(_FORM):
+            content_type = f"{_FORM}; boundary={framed.boundary.decode()}"
+            without = _FRAMING | _OF_THE_BODY
+        elif not framed.unchanged:
+            without = _FRAMING | CONTENT_DIGESTS
+        if self._access.consumes_authorization:
+            without = without | {"authorization"}
+        headers = end_to_end(request.headers, without=without)
+        headers[hdrs.CONTENT_TYPE] = content_type
+        add_trace(headers, client=request.remote, host=request.headers.get(hdrs.HOST), request_id=request_id.get())
+        return headers
 
     async def _form(self, request: web.Request, body: Body) -> Form:
         return read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
@@ -255,48 +273,11 @@ class Rest1:
             media_type=request.headers.get(hdrs.CONTENT_TYPE),
         )
 
-    async def _pass_back(
-        self, request: web.Request, answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]]
-    ) -> web.StreamResponse:
-        """Give the upstream's answer to the client as it is, with the headers ``added``.
-
-        One that breaks off breaks off for the client too.
-        """
-        response = _PassedBack(answer)
-        replace_all(response.headers, added)
-        try:
-            await response.prepare(request)
-            async for block in answer.content.iter_any():
-                async with asyncio.timeout(self._patience.idle):
-                    await response.write(block)
-            await response.write_eof()
-        except (aiohttp.ClientError, OSError, TimeoutError) as broken:
-            log.warning("the answer could not be passed back whole: %s", type(broken).__name__)
-            if request.transport is not None:
-                request.transport.abort()
-        return response
-
-
-class _PassedBack(web.StreamResponse):
-    """The upstream's answer: its status, its end-to-end headers."""
-
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        super().__init__(status=answer.status, reason=answer.reason, headers=end_to_end(answer.headers))
-        self.said = frozenset(name.lower() for name in answer.headers)
-
 
 @web.middleware
 async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
     identify(request.headers)
     return await handler(request)
-
-
-async def _say_only_what_was_said(_request: web.Request, response: web.StreamResponse) -> None:
-    """Add the request's id to every answer, and take back what aiohttp added to the upstream's."""
-    response.headers[REQUEST_ID] = request_id.get()
-    said = response.said if isinstance(response, _PassedBack) else {"content-type"}
-    for name in {"content-type", "server"} - said:
-        response.headers.pop(name, None)
 
 
 def _by_content_type(makers: Mapping[str, _Make]) -> _Make:
@@ -313,18 +294,6 @@ def _content_type(request: web.Request) -> str:
     """The one media type that a request has; empty if it has none, or several."""
     given = request.headers.getall(hdrs.CONTENT_TYPE, [])
     return given[0].partition(";")[0].strip().lower() if len(given) == 1 else ""
-
-
-def _owner(_request: web.Request) -> str | None:
-    """Whose the jobs are that a request makes, and whose it may see: nobody can be told from anybody else."""
-    return None
-
-
-def _take_back_preference(headers: "CIMultiDict[str]") -> None:
-    """Take out of an upstream's request what the relay has done instead."""
-    _, others = preferred(_ASYNC, headers.popall(_PREFER))
-    if others:
-        headers[_PREFER] = ", ".join(others)
 
 
 def _tally(upload: Upload, job: Job | None) -> Maker:
@@ -347,21 +316,6 @@ def _tally(upload: Upload, job: Job | None) -> Maker:
         return Tally()
 
     return make
-
-
-def _headers(request: web.Request, body: Body, framed: Framed) -> "CIMultiDict[str]":
-    """The head of the upstream's request, without its framing."""
-    content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
-    without = _FRAMING
-    if not content_type.lower().startswith(_FORM):
-        content_type = f"{_FORM}; boundary={framed.boundary.decode()}"
-        without = _FRAMING | _OF_THE_BODY
-    elif framed.length != body.length:
-        without = _FRAMING | CONTENT_DIGESTS
-    headers = end_to_end(request.headers, without=without)
-    headers[hdrs.CONTENT_TYPE] = content_type
-    add_trace(headers, client=request.remote, host=request.headers.get(hdrs.HOST), request_id=request_id.get())
-    return headers
 
 
 def _query(request: web.Request) -> str:

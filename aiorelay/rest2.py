@@ -7,6 +7,7 @@ from pathlib import Path
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from aiorelay.access import Neighbourhood
 from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Maker, checked
 from aiorelay.errors import MissingFile, ShuttingDown, WrongContentType
@@ -21,11 +22,17 @@ __all__ = ["Rest2"]
 
 
 class Rest2:
-    """The storing server; ``checks`` judge every file, clients are waited for with ``patience``."""
+    """The storing server; ``checks`` judge every file, clients are waited for with ``patience``.
 
-    def __init__(self, store: Store, *, limits: Limits, checks: Sequence[Maker], patience: Patience) -> None:
+    ``door``, if there is one, says who may come in.
+    """
+
+    def __init__(
+        self, store: Store, door: Neighbourhood | None, *, limits: Limits, checks: Sequence[Maker], patience: Patience
+    ) -> None:
         self._draining = False
         self._store = store
+        self._door = door
         self._limits = limits
         self._checks = checks
         self._patience = patience
@@ -40,6 +47,8 @@ class Rest2:
         self._draining = True
 
     async def _upload(self, request: web.Request) -> web.Response:
+        if self._door is not None:
+            self._door.admit(request)
         if self._draining:
             raise ShuttingDown("The server takes no more uploads; try again soon.")
         if request.content_type != "multipart/form-data":

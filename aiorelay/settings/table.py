@@ -135,6 +135,16 @@ class Settings:
     min_rate: int = one("limits", size(least=0), "1KiB", "bytes a second, averaged over a minute, that an upload needs")
     grace: float = one("limits", time(zero=True), 30, "how long SIGTERM waits for uploads in flight")
 
+    token_file: Path | None = one(
+        "access", PATH, None, "bearer tokens, one a line (name:token), read again when it changes", otherwise="off"
+    )
+    client_ca: Path | None = one(
+        "access", PATH, None, "require client certificates signed by this CA (PEM)", otherwise="off"
+    )
+    trusted_proxy: tuple[Network, ...] = many(
+        "access", NETWORK, "network of proxies whose Forwarded or X-Forwarded-For names the client"
+    )
+
     accept: tuple[str, ...] = many(
         "checks",
         MEDIA,
