@@ -5,6 +5,8 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from aiorelay.telemetry import Upload
+
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,6 +45,14 @@ class Metrics:
         self.scans = Counter(
             "aiorelay_scans_total", "Virus scans that ended, by verdict", ["outcome"], registry=registry
         )
+
+    def ended(self, upload: Upload) -> None:
+        """Count an upload that has ended, and what it took."""
+        self.uploads.labels(upload.endpoint, upload.outcome).inc()
+        if upload.upstream_error is not None:
+            self.upstream_errors.labels(upload.upstream_error).inc()
+        for phase, seconds in upload.watch.phases.items():
+            self.upload_seconds.labels(phase).observe(seconds)
 
     def scanned(self, outcome: str) -> None:
         """Count a virus scan."""

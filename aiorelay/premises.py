@@ -130,6 +130,7 @@ async def relaying(premises: Premises) -> AsyncGenerator[None, None]:
             sources,
             jobs,
             Access(premises.tokens, settings.trusted_proxy),
+            premises.metrics,
             field=settings.field,
             limits=premises.limits,
             max_uploads=settings.max_uploads,

@@ -5,12 +5,13 @@ POST /upload2   JSON sources    ├─▶ Form ─▶ checked ─▶ framed ─�
 POST /upload    either          │
 PUT  /upload/…  a raw body      ┘
 POST /upload2   with Prefer: respond-async (RFC 7240): the same as a job, which the answer names; /jobs/… are its routes
-GET  /healthz, /readyz
+GET  /healthz, /readyz, /metrics
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,12 +32,14 @@ from aiorelay.framing import Framed, frame
 from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end
 from aiorelay.job_routes import JobRoutes, location, shown
 from aiorelay.jobs import Job, Jobs
+from aiorelay.metrics import CONTENT_TYPE as METRICS_TYPE
+from aiorelay.metrics import Metrics
 from aiorelay.passed_back import pass_back, say_only_what_was_said
 from aiorelay.prefer import preferred, take_back
 from aiorelay.problems import middleware
 from aiorelay.recorded import recorded
 from aiorelay.sources import Ingest, Sources, raw_form, read_ingest
-from aiorelay.telemetry import Upload, identify, request_id
+from aiorelay.telemetry import Stopwatch, Upload, identify, request_id
 from aiorelay.upload import Form, Part
 
 __all__ = ["Rest1"]
@@ -66,6 +69,7 @@ class Rest1:
         sources: Sources,
         jobs: Jobs,
         access: Access,
+        metrics: Metrics,
         *,
         field: str,
         limits: Limits,
@@ -79,6 +83,7 @@ class Rest1:
         self._sources = sources
         self._jobs = jobs
         self._access = access
+        self._metrics = metrics
         self._field = field
         self._limits = limits
         self._max_uploads = max_uploads
@@ -92,6 +97,7 @@ class Rest1:
         app.on_response_prepare.append(say_only_what_was_said)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._tell_metrics)
         for path, makers in (
             ("/upload", {_FORM: self._form, _JSON: self._json}),
             ("/upload1", {_FORM: self._form}),
@@ -121,6 +127,10 @@ class Rest1:
         if not await self._delivery.reachable():
             return web.json_response({"status": "the upload API cannot be reached"}, status=503)
         return web.json_response({"status": "ready"})
+
+    async def _tell_metrics(self, request: web.Request) -> web.Response:
+        self._access.who(request)
+        return web.Response(body=self._metrics.render(), headers={hdrs.CONTENT_TYPE: METRICS_TYPE})
 
     def _upload(self, endpoint: str, make: _Make) -> Handler:
         """A handler that relays the form that ``make`` makes, and logs how it went."""
@@ -170,6 +180,7 @@ class Rest1:
             raise
         finally:
             upload.write()
+            self._metrics.ended(upload)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -179,7 +190,8 @@ class Rest1:
             raise Busy("The relay has as many uploads under way as it may; try again soon.")
         self._in_flight += 1
         try:
-            yield
+            with self._metrics.uploads_in_flight.track_inprogress():
+                yield
         finally:
             self._in_flight -= 1
 
@@ -202,20 +214,51 @@ class Rest1:
         self, form: Form, request: web.Request, upload: Upload, job: Job | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Send the checked form, and give the answer. How far it has come is noted for ``job``, if it is one."""
-        form = checked(form, [_tally(upload, job), *self._checks])
+        form = checked(form, [self._tally(upload, job), *self._checks, _lap(upload.watch, "check")])
         async with aclosing(requiring_file(form, self._field)) as parts:
             framed = await frame(Form(form.boundary, parts, form.length))
             headers = self._headers(request, framed)
             if job is not None:
                 take_back(_ASYNC, headers)
 
-            def note(sent: int) -> None:
-                if job is not None:
-                    job.note(forwarded=sent)
-
-            async with self._delivery.post(framed, headers, _query(request), note) as answer:
+            timed = replace(framed, blocks=upload.watch.around(framed.blocks))
+            async with self._delivery.post(timed, headers, _query(request), self._forwarded(job)) as answer:
+                upload.watch.lap("wait")
                 upload.answered(answer.status)
                 yield answer
+
+    def _tally(self, upload: Upload, job: Job | None) -> Maker:
+        """A check that objects to nothing: it notes the files, and counts their bytes as they are received."""
+        received = self._metrics.upload_bytes.labels("received")
+
+        def note(size: int) -> None:
+            upload.bytes += size
+            received.inc(size)
+            if job is not None:
+                job.note(received=upload.bytes)
+
+        lap = _lap(upload.watch, "receive", note)
+
+        def make(part: Part) -> Check | None:
+            if part.is_file:
+                upload.files.append(part.filename or "")
+            return lap(part)
+
+        return make
+
+    def _forwarded(self, job: Job | None) -> Callable[[int], None]:
+        """What is to be told how many bytes have been written upstream."""
+        forwarded = self._metrics.upload_bytes.labels("forwarded")
+        before = 0
+
+        def note(sent: int) -> None:
+            nonlocal before
+            forwarded.inc(max(0, sent - before))  # a spooled body may begin anew
+            before = sent
+            if job is not None:
+                job.note(forwarded=sent)
+
+        return note
 
     @asynccontextmanager
     async def _digests(self, request: web.Request, body: Body) -> AsyncGenerator[None, None]:
@@ -296,26 +339,21 @@ def _content_type(request: web.Request) -> str:
     return given[0].partition(";")[0].strip().lower() if len(given) == 1 else ""
 
 
-def _tally(upload: Upload, job: Job | None) -> Maker:
-    """A check that objects to nothing: it notes the files and counts their bytes, for the log and for ``job``."""
+def _lap(watch: Stopwatch, phase: str, note: Callable[[int], None] = lambda _size: None) -> Maker:
+    """A check that objects to nothing: it gives the time until now to ``phase``, and tells ``note`` of each block."""
 
-    class Tally:
+    class Lap:
         async def feed(self, chunk: bytes) -> None:
-            upload.bytes += len(chunk)
-            if job is not None:
-                job.note(received=upload.bytes)
+            watch.lap(phase)
+            note(len(chunk))
 
-        async def finish(self) -> None: ...
+        async def finish(self) -> None:
+            watch.lap(phase)
 
-        async def close(self) -> None: ...
+        async def close(self) -> None:
+            """Nothing is held."""
 
-    def make(part: Part) -> Check | None:
-        if not part.is_file:
-            return None
-        upload.files.append(part.filename or "")
-        return Tally()
-
-    return make
+    return lambda part: Lap() if part.is_file else None
 
 
 def _query(request: web.Request) -> str:

@@ -9,18 +9,21 @@ import re
 import sys
 import time
 import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from multidict import MultiMapping
 
-from aiorelay.errors import Problem
+from aiorelay.errors import Problem, UpstreamProblem
 
-__all__ = ["REQUEST_ID", "ServerLog", "Upload", "configure", "identify", "log", "request_id"]
+__all__ = ["REQUEST_ID", "ServerLog", "Stopwatch", "Upload", "configure", "identify", "log", "request_id"]
 
 REQUEST_ID = "X-Request-ID"
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+T = TypeVar("T")
 
 log = logging.getLogger("aiorelay")
 
@@ -45,6 +48,26 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     log.propagate = False
 
 
+class Stopwatch:
+    """Where the time of an upload goes: ``lap`` gives what has passed since the last one to a phase."""
+
+    def __init__(self) -> None:
+        self.phases = dict.fromkeys(("receive", "check", "forward", "wait"), 0.0)
+        self._mark = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        now = time.monotonic()
+        self.phases[phase] += now - self._mark
+        self._mark = now
+
+    async def around(self, blocks: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """Pass ``blocks`` on: what passes while they are out is spent forwarding, the rest checking."""
+        async for block in blocks:
+            self.lap("check")
+            yield block
+            self.lap("forward")
+
+
 @dataclass(slots=True)
 class Upload:
     """What is known of one upload, for its line in the log."""
@@ -56,7 +79,9 @@ class Upload:
     status: int = 0
     outcome: str = "aborted"
     refused_by: str | None = None
+    upstream_error: str | None = None
     who: str | None = None
+    watch: Stopwatch = field(default_factory=Stopwatch)
     started: float = field(default_factory=time.monotonic)
 
     def answered(self, status: int) -> None:
@@ -68,6 +93,7 @@ class Upload:
         """Note the problem that is the answer."""
         self.status = problem.status
         self.refused_by = problem.code
+        self.upstream_error = problem.error if isinstance(problem, UpstreamProblem) else None
         self.outcome = problem.code if problem.status in {500, 502, 504} else "refused"
 
     def write(self) -> None:
@@ -80,6 +106,7 @@ class Upload:
             "files": self.files,
             "bytes": self.bytes,
             "seconds": seconds,
+            "phases": {phase: round(spent, 6) for phase, spent in self.watch.phases.items()},
             "status": self.status,
             "outcome": self.outcome,
         }
@@ -139,5 +166,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        value = [f"{name}:{each}" for name, each in value.items()]
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if re.fullmatch(r"[!#-~]+", text) else json.dumps(text)
