@@ -27,12 +27,14 @@ class Framed:
     """A body ready to be sent.
 
     ``length`` is its exact length in bytes, or None where it is not known. ``blocks`` yields the body and
-    raises, before the first byte of the closing boundary, whatever its parts raise.
+    raises, before the first byte of the closing boundary, whatever its parts raise. ``unchanged`` says that the
+    body is, as far as can be known before it is read, the very bytes that were received.
     """
 
     boundary: bytes
     length: int | None
     blocks: AsyncGenerator[bytes, None]
+    unchanged: bool = False
 
 
 def canonical_length(boundary: bytes, parts: Iterable[Part]) -> int | None:
@@ -53,17 +55,20 @@ async def frame(form: Form) -> Framed:
     """
     opening: list[bytes] = []
     growth = 0
+    unchanged = form.length is not None  # else later heads are written anew, whatever they are
     first_file: Part | None = None
     async for part in form.parts:
         head = write_head(part)
         growth += 0 if part.head is None else len(head) - len(part.head)
+        unchanged = unchanged and head == part.head
         opening += (_delimiter(form.boundary) if opening else _delimiter(form.boundary)[2:], head)
         if part.is_file:
             first_file = part
             break
         opening += [chunk async for chunk in part.chunks]
     length = None if form.length is None else form.length + growth
-    return Framed(form.boundary, length, _blocks(form.boundary, length, opening, first_file, form.parts))
+    blocks = _blocks(form.boundary, length, opening, first_file, form.parts)
+    return Framed(form.boundary, length, blocks, unchanged)
 
 
 async def _blocks(

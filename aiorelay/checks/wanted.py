@@ -1,7 +1,7 @@
 """Want-Repr-Digest (RFC 9530, section 4), answered with the digest of each file as the relay saw it.
 
 A check that objects to nothing. It exists on demand alone, because a digest is not free: SHA-256 takes about 0.7 s of
-a processor for each GiB, a quarter of what all the rest of the relay takes.
+a processor for each GiB.
 """
 
 import base64
