@@ -33,6 +33,7 @@ from aiorelay.job_files import JobFiles
 from aiorelay.jobs import Jobs
 from aiorelay.listeners import Drain, address, serving, url
 from aiorelay.metrics import Metrics
+from aiorelay.pages import Pages
 from aiorelay.rest1 import Rest1
 from aiorelay.rest2 import Rest2
 from aiorelay.settings import Settings
@@ -131,6 +132,7 @@ async def relaying(premises: Premises) -> AsyncGenerator[None, None]:
             jobs,
             Access(premises.tokens, settings.trusted_proxy),
             premises.metrics,
+            Pages(settings.field, upload=settings.page, wants_token=premises.tokens is not None),
             field=settings.field,
             limits=premises.limits,
             max_uploads=settings.max_uploads,

@@ -34,6 +34,7 @@ from aiorelay.job_routes import JobRoutes, location, shown
 from aiorelay.jobs import Job, Jobs
 from aiorelay.metrics import CONTENT_TYPE as METRICS_TYPE
 from aiorelay.metrics import Metrics
+from aiorelay.pages import Pages
 from aiorelay.passed_back import pass_back, say_only_what_was_said
 from aiorelay.prefer import preferred, take_back
 from aiorelay.problems import middleware
@@ -70,6 +71,7 @@ class Rest1:
         jobs: Jobs,
         access: Access,
         metrics: Metrics,
+        pages: Pages,
         *,
         field: str,
         limits: Limits,
@@ -84,6 +86,7 @@ class Rest1:
         self._jobs = jobs
         self._access = access
         self._metrics = metrics
+        self._pages = pages
         self._field = field
         self._limits = limits
         self._max_uploads = max_uploads
@@ -111,6 +114,7 @@ class Rest1:
             "/upload/{filename:[^/]*}", self._upload("/upload/", self._raw), expect_handler=leave_expectation
         )
         JobRoutes(self._jobs, self._access.who, idle=self._patience.idle).add_to(app.router)
+        self._pages.add_to(app.router)
         return app
 
     def drain(self) -> None:

@@ -179,6 +179,8 @@ class Settings:
         otherwise="off, or 10000 with another archive limit",
     )
 
+    page: bool = one("pages", SWITCH, True, "the upload page at /")
+
     log_format: str = one("logging", choice("text", "json"), "text", "json: one object a line")
     log_level: str = one(
         "logging", choice("debug", "info", "warning", "error"), "info", "least severity that is logged"

@@ -1,0 +1,112 @@
+// One upload in the list: what it is, how far it is, how it ended.
+
+import { shown } from "./verdict.js";
+import { left, share } from "./words.js";
+
+const template = document.querySelector("template#upload");
+const status = document.querySelector("#status");
+
+export class Entry {
+  /** `run({signal, on})` does the upload and gives its verdict; `queue(entry)` has `start` called when it is its turn. */
+  constructor(name, run, queue) {
+    this.name = name;
+    this.element = template.content.cloneNode(true).querySelector("li");
+    this.#run = run;
+    this.#queue = queue;
+    this.#find(".name").textContent = name;
+    this.#find("progress").setAttribute("aria-label", `Progress of ${name}`);
+    for (const [kind, word] of [["cancel", "Cancel"], ["again", "Try again"]]) {
+      this.#find(`.${kind}`).setAttribute("aria-label", `${word}: ${name}`);
+    }
+    this.#find(".cancel").addEventListener("click", () => this.#cancel());
+    this.#find(".again").addEventListener("click", () => this.#again());
+    this.wait();
+  }
+
+  #run;
+  #queue;
+  #controller = new AbortController();
+  #began = 0;
+
+  get ended() {
+    return ["stored", "refused", "failed", "cancelled"].includes(this.element.dataset.kind);
+  }
+
+  get cancelled() {
+    return this.#controller.signal.aborted;
+  }
+
+  /** Show that it is not its turn yet, or that it waits for a token. */
+  wait(words = "Waiting for its turn") {
+    this.#show("waiting", words);
+  }
+
+  /** Do the upload. Gives its verdict, and shows it unless a token is what is missing. */
+  async start() {
+    this.#began = performance.now();
+    this.#show("running", "Starting", { progress: null });
+    const on = { sent: this.#sent, checking: this.#checking, job: this.#job };
+    const verdict = await this.#run({ signal: this.#controller.signal, on });
+    if (verdict.kind !== "token") this.end(verdict);
+    return verdict;
+  }
+
+  end({ kind, title, detail = "", answer = null }) {
+    const hadFocus = this.#find(".cancel") === document.activeElement;
+    this.#show(kind, title);
+    this.#find(".detail").textContent = detail;
+    this.#find(".detail").hidden = !detail;
+    this.#find("details").hidden = !answer?.body;
+    if (answer?.body) {
+      this.#find("summary").textContent = `Answer of the upload API (${answer.status})`;
+      this.#find("pre").textContent = shown(answer);
+    }
+    if (hadFocus) (kind === "stored" ? document.querySelector("#uploads-title") : this.#find(".again")).focus();
+    status.textContent = `${this.name}: ${title}. ${detail}`;
+  }
+
+  #cancel() {
+    this.#controller.abort();
+    if (this.element.dataset.kind === "waiting") this.end({ kind: "cancelled", title: "Cancelled" });
+    else this.#find(".state").textContent = "Cancelling";
+  }
+
+  #again() {
+    this.#controller = new AbortController();
+    this.#find(".detail").hidden = this.#find("details").hidden = true;
+    this.wait();
+    this.#find(".cancel").focus();
+    this.#queue(this);
+  }
+
+  #sent = (done, total) => {
+    const seconds = (performance.now() - this.#began) / 1000;
+    this.#show("running", `Sending: ${share(done, total)}${left(done, total, seconds)}`, { progress: done / total });
+  };
+
+  #checking = () => this.#show("running", "Sent; waiting for the verdict", { progress: null });
+
+  #job = ({ received, total }) => {
+    if (this.cancelled) return;
+    const seconds = (performance.now() - this.#began) / 1000;
+    if (total !== null && received >= total) return this.#show("running", "Fetched; waiting for the verdict", { progress: null });
+    const progress = total ? received / total : null;
+    this.#show("running", `Fetching: ${share(received, total)}${left(received, total, seconds)}`, { progress });
+  };
+
+  #show(kind, words, { progress = 0 } = {}) {
+    this.element.dataset.kind = kind;
+    this.#find(".state").textContent = words;
+    const bar = this.#find("progress");
+    bar.hidden = kind !== "running";
+    if (progress === null) bar.removeAttribute("value");
+    else bar.value = progress;
+    const over = this.ended;
+    this.#find(".cancel").hidden = over;
+    this.#find(".again").hidden = !over || kind === "stored";
+  }
+
+  #find(selector) {
+    return this.element.querySelector(selector);
+  }
+}

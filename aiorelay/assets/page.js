@@ -1,0 +1,161 @@
+// The upload page: what is chosen, dropped, pasted or named becomes an upload in the list.
+
+import { Entry } from "./entry.js";
+import { ingest } from "./ingesting.js";
+import { send } from "./sending.js";
+import { UNREADABLE } from "./verdict.js";
+
+const AT_ONCE = 3; // browsers have six connections to a server, and an address takes one for its events
+const KEPT = "aiorelay-token";
+
+const $ = (selector) => document.querySelector(selector);
+const input = $("#file");
+const field = input.name;
+const list = $("#uploads ol");
+
+// -- the queue
+
+const entries = new Set();
+const waiting = [];
+let running = 0;
+
+function queue(entry) {
+  waiting.push(entry);
+  next();
+}
+
+async function next() {
+  if (running >= AT_ONCE || !waiting.length) return;
+  const entry = waiting.shift();
+  if (entry.ended) return next();
+  if (isTokenMissing()) return hold(entry);
+  running += 1;
+  const verdict = await entry.start();
+  running -= 1;
+  if (verdict.kind === "token") hold(entry, verdict);
+  tidy();
+  next();
+}
+
+function add(name, run) {
+  const entry = new Entry(name, ({ signal, on }) => run({ field, token, signal, on }), queue);
+  entries.add(entry);
+  list.append(entry.element);
+  $("#uploads").hidden = false;
+  queue(entry);
+}
+
+function tidy() {
+  $("#clear").hidden = ![...entries].some((entry) => entry.ended);
+  $("#uploads").hidden = !entries.size;
+}
+
+function addFiles(files) {
+  for (const file of files) add(file.name, (options) => send(file, options));
+}
+
+function addAddress(url) {
+  add(url, (options) => ingest(url, options));
+}
+
+// -- the token
+
+const held = [];
+let token = sessionStorage.getItem(KEPT) ?? "";
+let isTokenWanted = Boolean(document.body.dataset.token);
+
+const isTokenMissing = () => isTokenWanted && !token;
+
+/** Keep an upload until there is a token; `verdict` says what was wrong with the one that it had. */
+function hold(entry, verdict) {
+  entry.wait("Waiting for a token");
+  held.push(entry);
+  askForToken(verdict);
+  next();
+}
+
+function askForToken(verdict) {
+  if (verdict) forgetToken();
+  const isNews = $("#token").hidden || verdict;
+  $("#token").hidden = false;
+  if (verdict?.detail) $("#token-hint").textContent = verdict.detail;
+  if (isNews) $("#status").textContent = "A token is needed.";
+  if (document.activeElement !== $("#url") || !$("#url").value) $("#token-value").focus();
+}
+
+function forgetToken() {
+  token = "";
+  isTokenWanted = true;
+  sessionStorage.removeItem(KEPT);
+}
+
+$("#token").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = $("#token-value").value.trim();
+  sessionStorage.setItem(KEPT, token);
+  event.target.reset();
+  $("#token").hidden = true;
+  (list.childElementCount ? $("#uploads-title") : input).focus();
+  for (const entry of held.splice(0)) {
+    if (!entry.ended) entry.wait();
+    queue(entry);
+  }
+});
+
+// -- what comes in
+
+input.addEventListener("change", () => {
+  addFiles(input.files);
+  input.value = ""; // so that the same file can be chosen again
+});
+
+$("#link").addEventListener("submit", (event) => {
+  event.preventDefault();
+  addAddress($("#url").value);
+  event.target.reset();
+});
+
+$("#clear").addEventListener("click", () => {
+  for (const entry of entries) {
+    if (!entry.ended) continue;
+    entries.delete(entry);
+    entry.element.remove();
+  }
+  tidy();
+  (entries.size ? $("#uploads-title") : input).focus();
+});
+
+addEventListener("paste", ({ clipboardData }) => addFiles(clipboardData?.files ?? []));
+
+// Anywhere on the page, or what misses its aim would take the page's place.
+let depth = 0; // of what is being dragged over: each element says that it is entered, and left
+function dragged(change) {
+  depth = change === 0 ? 0 : depth + change;
+  document.body.classList.toggle("dragging", depth > 0);
+}
+addEventListener("dragenter", () => dragged(1));
+addEventListener("dragleave", () => dragged(-1));
+addEventListener("dragover", (event) => event.preventDefault());
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  dragged(0);
+  for (const item of event.dataTransfer.items) {
+    if (item.kind !== "file") continue;
+    const file = item.getAsFile();
+    if (item.webkitGetAsEntry?.()?.isDirectory) add(file.name, async () => UNREADABLE);
+    else addFiles([file]);
+  }
+  if (!event.dataTransfer.files.length) {
+    const links = event.dataTransfer.getData("text/uri-list").split(/\r?\n/);
+    links.filter((link) => /^https?:/i.test(link)).forEach(addAddress);
+  }
+});
+
+addEventListener("beforeunload", (event) => {
+  if (running) event.preventDefault();
+});
+
+$("#link").hidden = false;
+if (isTokenMissing()) {
+  $("#token").hidden = false;
+}
