@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import resource
 import socket
 import ssl
 from asyncio.trsock import TransportSocket
@@ -12,11 +13,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from aiorelay import telemetry
+from aiorelay.acceptor import Acceptor
 from aiorelay.errors import StartupError
 
 __all__ = ["Drain", "address", "listening", "serving", "url"]
 
 _BACKLOG = 1024
+# Connections that a server takes however few descriptors it may have.
+_FEWEST = 4
 # For what is still in buffers when a connection is closed, in seconds.
 _FAREWELL = 1.0
 
@@ -122,7 +126,7 @@ class Drain:
 @asynccontextmanager
 async def serving(
     app: web.Application,
-    sockets: Iterable[socket.socket],
+    sockets: Sequence[socket.socket],
     context: ssl.SSLContext,
     drain: Drain,
     *,
@@ -133,7 +137,8 @@ async def serving(
     ``deadline`` is for a TLS handshake and for a request's head, in seconds; an idle connection is kept as long.
     """
     in_flight: set[asyncio.Task[object]] = set()
-    app.middlewares.insert(0, _noting(in_flight))
+    busy: set[web.RequestHandler] = set()
+    app.middlewares.insert(0, _noting(in_flight, busy))
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -143,25 +148,20 @@ async def serving(
         logger=telemetry.ServerLog(telemetry.log, {}),
         shutdown_timeout=0.1,
     )
-    loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(drain.requests, in_flight)  # those that began while connections were closed
         stack.push_async_callback(_close, runner, drain)
         await runner.setup()
         stack.push_async_callback(drain.requests, in_flight)
-        for each in sockets:
-            # Started apart, because a start that is cancelled would be nobody's to end.
-            server = await loop.create_server(
-                _protocols(runner),
-                sock=each,
-                ssl=context,
-                ssl_handshake_timeout=deadline,
-                backlog=_BACKLOG,
-                start_serving=False,
-            )
-            stack.callback(server.close)
-            await server.start_serving()
+        acceptor = Acceptor(_server(runner), sockets, context, busy, limit=_connections(), deadline=deadline)
+        stack.push_async_callback(acceptor.close)
         yield
+
+
+def _connections() -> int:
+    """How many connections one server takes: an upload needs three more descriptors, and the other server its own."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(_FEWEST, limit // 4 - 1)
 
 
 async def _close(runner: web.AppRunner, drain: Drain) -> None:
@@ -171,18 +171,25 @@ async def _close(runner: web.AppRunner, drain: Drain) -> None:
     await drain.farewell([each for each in sockets if each is not None])  # as it is for one that is gone already
 
 
-def _protocols(runner: web.AppRunner) -> web.Server:
+def _server(runner: web.AppRunner) -> web.Server:
     if runner.server is None:
         raise AssertionError("a runner that was set up has a server")
     return runner.server
 
 
-def _noting(in_flight: set[asyncio.Task[object]]) -> Middleware:
+def _noting(in_flight: set[asyncio.Task[object]], busy: set[web.RequestHandler]) -> Middleware:
     @web.middleware
     async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if task := asyncio.current_task():
+        task, protocol = asyncio.current_task(), request.protocol
+
+        def end(task: asyncio.Task[object]) -> None:
+            in_flight.discard(task)
+            busy.discard(protocol)
+
+        if task is not None:
             in_flight.add(task)
-            task.add_done_callback(in_flight.discard)
+            busy.add(protocol)
+            task.add_done_callback(end)
         return await handler(request)
 
     return note
