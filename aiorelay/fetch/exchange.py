@@ -122,7 +122,8 @@ class Exchange:
 class Exchanges:
     """Makes an ``Exchange`` for each request, all under the same rules.
 
-    ``own`` is read at each dial, so that listeners may be added once their ports are known.
+    ``own`` is read at each dial, so that listeners may be added once their ports are known. Without ``tls``, servers
+    are verified by the system's trust.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Exchanges:
         allowed: Sequence[Network],
         own: Collection[Listener],
         resolver: Resolver,
-        tls: ssl.SSLContext,
+        tls: ssl.SSLContext | None,
         limits: Limits,
     ) -> None:
         self._allowed = allowed
@@ -142,4 +143,6 @@ class Exchanges:
 
     def new(self) -> Exchange:
         dialler = Dialler(self._allowed, self._own)
+        if self._tls is None:  # only now: reading the system's certificates takes longer than most of a start
+            self._tls = ssl.create_default_context()
         return Exchange(dialler=dialler, resolver=self._resolver, tls=self._tls, limits=self._limits)

@@ -61,7 +61,7 @@ class Fetcher:
             allowed=allowed,
             own=own,
             resolver=self._resolver,
-            tls=tls or ssl.create_default_context(),
+            tls=tls,
             limits=limits,
         )
 
