@@ -36,15 +36,16 @@ def url(host: str, port: int) -> str:
 
 
 @contextmanager
-def listening(host: str, port: int, flag: str) -> Generator[list[socket.socket], None, None]:
+def listening(host: str, port: int, flag: str, *, shared: bool = False) -> Generator[list[socket.socket], None, None]:
     """Sockets bound to every address of ``host``, all to one port; ``flag`` is the one that chooses the port.
 
+    Other processes may be bound to it too if it is ``shared`` (SO_REUSEPORT); the kernel parts connections among them.
     Raises ``StartupError``.
     """
     with ExitStack() as stack:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            sockets = _bound({(family, where): None for family, _, _, _, where in found}, port, stack)
+            sockets = _bound({(family, where): None for family, _, _, _, where in found}, port, stack, shared=shared)
         except OSError as error:
             flag = flag if error.errno in {errno.EADDRINUSE, errno.EACCES} else "--host"
             raise StartupError(
@@ -53,13 +54,17 @@ def listening(host: str, port: int, flag: str) -> Generator[list[socket.socket],
         yield sockets
 
 
-def _bound(places: Iterable[tuple[int, tuple[object, ...]]], port: int, stack: ExitStack) -> list[socket.socket]:
+def _bound(
+    places: Iterable[tuple[int, tuple[object, ...]]], port: int, stack: ExitStack, *, shared: bool
+) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     absent: OSError | None = None
     for family, where in places:
         try:
             listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind((where[0], sockets[0].getsockname()[1] if sockets else port, *where[2:]))

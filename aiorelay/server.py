@@ -9,9 +9,10 @@ import re
 import shlex
 import signal
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from yarl import URL
@@ -19,6 +20,7 @@ from yarl import URL
 from aiorelay import store as stores
 from aiorelay import telemetry
 from aiorelay.access import Tokens
+from aiorelay.errors import StartupError
 from aiorelay.identity import Identity
 from aiorelay.listeners import Drain, address, listening, url
 from aiorelay.premises import Premises, relaying, storing
@@ -64,7 +66,18 @@ def run(settings: Settings) -> int:
     The process is expected to end then: it heeds neither signal any more.
     """
     telemetry.configure(settings.log_format, settings.log_level)
-    return asyncio.run(_run(settings))
+    with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
+        return runner.run(_run(settings))
+
+
+def _loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if loop == "asyncio":
+        return None
+    try:
+        factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    except ImportError as error:
+        raise StartupError("loop: uvloop is not installed; pip install 'aiorelay[uvloop]'") from error
+    return factory
 
 
 async def _run(settings: Settings) -> int:
@@ -101,7 +114,7 @@ async def _started(
     async with AsyncExitStack() as stack:
         host = address(settings.host)
         sockets = {
-            name: stack.enter_context(listening(settings.host, port, f"--{name}-port"))
+            name: stack.enter_context(listening(settings.host, port, f"--{name}-port", shared=settings.reuse_port))
             for name, port in (("rest1", settings.rest1_port), ("rest2", settings.rest2_port))
             if settings.only in (None, name)
         }

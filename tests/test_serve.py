@@ -457,3 +457,21 @@ class TestFromPython:
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class TestSharing:
+    """Several processes on one port, and another event loop."""
+
+    async def test_two_processes_share_a_port(self, tmp_path):
+        where = f"--state-dir={tmp_path}/state"
+        async with started(where, "--reuse-port", *FREE_PORTS) as one:
+            urls = {"rest1": one.rest1, "rest2": one.rest2}
+            ports = [f"--{name}-port={url.rpartition(':')[2]}" for name, url in urls.items()]
+            async with started(where, "--reuse-port", *ports) as other:
+                assert other.rest1 == one.rest1
+
+    async def test_uvloop_serves_too(self, tmp_path):
+        async with started(f"--state-dir={tmp_path}/state", "--loop=uvloop", *FREE_PORTS) as relay:
+            done = await asyncio.create_subprocess_shell(relay.curl, stdout=asyncio.subprocess.PIPE)
+            answer, _ = await done.communicate()
+            assert json.loads(answer)["status"] == "done"

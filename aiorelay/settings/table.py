@@ -70,6 +70,8 @@ class Settings:
     rest1_port: int = one("servers", PORT, 8000, "port of the relay; 0 = the system picks one")
     rest2_port: int = one("servers", PORT, 8001, "port of the embedded upload API; 0 = the system picks one")
     only: str | None = one("servers", choice("rest1", "rest2"), None, "serve that one alone", otherwise="both")
+    reuse_port: bool = one("servers", SWITCH, False, "several processes may share both ports (SO_REUSEPORT)")
+    loop: str = one("servers", choice("asyncio", "uvloop"), "asyncio", "event loop; uvloop needs the extra [uvloop]")
     state_dir: Path = one(
         "servers",
         PATH,
