@@ -30,9 +30,10 @@ async function next() {
   if (entry.ended) return next();
   if (isTokenMissing()) return hold(entry);
   running += 1;
+  const used = token;
   const verdict = await entry.start();
   running -= 1;
-  if (verdict.kind === "token") hold(entry, verdict);
+  if (verdict.kind === "token") used === token ? hold(entry, verdict) : queue(entry);
   tidy();
   next();
 }
@@ -61,7 +62,7 @@ function addAddress(url) {
 // -- the token
 
 const held = [];
-let token = sessionStorage.getItem(KEPT) ?? "";
+let token = remembered();
 let isTokenWanted = Boolean(document.body.dataset.token);
 
 const isTokenMissing = () => isTokenWanted && !token;
@@ -75,25 +76,41 @@ function hold(entry, verdict) {
 }
 
 function askForToken(verdict) {
-  if (verdict) forgetToken();
+  const hadToken = Boolean(token);
+  if (verdict) {
+    isTokenWanted = true;
+    remember("");
+  }
   const isNews = $("#token").hidden || verdict;
   $("#token").hidden = false;
   if (verdict?.detail) $("#token-hint").textContent = verdict.detail;
+  if (hadToken) $("#token-value").setAttribute("aria-invalid", "true");
   if (isNews) $("#status").textContent = "A token is needed.";
   if (document.activeElement !== $("#url") || !$("#url").value) $("#token-value").focus();
 }
 
-function forgetToken() {
-  token = "";
-  isTokenWanted = true;
-  sessionStorage.removeItem(KEPT);
+function remembered() {
+  try {
+    return sessionStorage.getItem(KEPT) ?? "";
+  } catch {
+    return ""; // a browser may keep storage from pages
+  }
+}
+
+function remember(value) {
+  token = value;
+  try {
+    sessionStorage.setItem(KEPT, value);
+  } catch {
+    // then until the page is left
+  }
 }
 
 $("#token").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = $("#token-value").value.trim();
-  sessionStorage.setItem(KEPT, token);
+  remember($("#token-value").value.trim());
   event.target.reset();
+  $("#token-value").removeAttribute("aria-invalid");
   $("#token").hidden = true;
   (list.childElementCount ? $("#uploads-title") : input).focus();
   for (const entry of held.splice(0)) {
@@ -156,6 +173,4 @@ addEventListener("beforeunload", (event) => {
 });
 
 $("#link").hidden = false;
-if (isTokenMissing()) {
-  $("#token").hidden = false;
-}
+$("#token").hidden = !isTokenMissing();

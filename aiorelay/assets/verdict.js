@@ -8,12 +8,9 @@ export function verdictOf(answer) {
   const problem = problemIn(answer);
   if (problem) return { kind: kindOf(answer.status), ...problem };
   if (answer.status >= 200 && answer.status < 300) return { kind: "stored", title: "Stored", answer };
-  return {
-    kind: kindOf(answer.status),
-    title: `The upload API answered ${answer.status}`,
-    detail: "It did not say that it has stored the file.",
-    answer,
-  };
+  const kind = kindOf(answer.status);
+  const detail = kind === "token" ? "" : "It did not say that it has stored the file.";
+  return { kind, title: `The upload API answered ${answer.status}`, detail, answer };
 }
 
 /** The verdict of a job that has ended. */

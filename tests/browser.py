@@ -1,0 +1,130 @@
+"""A true Chromium for tests, and the upload page as a user sees it there."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from peers import PATIENCE
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+AXE = Path(__file__).parent / "node/node_modules/axe-core/axe.min.js"
+_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--ignore-certificate-errors",  # of a CA that is new in each run
+)
+# The page's own requests may be refused: that is told by the status, which the console repeats.
+_TELLS_A_STATUS = "the server responded with a status of"
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
+    """Debian's Chromium with a fresh profile."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Debian's chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (*_FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    # Given a driver, selenium looks for none elsewhere.
+    with webdriver.Chrome(options=options, service=Service(driver)) as browser:
+        yield browser
+
+
+class Page:
+    """A page that ``browser`` shows, with what its user may do there."""
+
+    def __init__(self, browser: webdriver.Chrome, url: str) -> None:
+        self.browser = browser
+        self.browser.get_log("browser")  # what others left there
+        self.browser.get(url)
+
+    def find(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def press(self, *keys: str) -> None:
+        ActionChains(self.browser).send_keys(*keys).perform()
+
+    def choose(self, *paths: Path) -> None:
+        """Choose files, all at once."""
+        self.find("#file").send_keys("\n".join(map(str, paths)))
+
+    def fetch(self, url: str) -> None:
+        """Have an address fetched."""
+        self.find("#url").send_keys(url)
+        self.find("#link button").click()
+
+    def until(self, condition: Any) -> Any:
+        """Wait until ``condition``, a function without arguments, gives something true, and give that."""
+        return WebDriverWait(self.browser, PATIENCE, poll_frequency=0.02).until(lambda _: condition())
+
+    def uploads(self) -> list[dict[str, str]]:
+        """What the list says of each upload."""
+        return self.run(
+            """return [...document.querySelectorAll(".upload")].map((item) => Object.fromEntries(
+                 ["name", "state", "detail", "answer"].map((part) =>
+                   [part, item.querySelector(part === "answer" ? "pre" : `.${part}`).textContent])))"""
+        )
+
+    def until_state(self, *states: str) -> list[dict[str, str]]:
+        """Wait until the list says these states, and give all that it says."""
+        self.until(lambda: [upload["state"] for upload in self.uploads()] == list(states))
+        return self.uploads()
+
+    def active(self) -> str:
+        """What has the focus, by its id or its name for those who listen."""
+        element = self.browser.switch_to.active_element
+        return element.get_attribute("id") or element.accessible_name
+
+    def is_seen(self, selector: str) -> bool:
+        return self.find(selector).is_displayed()
+
+    def show(self, *, scheme: str = "light", width: int = 1000) -> None:
+        """Show it in another colour scheme, or on a screen so many pixels wide."""
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def barriers(self) -> list[str]:
+        """What axe-core finds that keeps people out (WCAG 2.2 AA and its best practices)."""
+        self.run(AXE.read_text())
+        found = self.browser.execute_async_script("axe.run().then(arguments[0])")
+        return [f"{each['id']}: {node['html']}" for each in found["violations"] for node in each["nodes"]]
+
+    def complaints(self) -> list[str]:
+        """What the browser has complained of since it opened the page: errors, warnings, what the policy forbids."""
+        entries = self.browser.get_log("browser")
+        grave = [entry["message"] for entry in entries if entry["level"] in {"SEVERE", "WARNING"}]
+        return [message for message in grave if _TELLS_A_STATUS not in message]
+
+    def strangers(self) -> set[str]:
+        """Origins other than its own that it has asked for something."""
+        asked = self.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+        own = urlsplit(self.browser.current_url)
+        return {url for url in asked if urlsplit(url)[:2] != own[:2]}
