@@ -1,0 +1,84 @@
+"""What a request carries, as the Form that it means: a maker for each kind of body.
+
+multipart/form-data ─ form ┐
+application/json ─── json  ├─▶ Form
+any other, by PUT ── raw   ┘
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeAlias
+from urllib.parse import unquote
+
+from aiohttp import hdrs, web
+
+from aiorelay.body import Body
+from aiorelay.errors import BadSource, TooLarge, WrongContentType
+from aiorelay.form import Limits, read_form
+from aiorelay.sources import Ingest, Sources, raw_form, read_ingest
+from aiorelay.upload import Form
+
+__all__ = ["FORM", "JSON", "Intake", "Make", "by_content_type", "content_type"]
+
+FORM: Final = "multipart/form-data"
+JSON: Final = "application/json"
+_MAX_JSON = 1024 * 1024
+
+Make: TypeAlias = Callable[[web.Request, Body], Awaitable[Form]]
+
+
+class Intake:
+    """Makes forms; ``field`` is the one that files of JSON and raw bodies are sent in.
+
+    Every method raises the ``Problem`` that the body is, if its beginning tells.
+    """
+
+    def __init__(self, sources: Sources, *, field: str, limits: Limits) -> None:
+        self._sources = sources
+        self._field = field
+        self._limits = limits
+
+    async def form(self, request: web.Request, body: Body) -> Form:
+        return read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
+
+    async def json(self, _request: web.Request, body: Body) -> Form:
+        return await self._sources.form(await self.ingest(body), self._limits)
+
+    async def ingest(self, body: Body) -> Ingest:
+        """Read what a JSON body asks for, without looking at its sources."""
+        document = b""
+        if (body.length or 0) > _MAX_JSON:  # told before the body is asked for
+            raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
+        while block := await body.read():
+            document += block
+            if len(document) > _MAX_JSON:
+                raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
+        return read_ingest(document, self._field)
+
+    async def raw(self, request: web.Request, body: Body) -> Form:
+        if hdrs.CONTENT_RANGE in request.headers:  # RFC 9110, section 14.5: never taken for the whole file
+            raise BadSource("A part of a file cannot be uploaded; send it whole, without Content-Range.")
+        return raw_form(
+            body.read,
+            body.length,
+            field=self._field,
+            filename=unquote(request.rel_url.raw_path.rpartition("/")[2], errors="replace"),
+            media_type=request.headers.get(hdrs.CONTENT_TYPE),
+        )
+
+
+def by_content_type(makers: Mapping[str, Make]) -> Make:
+    """The maker that a request's Content-Type asks for; it raises ``WrongContentType`` if there is none."""
+
+    async def make(request: web.Request, body: Body) -> Form:
+        maker = makers.get(content_type(request))
+        if maker is None:
+            raise WrongContentType(f"{request.path} takes one Content-Type: {' or '.join(makers)}.")
+        return await maker(request, body)
+
+    return make
+
+
+def content_type(request: web.Request) -> str:
+    """The one media type that a request has, in lower case; empty if it has none, or several."""
+    given = request.headers.getall(hdrs.CONTENT_TYPE, [])
+    return given[0].partition(";")[0].strip().lower() if len(given) == 1 else ""
