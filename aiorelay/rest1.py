@@ -8,12 +8,11 @@ POST /upload2   with Prefer: respond-async (RFC 7240): the same as a job, which 
 GET  /healthz, /readyz, /metrics
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -21,15 +20,17 @@ from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 
 from aiorelay.access import Access
+from aiorelay.ambiguity import refuse_ambiguous
 from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Check, Maker, checked
 from aiorelay.checks.digest import expect, parse_digest_field
 from aiorelay.checks.wanted import WantedDigests, preferred_algorithm
 from aiorelay.delivery import Delivery
-from aiorelay.errors import BadSource, Busy, Problem, ShuttingDown, TooLarge, WrongContentType
-from aiorelay.form import Limits, read_form, requiring_file
+from aiorelay.errors import Busy, Problem, ShuttingDown
+from aiorelay.form import Limits, requiring_file
 from aiorelay.framing import Framed, frame
 from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end
+from aiorelay.intake import FORM, JSON, Intake, Make, by_content_type, content_type
 from aiorelay.job_routes import JobRoutes, location, shown
 from aiorelay.jobs import Job, Jobs
 from aiorelay.metrics import CONTENT_TYPE as METRICS_TYPE
@@ -39,21 +40,17 @@ from aiorelay.passed_back import pass_back, say_only_what_was_said
 from aiorelay.prefer import preferred, take_back
 from aiorelay.problems import middleware
 from aiorelay.recorded import recorded
-from aiorelay.sources import Ingest, Sources, raw_form, read_ingest
+from aiorelay.sources import Ingest, Sources
 from aiorelay.telemetry import Stopwatch, Upload, identify, request_id
 from aiorelay.upload import Form, Part
 
 __all__ = ["Rest1"]
 
-_FORM, _JSON = "multipart/form-data", "application/json"
-_MAX_JSON = 1024 * 1024
 # What describes the client's body and not the form that is made of it.
 _OF_THE_BODY = CONTENT_DIGESTS | {"content-language", "content-location", "content-disposition", "content-encoding"}
 _FRAMING = {"host", "expect", "content-length", "content-type"}
 _WANTED = "Want-Repr-Digest"
 _PREFER, _ASYNC = "Prefer", "respond-async"
-
-_Make = Callable[[web.Request, Body], Awaitable[Form]]
 
 
 class Rest1:
@@ -83,6 +80,7 @@ class Rest1:
         self._draining = False
         self._delivery = delivery
         self._sources = sources
+        self._intake = Intake(sources, field=field, limits=limits)
         self._jobs = jobs
         self._access = access
         self._metrics = metrics
@@ -96,22 +94,22 @@ class Rest1:
         self._in_flight = 0
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[_identified, middleware])
+        app = web.Application(middlewares=[_identified, refuse_ambiguous, middleware])
         app.on_response_prepare.append(say_only_what_was_said)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._tell_metrics)
         for path, makers in (
-            ("/upload", {_FORM: self._form, _JSON: self._json}),
-            ("/upload1", {_FORM: self._form}),
-            ("/upload2", {_JSON: self._json}),
+            ("/upload", {FORM: self._intake.form, JSON: self._intake.json}),
+            ("/upload1", {FORM: self._intake.form}),
+            ("/upload2", {JSON: self._intake.json}),
         ):
-            handler = self._upload(path, _by_content_type(makers))
-            if _JSON in makers:
+            handler = self._upload(path, by_content_type(makers))
+            if JSON in makers:
                 handler = self._unless_preferred_async(path, handler)
             app.router.add_post(path, handler, expect_handler=leave_expectation)
         app.router.add_put(
-            "/upload/{filename:[^/]*}", self._upload("/upload/", self._raw), expect_handler=leave_expectation
+            "/upload/{filename:[^/]*}", self._upload("/upload/", self._intake.raw), expect_handler=leave_expectation
         )
         JobRoutes(self._jobs, self._access.who, idle=self._patience.idle).add_to(app.router)
         self._pages.add_to(app.router)
@@ -136,7 +134,7 @@ class Rest1:
         self._access.who(request)
         return web.Response(body=self._metrics.render(), headers={hdrs.CONTENT_TYPE: METRICS_TYPE})
 
-    def _upload(self, endpoint: str, make: _Make) -> Handler:
+    def _upload(self, endpoint: str, make: Make) -> Handler:
         """A handler that relays the form that ``make`` makes, and logs how it went."""
 
         async def handler(request: web.Request) -> web.StreamResponse:
@@ -150,13 +148,13 @@ class Rest1:
 
         async def handler(request: web.Request) -> web.StreamResponse:
             is_preferred, _ = preferred(_ASYNC, request.headers.getall(_PREFER, []))
-            if not is_preferred or _content_type(request) != _JSON:
+            if not is_preferred or content_type(request) != JSON:
                 return await relayed(request)
             with ExitStack() as stack:
                 upload = stack.enter_context(self._under_way(endpoint, request))
                 body = Body(request, self._patience)
                 async with self._digests(request, body):
-                    ingest = await self._ingest(body)
+                    ingest = await self._intake.ingest(body)
                 await self._sources.judge(ingest, self._limits)
 
                 async def work(job: Job) -> dict[str, Any]:
@@ -199,7 +197,7 @@ class Rest1:
         finally:
             self._in_flight -= 1
 
-    async def _relay(self, request: web.Request, make: _Make, upload: Upload) -> web.StreamResponse:
+    async def _relay(self, request: web.Request, make: Make, upload: Upload) -> web.StreamResponse:
         body = Body(request, self._patience)
         async with self._digests(request, body):
             wanted = WantedDigests(preferred_algorithm(request.headers.getall(_WANTED, [])), self._pool)
@@ -279,68 +277,25 @@ class Rest1:
 
     def _headers(self, request: web.Request, framed: Framed) -> "CIMultiDict[str]":
         """The head of the upstream's request, without its framing."""
-        content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
+        media_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         without = _FRAMING
-        if not content_type.lower().startswith(_FORM):
-            content_type = f"{_FORM}; boundary={framed.boundary.decode()}"
+        if not media_type.lower().startswith(FORM):
+            media_type = f"{FORM}; boundary={framed.boundary.decode()}"
             without = _FRAMING | _OF_THE_BODY
         elif not framed.unchanged:
             without = _FRAMING | CONTENT_DIGESTS
         if self._access.consumes_authorization:
             without = without | {"authorization"}
         headers = end_to_end(request.headers, without=without)
-        headers[hdrs.CONTENT_TYPE] = content_type
+        headers[hdrs.CONTENT_TYPE] = media_type
         add_trace(headers, client=request.remote, host=request.headers.get(hdrs.HOST), request_id=request_id.get())
         return headers
-
-    async def _form(self, request: web.Request, body: Body) -> Form:
-        return read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
-
-    async def _json(self, _request: web.Request, body: Body) -> Form:
-        return await self._sources.form(await self._ingest(body), self._limits)
-
-    async def _ingest(self, body: Body) -> Ingest:
-        document = b""
-        if (body.length or 0) > _MAX_JSON:  # told before the body is asked for
-            raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
-        while block := await body.read():
-            document += block
-            if len(document) > _MAX_JSON:
-                raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
-        return read_ingest(document, self._field)
-
-    async def _raw(self, request: web.Request, body: Body) -> Form:
-        if hdrs.CONTENT_RANGE in request.headers:  # RFC 9110, section 14.5: never taken for the whole file
-            raise BadSource("A part of a file cannot be uploaded; send it whole, without Content-Range.")
-        return raw_form(
-            body.read,
-            body.length,
-            field=self._field,
-            filename=unquote(request.rel_url.raw_path.rpartition("/")[2], errors="replace"),
-            media_type=request.headers.get(hdrs.CONTENT_TYPE),
-        )
 
 
 @web.middleware
 async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
     identify(request.headers)
     return await handler(request)
-
-
-def _by_content_type(makers: Mapping[str, _Make]) -> _Make:
-    async def make(request: web.Request, body: Body) -> Form:
-        maker = makers.get(_content_type(request))
-        if maker is None:
-            raise WrongContentType(f"{request.path} takes one Content-Type: {' or '.join(makers)}.")
-        return await maker(request, body)
-
-    return make
-
-
-def _content_type(request: web.Request) -> str:
-    """The one media type that a request has; empty if it has none, or several."""
-    given = request.headers.getall(hdrs.CONTENT_TYPE, [])
-    return given[0].partition(";")[0].strip().lower() if len(given) == 1 else ""
 
 
 def _lap(watch: Stopwatch, phase: str, note: Callable[[int], None] = lambda _size: None) -> Maker:

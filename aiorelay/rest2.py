@@ -8,6 +8,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from aiorelay.access import Neighbourhood
+from aiorelay.ambiguity import refuse_ambiguous
 from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Maker, checked
 from aiorelay.errors import MissingFile, ShuttingDown, WrongContentType
@@ -38,7 +39,7 @@ class Rest2:
         self._patience = patience
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[_identified, middleware])
+        app = web.Application(middlewares=[_identified, refuse_ambiguous, middleware])
         app.router.add_post("/upload", self._upload, expect_handler=leave_expectation)
         return app
 
