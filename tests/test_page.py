@@ -131,11 +131,11 @@ class Servers:
         settings = self._settings | {"grace": 0, "allow_net": ["127.0.0.0/8"]} | settings
         return self._background.do(self._stack.enter_async_context(serve(Settings(**settings))))
 
-    def proxy(self, chain: Chain, prefix: str) -> str:
-        """The URL of a proxy that serves ``chain`` below ``prefix``."""
-        return self._background.do(self._proxy(chain, prefix))
+    def proxy(self, chain: Chain, prefix: str = "", *, cuts: int = 0) -> str:
+        """The URL of a proxy that serves ``chain`` below ``prefix``; so many streams of events it ends after one."""
+        return self._background.do(self._proxy(chain, prefix, iter(range(cuts))))
 
-    async def _proxy(self, chain: Chain, prefix: str) -> str:
+    async def _proxy(self, chain: Chain, prefix: str, cuts: Iterator[int]) -> str:
         session = await self._stack.enter_async_context(aiohttp.ClientSession())
 
         async def pass_on(request: web.Request) -> web.StreamResponse:
@@ -149,6 +149,8 @@ class Servers:
                 await response.prepare(request)
                 async for block in answer.content.iter_any():
                     await response.write(block)
+                    if request.path.endswith("/events") and next(cuts, None) is not None:
+                        break
                 return response
 
         app = web.Application()
@@ -388,6 +390,25 @@ def test_an_address_is_fetched_with_its_progress(page, peer, tmp_path):
     (upload,) = shown.until_state("Stored")
     assert json.loads(upload["answer"])["files"][0]["size"] == 2 * len(FILE)
     assert stored(tmp_path) == ["file.bin"]
+
+
+def test_a_stream_of_events_that_breaks_off_is_taken_up_again(browser, servers, peer):
+    shown = Page(browser, servers.proxy(servers.relay(), cuts=2))
+    peer.gate.set()
+    shown.fetch(peer.source)
+    shown.until_state("Stored")
+
+
+def test_a_link_that_is_dropped_is_fetched(page, peer):
+    shown = page()
+    peer.gate.set()
+    shown.run(
+        """const dataTransfer = new DataTransfer();
+           dataTransfer.setData("text/uri-list", `# from elsewhere\r\n${arguments[0]}\r\njavascript:alert(1)`);
+           document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));""",
+        peer.source,
+    )
+    shown.until_state("Stored")
 
 
 def test_a_fetch_can_be_cancelled(page, peer, tmp_path):
