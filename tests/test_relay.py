@@ -535,7 +535,7 @@ async def test_refusal_reaches_curl_that_still_sends_fifty_mebibytes(relay, tmp_
 
 
 @pytest.mark.parametrize(
-    "target", ["/", "/upload1/", "/upload3", "/upload/a/b", "/jobs", "/%00", "/upload1%2f", "//upload1"]
+    "target", ["/upload1/", "/upload3", "/upload/a/b", "/jobs", "/%00", "/upload1%2f", "//upload1"]
 )
 async def test_unknown_paths_are_not_found(relay, target):
     answer = await relay.refused(request(target, FORM))
