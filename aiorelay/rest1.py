@@ -5,7 +5,7 @@ POST /upload2   JSON sources    ├─▶ Form ─▶ checked ─▶ framed ─�
 POST /upload    either          │
 PUT  /upload/…  a raw body      ┘
 POST /upload2   with Prefer: respond-async (RFC 7240): the same as a job, which the answer names; /jobs/… are its routes
-GET  /healthz, /readyz, /metrics
+GET  /healthz, /readyz, /metrics, /openapi.json
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 
+from aiorelay import openapi
 from aiorelay.access import Access
 from aiorelay.ambiguity import refuse_ambiguous
 from aiorelay.body import Body, Patience, leave_expectation
@@ -113,6 +114,7 @@ class Rest1:
         )
         JobRoutes(self._jobs, self._access.who, idle=self._patience.idle).add_to(app.router)
         self._pages.add_to(app.router)
+        openapi.add_to(app.router, self._field)
         return app
 
     def drain(self) -> None:

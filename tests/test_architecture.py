@@ -15,7 +15,7 @@ HOUSE = Path(aiorelay.__file__).parent
 # it a floor here: the lowest that what it imports allows.
 FLOORS = (
     {"errors", "upload", "filenames", "threads", "guard", "headers", "prefer", "pages"},
-    {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "recorded"},
+    {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "recorded", "openapi"},
     {"form", "framing", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
     | {"access", "acceptor", "identity", "metrics"},
     {"checks", "jobs", "listeners", "upstream"},

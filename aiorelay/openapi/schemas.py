@@ -1,0 +1,135 @@
+"""What is sent and received, as JSON Schema 2020-12."""
+
+from typing import Any
+
+from aiorelay import errors
+from aiorelay.errors import Problem
+
+__all__ = ["PROBLEMS", "components", "reference", "urn"]
+
+PROBLEMS: tuple[type[Problem], ...] = tuple(
+    each
+    for each in vars(errors).values()
+    if isinstance(each, type) and issubclass(each, Problem) and hasattr(each, "code")
+)
+"""Every problem that there is."""
+
+_FILE = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+_COUNT = {"type": "integer", "minimum": 0}
+_LOCATION = {
+    "type": "string",
+    "description": "An absolute path below a `local-root`, or an http(s) URL.",
+    "pattern": "^(/|[Hh][Tt][Tt][Pp][Ss]?://)",
+}
+# A multipart type would nest a form in the form.
+_MEDIA_TYPE = (
+    "^(?![Mm][Uu][Ll][Tt][Ii][Pp][Aa][Rr][Tt]/)"
+    r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*(;[\t -~]*)?$"
+)
+
+
+def reference(name: str) -> dict[str, str]:
+    """A reference to one of the ``components``."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def urn(problem: type[Problem]) -> str:
+    """The ``type`` of a problem."""
+    return f"urn:aiorelay:{problem.code}"
+
+
+def components(field: str) -> dict[str, Any]:
+    """Every schema by its name; ``field`` is the form field, and the JSON member, of files."""
+    return {
+        "Form": _form(field),
+        "Ingest": _ingest(field),
+        "Source": _source(),
+        "Problem": _problem(),
+        "Job": _job(),
+        "Answer": _answer(),
+        "Status": _object({"status": {"type": "string"}}),
+    }
+
+
+def _object(members: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """An object that has all of ``members``."""
+    return {"type": "object", "required": list(members), "properties": members, **more}
+
+
+def _form(field: str) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "Every part is passed on, in order.",
+        "required": [field],
+        "properties": {field: {"type": "array", "items": _FILE, "minItems": 1, "description": "The files."}},
+        "additionalProperties": {"type": "string"},
+    }
+
+
+def _ingest(field: str) -> dict[str, Any]:
+    several = {"type": "array", "items": reference("Source"), "minItems": 1}
+    return {
+        "type": "object",
+        "description": "Becomes a form: every other member a field, then each source a file.",
+        "required": [field],
+        "properties": {field: {"oneOf": [reference("Source"), several]}},
+        "additionalProperties": {"type": "string"},
+        "propertyNames": {"pattern": r"^[^\\\u0000]+$"},
+        "examples": [
+            {field: "https://files.example/report.pdf"},
+            {field: {"source": "/srv/files/a.bin", "filename": "report.pdf"}, "folder": "reports"},
+        ],
+    }
+
+
+def _source() -> dict[str, Any]:
+    members = {
+        "source": _LOCATION,
+        "filename": {"type": "string", "description": "Instead of the source's own name."},
+        "content_type": {"type": "string", "pattern": _MEDIA_TYPE, "description": "Instead of the source's own type."},
+        "sha256": {"type": "string", "pattern": "^[0-9A-Fa-f]{64}$", "description": "What the file must come to."},
+    }
+    full = {"type": "object", "required": ["source"], "properties": members, "additionalProperties": False}
+    return {"description": "A file that the relay reads or fetches by itself.", "oneOf": [_LOCATION, full]}
+
+
+def _problem() -> dict[str, Any]:
+    titles = "\n".join(f"- {each.status} `{each.code}`: {each.title}" for each in PROBLEMS)
+    members = {
+        "type": {"type": "string", "enum": sorted(urn(each) for each in PROBLEMS)},
+        "title": {"type": "string", "enum": sorted({each.title for each in PROBLEMS})},
+        "status": {"type": "integer", "enum": sorted({each.status for each in PROBLEMS})},
+        "detail": {"type": "string", "description": "What is wrong and what to do about it, in a sentence."},
+        "instance": {"type": "string", "description": "The request's id, as in `X-Request-ID`."},
+    }
+    return _object(members, description=f"RFC 9457. The `type` is `urn:aiorelay:` and one of these:\n\n{titles}")
+
+
+def _job() -> dict[str, Any]:
+    members = {
+        "id": {"type": "string"},
+        "state": {
+            "type": "string",
+            "enum": ["running", "done", "failed", "cancelled", "lost"],
+            "description": "`done`: there is an `answer`, whatever it says. `failed`: there is a `problem`. `lost`: "
+            "the relay ended meanwhile.",
+        },
+        "received": _COUNT | {"description": "Bytes of files that came from the sources."},
+        "forwarded": _COUNT | {"description": "Bytes written to the upload API, those of the form included."},
+        "total": {"type": ["integer", "null"], "minimum": 0, "description": "Bytes of all files; null while unknown."},
+        "answer": {"anyOf": [reference("Answer"), {"type": "null"}]},
+        "problem": {"anyOf": [reference("Problem"), {"type": "null"}]},
+    }
+    return _object(members, description="An upload that goes on after its request was answered.")
+
+
+def _answer() -> dict[str, Any]:
+    pair = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
+    members = {
+        "status": {"type": "integer"},
+        "headers": {"type": "array", "items": pair, "description": "Names and values, in order."},
+        "body": {"type": "string"},
+        "body_encoding": {"type": "string", "enum": ["utf-8", "base64"]},
+        "truncated": {"type": "boolean", "description": "Whether the body went on after this."},
+    }
+    return _object(members, description="The upload API's answer, written down.")

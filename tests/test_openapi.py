@@ -1,0 +1,124 @@
+"""The description of rest1: valid, complete, and true."""
+
+import json
+from importlib.metadata import version
+from typing import Any, get_args
+
+import aiohttp
+import pytest
+from aiohttp import web
+from openapi_spec_validator import validate
+
+from aiorelay.access import Access
+from aiorelay.body import Patience
+from aiorelay.errors import Problem
+from aiorelay.form import Limits
+from aiorelay.jobs import State
+from aiorelay.metrics import Metrics
+from aiorelay.openapi import document
+from aiorelay.pages import Pages
+from aiorelay.problems import render
+from aiorelay.rest1 import Rest1
+
+NOBODY: Any = None
+"""Stands where a route only leads to what a request would need."""
+
+
+def app(*, upload_page: bool = True) -> web.Application:
+    return Rest1(
+        NOBODY,
+        NOBODY,
+        NOBODY,
+        Access(),
+        Metrics(),
+        Pages("somefile", upload=upload_page, wants_token=False),
+        field="somefile",
+        limits=Limits(parts=1, fields_size=1),
+        max_uploads=1,
+        checks=[],
+        patience=Patience(1, 1),
+        pool=NOBODY,
+    ).app()
+
+
+def routes(application: web.Application) -> set[tuple[str, str]]:
+    """Every route by method and path, save those of what the pages are made of."""
+    everything = {(route.method, route.resource.canonical) for route in application.router.routes()}
+    return {(method, path) for method, path in everything if not path.startswith("/assets/")}
+
+
+def operations(described: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(method.upper(), path) for path, item in described["paths"].items() for method in item}
+
+
+def problem_classes(above: type[Problem] = Problem) -> set[type[Problem]]:
+    """Every problem that the package defines."""
+    below = {each for each in above.__subclasses__() if each.__module__.startswith("aiorelay.")}
+    return {each for each in below if hasattr(each, "code")}.union(*map(problem_classes, below))
+
+
+DOCUMENT = document(routes(app()), "somefile")
+OPERATIONS = {(method, path): DOCUMENT["paths"][path][method.lower()] for method, path in sorted(operations(DOCUMENT))}
+PROBLEM = DOCUMENT["components"]["schemas"]["Problem"]["properties"]
+
+
+def test_it_is_openapi_3_1():
+    validate(DOCUMENT)
+    assert DOCUMENT["openapi"].startswith("3.1.")
+
+
+@pytest.mark.parametrize("upload_page", [True, False])
+def test_every_route_is_described_and_nothing_else(upload_page):
+    registered = routes(app(upload_page=upload_page))
+    assert operations(document(registered, "somefile")) == registered
+
+
+def test_its_version_is_that_of_the_package():
+    assert DOCUMENT["info"]["version"] == version("aiorelay")
+
+
+def test_every_operation_has_a_name_of_its_own():
+    named = [operation["operationId"] for operation in OPERATIONS.values()]
+    assert len(set(named)) == len(named)
+
+
+def test_every_problem_is_described():
+    every = problem_classes()
+    assert every
+    assert set(PROBLEM["type"]["enum"]) == {f"urn:aiorelay:{each.code}" for each in every}
+    assert set(PROBLEM["status"]["enum"]) == {each.status for each in every}
+    assert set(PROBLEM["title"]["enum"]) == {each.title for each in every}
+
+
+def test_every_problem_but_those_of_routing_is_met_by_some_operation():
+    met = set()
+    for operation in OPERATIONS.values():
+        for response in operation["responses"].values():
+            schema = response.get("content", {}).get("application/problem+json", {}).get("schema", {})
+            for narrowed in schema.get("allOf", []):
+                met.update(narrowed.get("properties", {}).get("type", {}).get("enum", []))
+    assert set(PROBLEM["type"]["enum"]) - met == {"urn:aiorelay:method-not-allowed"}
+
+
+def test_a_problem_has_the_members_that_are_rendered():
+    (each, *_) = problem_classes()
+    rendered = json.loads(render(each("why"), "id").body)
+    assert set(DOCUMENT["components"]["schemas"]["Problem"]["required"]) == set(rendered) == set(PROBLEM)
+
+
+def test_a_job_has_the_states_that_there_are():
+    assert DOCUMENT["components"]["schemas"]["Job"]["properties"]["state"]["enum"] == list(get_args(State))
+
+
+@pytest.mark.parametrize("name", ["somefile", "attachment"])
+def test_files_are_in_the_field_that_the_relay_was_told(name):
+    schemas = document(routes(app()), name)["components"]["schemas"]
+    assert schemas["Form"]["required"] == schemas["Ingest"]["required"] == [name]
+
+
+async def test_the_relay_serves_it(aiorelay_server):
+    chain = await aiorelay_server(field="attachment")
+    async with aiohttp.ClientSession() as session, session.get(f"{chain.rest1}/openapi.json", ssl=chain.tls) as answer:
+        assert answer.status == 200
+        assert answer.content_type == "application/json"
+        assert await answer.json() == document(routes(app()), "attachment")
