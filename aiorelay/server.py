@@ -92,7 +92,7 @@ async def _run(settings: Settings) -> int:
     try:
         async with _started(settings, cut) as (chain, premises):
             loop.add_signal_handler(signal.SIGHUP, premises.reload)
-            lines = _ready_lines(chain, settings.field, premises.identity.name)
+            lines = _ready_lines(chain, settings, premises.identity.name)
             print(*lines, sep="\n", flush=True)  # noqa: T201 - the command's output
             await stop.wait()
             telemetry.log.info("shutting down: uploads in flight have %g s", settings.grace)
@@ -140,13 +140,16 @@ async def _started(
         yield chain, premises
 
 
-def _ready_lines(chain: Chain, field: str, name: str) -> list[str]:
+def _ready_lines(chain: Chain, settings: Settings, name: str) -> list[str]:
     lines = [f"{server} {base}" for server, base in (("rest1", chain.rest1), ("rest2", chain.rest2)) if base]
-    return [*lines, f"CA {chain.ca}", _curl_line(chain, field, name)]
+    return [*lines, f"CA {chain.ca}", _curl_line(chain, settings, name)]
 
 
-def _curl_line(chain: Chain, field: str, name: str) -> str:
-    """A command that uploads the certificate itself, wherever it is pasted; ``name`` is the one to verify."""
+def _curl_line(chain: Chain, settings: Settings, name: str) -> str:
+    """A command that uploads the certificate itself, wherever it is pasted; ``name`` is the one to verify.
+
+    Where tokens are wanted, the shell's variable TOKEN has to hold one.
+    """
     base, path = (chain.rest1, "/upload1") if chain.rest1 else (chain.rest2, "/upload")
     at = URL(base or "")
     named = url(name, at.port or 0)
@@ -154,7 +157,9 @@ def _curl_line(chain: Chain, field: str, name: str) -> str:
     if at.host != name:
         there, here = (each.removeprefix("https://") for each in (named, url(at.host or "", at.port or 0)))
         command += ["--connect-to", f"{there}:{here}"]
-    return shlex.join([*command, "-F", f"{field}=@{_quoted(chain.ca)}", f"{named}{path}"])
+    token = ' -H "Authorization: Bearer $TOKEN" ' if settings.token_file and chain.rest1 else " "
+    file = f"{settings.field}=@{_quoted(chain.ca)}"
+    return f"{shlex.join(command)}{token}{shlex.join(['-F', file, f'{named}{path}'])}"
 
 
 def _quoted(path: Path) -> str:
