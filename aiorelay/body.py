@@ -12,18 +12,16 @@ from aiohttp import hdrs, web
 
 from aiorelay.checks import Check
 from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
+from aiorelay.pace import Pace
 
 __all__ = ["Body", "Patience", "leave_expectation"]
-
-_WINDOW = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long a client is waited for: the longest silence in seconds, and the least bytes a second.
 
-    The rate is averaged over each minute of waiting. Only waiting for the client counts: a slow upstream slows the
-    client down, and that is not the client's fault.
+    For the rate see ``Pace``.
     """
 
     idle: float
@@ -46,8 +44,7 @@ class Body:
             raise WrongContentType("A body with a Content-Encoding is not accepted; send it as it is.")
         self._request = request
         self._patience = patience
-        self._waited = 0.0
-        self._arrived = 0
+        self._pace = Pace(patience.min_rate)
         self._awaited = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
         self._checks: list[Check] = []
         self._ended = False
@@ -68,7 +65,8 @@ class Body:
         """
         started = time.monotonic()
         block = await self._receive()
-        self._keep_pace(time.monotonic() - started, len(block))
+        if not self._pace.keeps(time.monotonic() - started, len(block)):
+            raise TooSlow(f"Fewer than {self._patience.min_rate} bytes a second arrived in the last minute.")
         for check in self._checks:
             if block:
                 await check.feed(block)
@@ -76,14 +74,6 @@ class Body:
                 await check.finish()
         self._ended = not block
         return block
-
-    def _keep_pace(self, waited: float, arrived: int) -> None:
-        self._waited += waited
-        self._arrived += arrived
-        if self._waited >= _WINDOW:
-            if self._arrived < self._patience.min_rate * self._waited:
-                raise TooSlow(f"Fewer than {self._patience.min_rate} bytes a second arrived in the last minute.")
-            self._waited, self._arrived = 0.0, 0
 
     async def _receive(self) -> bytes:
         try:

@@ -170,7 +170,7 @@ def _fetcher(premises: Premises) -> Generator[Fetcher, None, None]:
         allowed=settings.allow_net,
         own=[each.getsockname()[:2] for bound in premises.sockets.values() for each in bound],
         hosts=settings.allow_host,
-        limits=FetchLimits(idle=settings.idle_timeout),
+        limits=FetchLimits(idle=settings.idle_timeout, min_rate=settings.min_rate),
     )
     try:
         yield fetcher

@@ -14,7 +14,7 @@ HOUSE = Path(aiorelay.__file__).parent
 # From the ground up; a room (a module, or a package as one) imports from lower floors only. Whoever adds a room gives
 # it a floor here: the lowest that what it imports allows.
 FLOORS = (
-    {"errors", "upload", "filenames", "threads", "guard", "headers", "prefer", "pages"},
+    {"errors", "upload", "filenames", "threads", "guard", "headers", "pace", "prefer", "pages"},
     {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "recorded", "openapi"},
     {"form", "framing", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
     | {"access", "acceptor", "identity", "metrics"},
@@ -31,16 +31,14 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # What decides does no I/O, and so needs none of these.
-PURE = ("errors", "upload", "filenames", "guard", "headers", "head", "framing", "fetch.ranges")
+PURE = ("errors", "upload", "filenames", "guard", "headers", "head", "framing", "pace", "fetch.ranges")
 IMPURE = {"asyncio", "os", "pathlib", "shutil", "socket", "ssl", "subprocess", "threading"}
 
 READS_THE_ENVIRONMENT = {
     "cli": "where settings enter",
     "settings.table": "the default of state-dir, which is a setting's own business",
 }
-MAY_BE_LONG = {
-    "server._started": "start-up and shutdown read top to bottom in one function",
-}
+MAY_BE_LONG: dict[str, str] = {}
 MAY_BE_LARGE = {
     "cli": "the commands, each a few lines, beside the one table that lists them",
 }

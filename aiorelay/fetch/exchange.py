@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from yarl import URL
 from aiorelay import errors
 from aiorelay.fetch.dial import Dialler, Resolver
 from aiorelay.guard import Listener, Network
+from aiorelay.pace import Pace
 
 __all__ = ["BrokenOffError", "Exchange", "Exchanges", "Limits"]
 
@@ -31,12 +33,16 @@ _NOT_HTTP = "{who} gave no valid HTTP answer."
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Longest waits in seconds: for DNS, for one connection, for the response head, between two reads."""
+    """Longest waits in seconds: for DNS, for one connection, for the response head, between two reads.
+
+    ``min_rate`` is the least bytes a second (see ``Pace``).
+    """
 
     dns: float = 5.0
     connect: float = 5.0
     first_byte: float = 15.0
     idle: float = 30.0
+    min_rate: int = 0
 
 
 class BrokenOffError(Exception):
@@ -49,6 +55,7 @@ class Exchange:
     def __init__(self, *, dialler: Dialler, resolver: Resolver, tls: ssl.SSLContext, limits: Limits) -> None:
         self._dialler = dialler
         self._limits = limits
+        self._pace = Pace(limits.min_rate)
         self._deadline = asyncio.timeout(None)
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(self._connected)
@@ -90,13 +97,17 @@ class Exchange:
         """
         if self._response is None:
             raise BrokenOffError
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self._limits.idle):
-                return await self._response.content.readany()
+                block = await self._response.content.readany()
         except TimeoutError:
             raise errors.SourceTimeout(f"{who} fell silent in the middle of the file.") from None
         except (aiohttp.ClientError, OSError) as failure:
             raise BrokenOffError from failure
+        if not self._pace.keeps(time.monotonic() - started, len(block)):
+            raise errors.SourceTimeout(f"{who} sends too slowly.")
+        return block
 
     async def close(self) -> None:
         """Close the connection at once, without the goodbyes of TLS."""
