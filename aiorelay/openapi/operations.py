@@ -148,7 +148,10 @@ def _raw(field: str) -> dict[str, Any]:
         "schema": {"type": "string", "pattern": "^[^/]+$"},
     }
     digest = _header("Repr-Digest", "As Content-Digest: of a raw body both are the same.", _DIGEST)
-    return operation | {"parameters": [filename, *operation["parameters"], digest]}
+    return operation | {
+        "parameters": [filename, *operation["parameters"], digest],
+        "requestBody": operation["requestBody"] | {"required": False},  # nothing is an empty file
+    }
 
 
 def _jobs() -> dict[tuple[str, str], dict[str, Any]]:
@@ -159,7 +162,6 @@ def _jobs() -> dict[tuple[str, str], dict[str, Any]]:
         "200": answer(
             "Server-sent events, each an `event: job` with an id and the job as its data, until the job has ended.",
             "text/event-stream",
-            _TEXT,
         ),
         "204": answer("The job has ended, and its last event has been seen."),
     }
@@ -220,7 +222,7 @@ def _query() -> dict[str, Any]:
         "name": "query",
         "in": "query",
         "description": "The whole query string goes on as it came.",
-        "schema": {"type": "object", "additionalProperties": _TEXT},
+        "schema": {"type": "object", "additionalProperties": True},
         "style": "form",
         "explode": True,
     }

@@ -21,6 +21,8 @@ _LOCATION = {
     "description": "An absolute path below a `local-root`, or an http(s) URL.",
     "pattern": "^(/|[Hh][Tt][Tt][Pp][Ss]?://)",
 }
+# What every parser of forms reads as the same name.
+_NAME = {"pattern": r"^[^\\\u0000]+$"}
 # A multipart type would nest a form in the form.
 _MEDIA_TYPE = (
     "^(?![Mm][Uu][Ll][Tt][Ii][Pp][Aa][Rr][Tt]/)"
@@ -62,7 +64,8 @@ def _form(field: str) -> dict[str, Any]:
         "description": "Every part is passed on, in order.",
         "required": [field],
         "properties": {field: {"type": "array", "items": _FILE, "minItems": 1, "description": "The files."}},
-        "additionalProperties": {"type": "string"},
+        "additionalProperties": {"description": "A field, or a file in one."},
+        "propertyNames": _NAME,
     }
 
 
@@ -74,7 +77,7 @@ def _ingest(field: str) -> dict[str, Any]:
         "required": [field],
         "properties": {field: {"oneOf": [reference("Source"), several]}},
         "additionalProperties": {"type": "string"},
-        "propertyNames": {"pattern": r"^[^\\\u0000]+$"},
+        "propertyNames": _NAME,
         "examples": [
             {field: "https://files.example/report.pdf"},
             {field: {"source": "/srv/files/a.bin", "filename": "report.pdf"}, "folder": "reports"},
