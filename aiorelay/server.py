@@ -20,6 +20,7 @@ from yarl import URL
 from aiorelay import store as stores
 from aiorelay import telemetry
 from aiorelay.access import Tokens
+from aiorelay.allocator import keep_freed_blocks
 from aiorelay.errors import StartupError
 from aiorelay.identity import Identity
 from aiorelay.listeners import Drain, address, listening, url
@@ -66,6 +67,7 @@ def run(settings: Settings) -> int:
     The process is expected to end then: it heeds neither signal any more.
     """
     telemetry.configure(settings.log_format, settings.log_level)
+    keep_freed_blocks()
     with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
         return runner.run(_run(settings))
 
