@@ -1,0 +1,72 @@
+"""Slow clients by the hundred, as slowhttptest plays them: cut off in time, while others upload."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from peers import ask, eventually, form, part, request
+from processes import FREE_PORTS, Process, started
+
+CONNECTIONS = 100
+UPLOAD = request("/upload1", form(part("somefile", b"content", "a.txt")))
+STYLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+# A line of a head each second, which never ends: 10 s are its time.
+HEADS = ("-H", "-t", "POST", "-i", "1")
+# A body that falls silent for longer than idle-timeout.
+BODIES = ("-B", "-t", "PUT", "-i", "5", "-s", "1000000", "-f", "application/octet-stream")
+
+
+@asynccontextmanager
+async def slow_clients(url: str, *how: str, home: Path) -> AsyncGenerator[asyncio.Task[str], None]:
+    """Run slowhttptest in the directory ``home``; the task gives what it said once all its connections are closed."""
+    process = await asyncio.create_subprocess_exec(
+        "slowhttptest",
+        *(*how, "-u", url, "-c", str(CONNECTIONS), "-r", str(CONNECTIONS), "-l", "60", "-v", "1"),
+        cwd=home,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+    async def output() -> str:
+        said, _ = await process.communicate()
+        return STYLE.sub("", said.decode())
+
+    saying = asyncio.create_task(output())
+    try:
+        yield saying
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await saying
+
+
+def sockets(process: Process) -> int:
+    return sum(target.startswith("socket:") for target in process.open_files)
+
+
+@pytest.mark.parametrize(
+    ("server", "path", "how"),
+    [("rest1", "/upload1", HEADS), ("rest2", "/upload", HEADS), ("rest1", "/upload/a.bin", BODIES)],
+    ids=["heads", "heads of rest2", "bodies"],
+)
+async def test_slow_clients_are_cut_off_while_others_upload(tmp_path, server, path, how):
+    store = tmp_path / "store"
+    flags = ("--state-dir", tmp_path / "state", "--store", store, "--no-fsync", "--idle-timeout", "2s")
+    async with started(*FREE_PORTS, *flags) as process:
+        assert (await ask(process.rest1, process.tls, UPLOAD)).status == 200
+        before = sockets(process)
+        statuses = []
+        async with slow_clients(getattr(process, server) + path, *how, home=tmp_path) as attack:
+            await eventually(lambda: sockets(process) >= CONNECTIONS)
+            while not attack.done():
+                statuses.append((await ask(process.rest1, process.tls, UPLOAD)).status)
+                await asyncio.wait([attack], timeout=0.5)
+        assert "No open connections left" in attack.result()
+        assert set(statuses) == {200}
+        await eventually(lambda: sockets(process) <= before)
+    assert len([each for each in store.rglob("*") if each.is_file()]) == 1 + len(statuses)
