@@ -462,7 +462,7 @@ async def test_ended_job_cannot_be_cancelled(relay, local, times: int) -> None:
         assert await client.json(path, "DELETE") == job
 
 
-@pytest.mark.parametrize("name", ["x" * 32, "..%2fsecret", "%2e%2e", "a%00b", "%ff"])
+@pytest.mark.parametrize("name", ["x" * 32, "..%2fsecret", "%2e%2e%2e", "a%00b", "%ff"])
 @pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("GET", "/events"), ("DELETE", "")])
 async def test_job_that_nobody_knows_is_not_found(relay, name: str, method: str, suffix: str) -> None:
     client = await relay()
