@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aiorelay.errors import StartupError
-from aiorelay.settings import SETTINGS, Setting, Settings, SettingsError, find_file, read, suggestion, unknown
+from aiorelay.settings import SETTINGS, Setting, Settings, SettingsError, example, find_file, read, suggestion, unknown
 from aiorelay.settings.kinds import Kind, Unfit
 from aiorelay.settings.places import PATH, UPSTREAM
 from aiorelay.settings.words import HEADER
@@ -208,6 +208,9 @@ def _ca(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> int:
+    if options.example:
+        print(example(), end="")
+        return 0
     settings, origins = _settings(options)
     for name, setting in SETTINGS.items():
         print(_one_line(f"{setting.key} = {setting.show(getattr(settings, name))}  ({origins[name]})"))
@@ -337,7 +340,13 @@ COMMANDS = {
         _ca,
         lambda parser: parser.add_argument("--pem", action="store_true", help="print the certificate itself"),
     ),
-    "config": Command("print each setting, its value and where that comes from", _config),
+    "config": Command(
+        "print each setting, its value and where that comes from",
+        _config,
+        lambda parser: parser.add_argument(
+            "--example", action="store_true", help="print a file of settings that explains each of them"
+        ),
+    ),
 }
 
 

@@ -7,10 +7,12 @@ kinds      what a kind of value is: accepted from text or typed, shown again, ma
 setting    what a setting is, and ``SettingsError``
 table      ``Settings``: one entry per setting, everything else is derived from it
 reading    flag beats environment beats file beats default, and each value knows where it came from
+example    a file of settings that explains each of them
 
 Nothing here touches the network or the file system, save ``find_file``, which reads the one file it is told to.
 """
 
+from aiorelay.settings.example import example
 from aiorelay.settings.reading import ConfigFile, find_file, read
 from aiorelay.settings.setting import Setting, SettingsError, suggestion
 from aiorelay.settings.table import SETTINGS, ArchiveLimits, Settings, unknown
@@ -22,6 +24,7 @@ __all__ = [
     "Setting",
     "Settings",
     "SettingsError",
+    "example",
     "find_file",
     "read",
     "suggestion",

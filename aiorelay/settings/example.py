@@ -1,0 +1,64 @@
+"""An example of the file of settings: each one explained, and commented out with a value that it could have."""
+
+import json
+from itertools import groupby
+
+from aiorelay.settings.setting import Setting
+from aiorelay.settings.table import SETTINGS
+
+__all__ = ["example"]
+
+_OPENING = """\
+# Settings of aiorelay: save this as relay.toml, uncomment what you want to change, and start with --config relay.toml.
+# Flags and environment variables (AIORELAY_MAX_SIZE) beat this file. Relative paths are relative to where it lies.
+# Sizes: 500, "64KiB", "2GiB". Times: "500ms", "30s", "5m".
+"""
+
+# For settings whose default is no plain value, one that shows what they take.
+_SAMPLES: dict[str, object] = {
+    "only": "rest1",
+    "state_dir": "/var/lib/aiorelay",
+    "tls_cert": "relay.crt",
+    "tls_key": "relay.key",
+    "tls_name": ["relay.example.org", "192.168.1.7"],
+    "upstream": "https://uploads.example.org/upload",
+    "upstream_ca": "upstream-ca.pem",
+    "upstream_header": ["X-Api-Key: secret"],
+    "store": "/srv/uploads",
+    "fsync": True,
+    "local_root": ["/srv/outgoing"],
+    "allow_net": ["10.0.0.0/8", "fd00::/8"],
+    "allow_host": ["example.org", "*.example.org"],
+    "token_file": "tokens",
+    "client_ca": "clients-ca.pem",
+    "trusted_proxy": ["127.0.0.0/8", "::1"],
+    "accept": ["image/*", "application/pdf", ".csv"],
+    "clamd": "/run/clamav/clamd.ctl",
+    "validator": ["checks:CsvHeader"],
+    "archive_max_ratio": 100,
+    "archive_max_size": "10GiB",
+    "archive_max_entries": 10_000,
+}
+
+
+def example() -> str:
+    """The text of a TOML file in which each setting is a comment that begins with ``#`` and its name."""
+    lines = [_OPENING]
+    for title, group in groupby(SETTINGS.values(), key=lambda setting: setting.group):
+        lines.append(f"## {title}\n")
+        lines += map(_explained, group)
+    return "\n".join(lines)
+
+
+def _explained(setting: Setting) -> str:
+    kind = f"list of {setting.kind.metavar}" if setting.repeated else setting.kind.metavar
+    return f"# {setting.help}\n# {kind}; default: {setting.default}\n#{setting.name} = {_value(setting)}\n"
+
+
+def _value(setting: Setting) -> str:
+    """The value of a setting as TOML has it, which for text, numbers and lists is as JSON has it."""
+    value = _SAMPLES.get(setting.name, setting.factory())
+    is_amount = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_amount and (text := setting.show(setting.accept(value))) != str(value):
+        value = text  # with its unit
+    return json.dumps(value, ensure_ascii=False)
