@@ -22,6 +22,7 @@ from multidict import CIMultiDict
 from aiorelay import openapi
 from aiorelay.access import Access
 from aiorelay.ambiguity import refuse_ambiguous
+from aiorelay.answers import taken_in_time
 from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Check, Maker, checked
 from aiorelay.checks.digest import expect, parse_digest_field
@@ -95,7 +96,8 @@ class Rest1:
         self._in_flight = 0
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[_identified, refuse_ambiguous, middleware])
+        in_time = taken_in_time(self._patience.idle)
+        app = web.Application(middlewares=[in_time, _identified, refuse_ambiguous, middleware])
         app.on_response_prepare.append(say_only_what_was_said)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)

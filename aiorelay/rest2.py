@@ -9,6 +9,7 @@ from aiohttp.typedefs import Handler
 
 from aiorelay.access import Neighbourhood
 from aiorelay.ambiguity import refuse_ambiguous
+from aiorelay.answers import taken_in_time
 from aiorelay.body import Body, Patience, leave_expectation
 from aiorelay.checks import Maker, checked
 from aiorelay.errors import MissingFile, ShuttingDown, WrongContentType
@@ -39,7 +40,8 @@ class Rest2:
         self._patience = patience
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[_identified, refuse_ambiguous, middleware])
+        in_time = taken_in_time(self._patience.idle)
+        app = web.Application(middlewares=[in_time, _identified, refuse_ambiguous, middleware])
         app.router.add_post("/upload", self._upload, expect_handler=leave_expectation)
         return app
 

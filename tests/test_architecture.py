@@ -14,7 +14,7 @@ HOUSE = Path(aiorelay.__file__).parent
 # From the ground up; a room (a module, or a package as one) imports from lower floors only. Whoever adds a room gives
 # it a floor here: the lowest that what it imports allows.
 FLOORS = (
-    {"errors", "upload", "allocator", "filenames", "threads", "guard", "headers", "pace", "prefer", "pages"},
+    {"errors", "answers", "upload", "allocator", "filenames", "threads", "guard", "headers", "pace", "prefer", "pages"},
     {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "recorded", "openapi"},
     {"form", "framing", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
     | {"access", "acceptor", "identity", "metrics"},

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from peers import ask, eventually, form, part, request
+from peers import ask, connected, eventually, form, part, request
 from processes import FREE_PORTS, Process, started
 
 CONNECTIONS = 100
@@ -70,3 +70,14 @@ async def test_slow_clients_are_cut_off_while_others_upload(tmp_path, server, pa
         assert set(statuses) == {200}
         await eventually(lambda: sockets(process) <= before)
     assert len([each for each in store.rglob("*") if each.is_file()]) == 1 + len(statuses)
+
+
+async def test_who_reads_no_answer_is_cut_off(tmp_path):
+    flags = ("--state-dir", tmp_path / "state", "--idle-timeout", "200ms")
+    async with started(*FREE_PORTS, *flags) as process:
+        before = sockets(process)
+        large = request("/assets/swagger-ui/swagger-ui-bundle.js", b"", method="GET", content_type=None)
+        async with connected(process.rest1, process.tls) as client:
+            await client.send(large * 10)  # more than the system keeps for one who does not read
+            await eventually(lambda: sockets(process) > before)
+            await eventually(lambda: sockets(process) == before)
