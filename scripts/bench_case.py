@@ -1,0 +1,161 @@
+"""What a benchmark is made of: works, their cases, what is measured of each, and the goals it is held against."""
+
+import math
+import os
+import shutil
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["CPU", "MIB", "RATE", "RSS", "BenchError", "Case", "Goal", "Load", "Work", "foreign_cpu"]
+
+MIB = 2**20
+
+RATE = "MB/s"
+CPU = "CPU s/GiB"
+RSS = "peak RSS MiB"
+
+_GONE = (FileNotFoundError, ProcessLookupError)  # as helpers of the kernel are, now and then
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+Load = Callable[[str], Mapping[str, float] | None]
+"""What clients do to the server at a URL, once; it may give figures of its own."""
+
+
+class BenchError(Exception):
+    """A work cannot be measured; the others can."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound for the ``value`` that comes of a ``figure``; ``says`` is its unit, and what it is a ratio to."""
+
+    figure: str
+    value: Callable[[], float]
+    limit: float
+    says: str
+    at_most: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether the bound is kept; a figure that was not measured keeps none."""
+        return self.value() <= self.limit if self.at_most else self.value() >= self.limit
+
+
+@dataclass
+class Case:
+    """One way to do a work.
+
+    ``load`` does it once, at ``url``. ``serving`` are the processes whose CPU seconds count, ``front`` those whose peak
+    memory does, both with their children. ``mib`` is what must be in ``store`` afterwards, 0 where that is not known.
+    ``absent`` says why nothing is measured.
+    """
+
+    name: str
+    load: Load
+    url: str = ""
+    serving: tuple[int, ...] = ()
+    front: tuple[int, ...] = ()
+    mib: float = 0
+    store: Path | None = None
+    absent: str = ""
+    goals: list[Goal] = field(default_factory=list, init=False)
+    figures: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list), init=False)
+
+    def __getitem__(self, figure: str) -> float:
+        """The median of a figure, NaN if it was not measured."""
+        return statistics.median(self.figures[figure]) if figure in self.figures else math.nan
+
+    def hold(self, figure: str, at_most: float, unit: str) -> None:
+        """Bound a figure."""
+        self.goals.append(Goal(figure, lambda: self[figure], at_most, unit, at_most=True))
+
+    def compare(self, figure: str, limit: float, other: "Case", *, at_most: bool = False) -> None:
+        """Bound the ratio of a figure to the same of another case."""
+        says = f"x that of {other.name}"
+        self.goals.append(Goal(figure, lambda: self[figure] / other[figure], limit, says, at_most))
+
+    def measure(self) -> None:
+        """Do the work once, and note what it took."""
+        for process in _trees(self.front):
+            Path(f"/proc/{process}/clear_refs").write_text("5")  # the peak begins anew
+        before, started = _cpu(self.serving), time.perf_counter()
+        own = self.load(self.url) or {}
+        elapsed, cpu = time.perf_counter() - started, _cpu(self.serving) - before
+        for name, value in own.items():
+            self.figures[name].append(value)
+        if self.mib:
+            self.figures[RATE].append(self.mib * MIB / 1e6 / elapsed)
+            self.figures[CPU].append(cpu * 1024 / self.mib)
+        elif "requests" in own:
+            self.figures["CPU ms/request"].append(cpu * 1000 / own["requests"])
+        if self.front:
+            self.figures[RSS].append(sum(map(_peak, _trees(self.front))))
+        self._empty_store()
+
+    def _empty_store(self) -> None:
+        if self.store is None:
+            return
+        if self.mib:
+            kept = sum(path.stat().st_size for path in self.store.rglob("*") if path.is_file())
+            if kept != self.mib * MIB:
+                raise BenchError(f"{self.name}: {self.mib * MIB:.0f} bytes were to be stored, {kept} were.")
+        for entry in self.store.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)  # the server may be at it, too: wrk leaves uploads unfinished
+            else:
+                entry.unlink()
+
+
+@dataclass
+class Work:
+    """Cases that are measured in turns, as often as ``rounds`` says, or the user.
+
+    ``figure`` is the one that they are compared with ``against`` by.
+    """
+
+    title: str
+    figure: str
+    cases: list[Case]
+    against: Case | None = None
+    rounds: int | None = None
+
+
+def _trees(roots: tuple[int, ...]) -> Iterator[int]:
+    """Processes, and all that descends from them."""
+    for root in roots:
+        yield root
+        for children in Path(f"/proc/{root}/task").glob("*/children"):
+            with suppress(*_GONE):
+                yield from _trees(tuple(map(int, children.read_text().split())))
+
+
+def _cpu(roots: tuple[int, ...]) -> float:
+    """CPU seconds that processes, their children and those they have buried used, in user mode and in the kernel."""
+    total = 0
+    for process in _trees(roots):
+        with suppress(*_GONE):
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            total += sum(map(int, fields[11:15]))
+    return total / _TICKS
+
+
+def foreign_cpu() -> float:
+    """CPU seconds so far of what is neither this benchmark nor the kernel."""
+    fields = Path("/proc/stat").read_text().split(maxsplit=9)
+    user, nice, system, steal = (int(fields[at]) for at in (1, 2, 3, 8))
+    ours: tuple[int, ...] = (os.getpid(),)
+    if Path("/proc/2/comm").read_text() == "kthreadd\n":
+        ours += (2,)
+    return (user + nice + system + steal) / _TICKS - _cpu(ours)
+
+
+def _peak(process: int) -> float:
+    """The peak resident size of a process in MiB."""
+    line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024

@@ -1,0 +1,210 @@
+"""The works of the benchmark. Each opens its servers on its stage and gives the cases to measure, with their goals."""
+
+import base64
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench_case import CPU, MIB, RATE, RSS, BenchError, Case, Goal, Load, Work
+from bench_servers import aiorelay, clamd, flask, free_port, nginx, serving, storing
+from bench_stage import BOUNDARY, Stage, run
+
+__all__ = ["WORKS"]
+
+_REQUESTS, _P99, _SECONDS = "requests/s", "p99 ms", "seconds"
+
+
+def _relay(stage: Stage) -> Work:
+    mib = stage.size
+    load = stage.upload(stage.sample(mib))
+    alone, proxied = stage.rest2_and_nginx(load, mib)
+    alone.compare(RATE, 0.7, dav := _dav(stage))
+    ours = stage.relay("relay", load, mib)
+    ours.compare(RATE, 1.0, proxied)
+    ours.compare(CPU, 0.9, proxied, at_most=True)
+    ours.compare(RATE, 4.0, pair := _flask_pair(stage, load))
+    return Work(f"{mib} MiB, one client", RATE, [dav, alone, ours, proxied, pair], proxied)
+
+
+def _dav(stage: Stage) -> Case:
+    """No form to parse, no digest: what storing a large file costs at least."""
+    port, store = free_port(), stage.folder("dav")
+    put = stage.curl("-T", str(stage.directory / "sample"))
+    server = stage.stack.enter_context(nginx(stage.directory / "nginx", stage.certificate, storing(port, store)))
+    url = f"https://127.0.0.1:{port}/sample"
+    return Case("nginx WebDAV, raw PUT", lambda url: run([*put, url]), url, (server,), (server,), stage.size, store)
+
+
+def _flask_pair(stage: Stage, load: Load) -> Case:
+    front, back = (f"https://127.0.0.1:{free_port()}" for _ in range(2))
+    store = stage.folder("flask")
+    behind = stage.stack.enter_context(flask(back, stage.certificate, "store", str(store)))
+    before = stage.stack.enter_context(flask(front, stage.certificate, "relay", f"{back}/upload", str(stage.ca)))
+    return Case("Flask pair", load, front, (before, behind), (before,), stage.size, store)
+
+
+def _parallel(stage: Stage) -> Work:
+    each = max(1, stage.size * 100 // 1024)
+    load, mib = stage.upload(stage.sample(each), times=8), 8 * each
+    _, proxied = stage.rest2_and_nginx(load, mib)
+    one = stage.relay("relay", load, mib)
+    two = _two_processes(stage, load, mib)
+    one.compare(RATE, 0.8, proxied)
+    two.compare(RATE, 1.0, proxied)
+    return Work(f"8 x {each} MiB at once", RATE, [one, two, proxied], proxied)
+
+
+def _two_processes(stage: Stage, load: Load, mib: float) -> Case:
+    store = stage.folder("shared")
+    _, urls = first = stage.stack.enter_context(aiorelay(stage.state, store, "--reuse-port"))
+    ports = [f"--{name}-port={urls[name].rpartition(':')[2]}" for name in ("rest1", "rest2")]
+    second = stage.stack.enter_context(aiorelay(stage.state, store, "--reuse-port", *ports))
+    processes = (first[0], second[0])
+    return Case("relay, two processes", load, urls["rest1"], processes, processes, mib, store)
+
+
+def _small(stage: Stage) -> Work:
+    cases = []
+    for kib in (1, 64):
+        memory = Path(stage.stack.enter_context(TemporaryDirectory(prefix="aiorelay-bench-", dir="/dev/shm")))
+        inner = Stage(stage.folder(f"{kib}"), stage.state, stage.size, stage.seconds, stage.stack)
+        load = _wrk(stage.seconds, kib * 1024)
+        (memory / "alone").mkdir()
+        (memory / "relay").mkdir()
+        _, proxied = inner.rest2_and_nginx(load, 0, memory / "alone")
+        ours = inner.relay("relay", load, 0, store=memory / "relay")
+        ours.compare(_REQUESTS, 0.5, proxied)
+        ours.compare(_P99, 3, proxied, at_most=True)
+        for case in (ours, proxied):
+            case.name += f", {kib} KiB"
+            cases.append(case)
+    return Work("Small files, 16 keep-alive connections, tmpfs", _REQUESTS, cases)
+
+
+def _wrk(seconds: int, size: int) -> Load:
+    script = Path(__file__).with_name("bench.lua")
+
+    def load(url: str) -> dict[str, float]:
+        command = ["wrk", "-t1", "-c16", f"-d{seconds}s", "--timeout=30s", f"--script={script}", f"{url}/upload"]
+        done = subprocess.run([*command, "--", str(size)], stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise BenchError(f"wrk failed with {done.returncode}:\n{done.stdout}")
+        requests, failed, p99, duration = map(int, done.stdout.splitlines()[-1].split())
+        if failed or not requests:
+            raise BenchError(f"{failed} small uploads to {url} failed:\n{done.stdout}")
+        return {_REQUESTS: requests / duration * 1e6, _P99: p99 / 1000, "requests": requests}
+
+    return load
+
+
+def _sources(stage: Stage) -> Work:
+    mib, port = stage.size, free_port()
+    files = stage.folder("files")
+    sample = stage.sample(mib).rename(files / "sample")
+    source = stage.stack.enter_context(nginx(stage.directory / "nginx", stage.certificate, serving(port, files)))
+    remote, copy = f"http://127.0.0.1:{port}/sample", stage.directory / "copy"
+
+    def name_it(where: str) -> Load:
+        body = json.dumps({"somefile": where})
+        return lambda url: run(stage.curl("-HContent-Type: application/json", "-d", body, f"{url}/upload2"))
+
+    def carry_it(url: str) -> None:
+        run(["curl", "-sSf", f"-o{copy}", remote])
+        stage.upload(copy)(url)
+        copy.unlink()
+
+    ours = stage.relay("from a URL", name_it(remote), mib, "--allow-net=127.0.0.0/8", f"--local-root={files}")
+    local = replace(ours, name="from a local path", load=name_it(str(sample)))
+    ours.serving += (source,)
+    by_hand = replace(ours, name="curl down, curl up", load=carry_it)
+    ours.compare(RATE, 1.3, by_hand)
+    local.compare(RATE, 1.3, by_hand)
+    return Work(f"{mib} MiB from a source", RATE, [ours, local, by_hand], by_hand)
+
+
+def _shapes(stage: Stage) -> Work:
+    """The boundary is known here, and stays the same on both legs, so that data can come as near to it as can be."""
+    near = f"\r\n--{BOUNDARY[:-1]}".encode()
+    blocks = {"CRs only": b"\r" * MIB, "near-boundary data": (near * (MIB // len(near) + 1))[:MIB]}
+    noise = stage.relay("random data", stage.post(stage.form(stage.size)), stage.size)
+    shapes = []
+    for name, block in blocks.items():
+        case = replace(noise, name=name, load=stage.post(stage.form(stage.size, f"form {name}", block)))
+        case.compare(RATE, 0.8, noise)
+        shapes.append(case)
+    return Work(f"{stage.size} MiB of hostile data", RATE, [noise, *shapes], noise)
+
+
+def _sizes(stage: Stage) -> Work:
+    """Each in a process of its own, whose memory no other upload has stretched."""
+    small, large, each = max(1, stage.size // 4), stage.size * 4, max(1, stage.size * 100 // 1024)
+    short, tall, eighth = (stage.sample(mib).rename(stage.directory / f"{mib}.bin") for mib in (small, large, each))
+    one = stage.relay(f"{small} MiB", stage.upload(short), small)
+    big = stage.relay(f"{large} MiB", stage.upload(tall), large)
+    eight = stage.relay(f"8 x {each} MiB at once", stage.upload(eighth, times=8), 8 * each)
+    big.compare(CPU, 1.1, one, at_most=True)
+    for case in (one, big):
+        case.hold(RSS, 64, "MiB")
+    further = Goal(RSS, lambda: (eight[RSS] - big[RSS]) / 7, 1.5, "MiB for each further upload", at_most=True)
+    eight.goals.append(further)
+    return Work("Cost and memory by size", CPU, [one, big, eight], one)
+
+
+def _start(stage: Stage) -> Work:
+    store = stage.folder("store")
+
+    def to_ready(_: str) -> dict[str, float]:
+        started = time.perf_counter()
+        with aiorelay(stage.state, store):
+            return {_SECONDS: time.perf_counter() - started}
+
+    def to_import(_: str) -> dict[str, float]:
+        started = time.perf_counter()
+        run([sys.executable, "-c", "import aiorelay"])
+        return {_SECONDS: time.perf_counter() - started}
+
+    ready, imported = Case("python -m aiorelay, to ready", to_ready), Case("python -c 'import aiorelay'", to_import)
+    ready.hold(_SECONDS, 0.6, "s")
+    imported.hold(_SECONDS, 0.3, "s")
+    return Work("Start", _SECONDS, [ready, imported], rounds=5)
+
+
+def _checks(stage: Stage) -> Work:
+    mib, form = stage.size, stage.form(stage.size)
+    plain = stage.relay("no check", stage.post(form), mib)
+    typed = stage.relay("type", stage.post(form), mib, "--accept=application/octet-stream")
+    with form.open("rb") as file:
+        digest = base64.b64encode(hashlib.file_digest(file, "sha256").digest()).decode()
+    told = stage.post(form, f"Content-Digest: sha-256=:{digest}:")
+    summed = stage.relay("sha256", told, mib)
+    typed.compare(RATE, 0.98, plain)
+    summed.compare(RATE, 0.9, plain)
+    return Work(f"Checks of {mib} MiB", RATE, [plain, typed, summed, _scanned(stage, form)], plain)
+
+
+def _scanned(stage: Stage, form: Path) -> Case:
+    if shutil.which("clamd") is None:
+        return Case("ClamAV", lambda _: None, absent="clamd is not installed")
+    process, socket = stage.stack.enter_context(clamd(stage.directory / "clamd"))
+    case = stage.relay("ClamAV", stage.post(form), stage.size, f"--clamd={socket}", "--clamd-timeout=10m")
+    case.serving += (process,)
+    return case
+
+
+WORKS: dict[str, Callable[[Stage], Work]] = {
+    "relay": _relay,
+    "parallel": _parallel,
+    "small": _small,
+    "sources": _sources,
+    "shapes": _shapes,
+    "sizes": _sizes,
+    "start": _start,
+    "checks": _checks,
+}
