@@ -4,6 +4,7 @@ import asyncio
 import mimetypes
 import os
 import stat
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ async def opened(name: str) -> AsyncGenerator[Source, None]:
 
     A file that is changed while it is read makes ``chunks`` raise a ``Problem``. Raises ``NotSent``.
     """
+    if name == STDIN and sys.stdin is None:  # its number may long be that of something else
+        raise NotSent("Standard input is closed")
     try:
         descriptor = os.dup(0) if name == STDIN else os.open(name, _HOW)
     except OSError as error:

@@ -7,7 +7,7 @@ GET JOB/events  ─▶ event ─▶ event ─▶ … ─▶ the job has ended
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +41,12 @@ async def follow(session: aiohttp.ClientSession, job: URL, on_news: Callable[[Jo
     pauses = iter(_PAUSES)
     while True:
         with suppress(aiohttp.ClientError, OSError, TimeoutError, ValueError):
-            async for event in _stream(session, job, seen):
-                seen, pauses = event.id or seen, iter(_PAUSES)
-                on_news(state := _read(event.data))
-                if state["state"] != "running":
-                    return state
+            async with aclosing(_stream(session, job, seen)) as events:
+                async for event in events:
+                    seen, pauses = event.id or seen, iter(_PAUSES)
+                    on_news(state := _read(event.data))
+                    if state["state"] != "running":
+                        return state
         pause = next(pauses, None)
         if pause is None:
             raise NotSent(f"The relay tells no more of the job, which may go on; ask {job}")
@@ -102,9 +103,14 @@ async def _stream(session: aiohttp.ClientSession, job: URL, seen: str) -> AsyncG
         if 400 <= response.status < 500:
             answer = Answer(response.status, response.content_type, await response.read())
             raise NotSent(f"The relay tells nothing of the job: {Outcome.of('', answer).sentence}")
-        if response.status == 200:
-            async for event in events_in(response.content.iter_any()):
-                yield event
+        response.raise_for_status()
+        try:
+            async with aclosing(events_in(response.content.iter_any())) as events:
+                async for event in events:
+                    yield event
+        finally:
+            if response.connection is not None and response.connection.transport is not None:
+                response.connection.transport.abort()  # or TLS would wait for the relay's goodbye
 
 
 def _event(lines: list[str]) -> Iterator[Event]:

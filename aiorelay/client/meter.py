@@ -1,5 +1,7 @@
 """How far a source is, shown as bars on a terminal."""
 
+import os
+import sys
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -8,10 +10,11 @@ from tqdm import tqdm
 __all__ = ["Meter"]
 
 _LONGEST_NAME = 32
+_WIDTH = 80
 
 
 class Meter:
-    """Bars for the source ``name``, one for each leg of its way, on standard error; nothing unless ``shown``."""
+    """Bars for the source ``name``, one for each leg of its way, on standard error, a terminal if ``shown``."""
 
     def __init__(self, name: str, *, shown: bool) -> None:
         visible = "".join(each if each.isprintable() else "?" for each in name)
@@ -43,13 +46,15 @@ class Meter:
             bar.set_postfix_str("waiting for the answer")
 
     def _add(self, leg: str, total: int | None) -> "tqdm[NoReturn]":
+        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0  # some terminals do not say how wide they are
         bar = self._bars[leg] = tqdm(
             desc=f"{self._name} {leg}".rstrip(),
             total=total,
             unit="B",
             unit_scale=True,
             unit_divisor=1024,
-            dynamic_ncols=True,
+            dynamic_ncols=known,
+            ncols=None if known else _WIDTH,
             position=len(self._bars),
             leave=True,
         )
