@@ -72,10 +72,10 @@ async def frame(form: Form) -> Framed:
 
 
 async def _blocks(
-    boundary: bytes, length: int | None, opening: list[bytes], part: Part | None, parts: AsyncGenerator[Part, None]
+    boundary: bytes, length: int | None, waiting: list[bytes], part: Part | None, parts: AsyncGenerator[Part, None]
 ) -> AsyncGenerator[bytes, None]:
     promise = _Promise(length, len(_closing(boundary)))
-    waiting, size = opening, promise.take(sum(map(len, opening)))
+    size = promise.take(sum(map(len, waiting)))
     while part is not None:
         async for chunk in part.chunks:
             waiting.append(chunk)

@@ -6,7 +6,7 @@ blocks ─▶ POST ─▶ answer        a block that raises cuts the connection:
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Self
 
@@ -25,6 +25,8 @@ __all__ = ["Upstream"]
 
 # Servers close idle connections after 2 s (gunicorn) or more: one that is used again sooner is still open.
 _KEEP_ALIVE = 1.5
+# What the connection, and TLS before it, take at once and may keep: each of them copies what it cannot send.
+_PIECE = 64 * 1024
 # What aiohttp would add by itself; the client's own are passed on, and nothing is added for it.
 _NOT_OURS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
 
@@ -135,6 +137,8 @@ class Upstream:
 
     async def _write(self, framed: Framed, body: "_Body") -> None:
         writer = await body.opened
+        if writer is not None and writer.transport is not None:
+            writer.transport.set_write_buffer_limits(_PIECE)
         async for block in framed.blocks:
             # An answer of success may come before the end, and aiohttp then stops writing. It is passed on
             # only if every check has passed, so the rest is read, if for nobody.
@@ -148,7 +152,8 @@ class Upstream:
             body.reached = True  # before it was: where the connection breaks meanwhile, some of it may have arrived
         try:
             async with asyncio.timeout(self._idle):
-                await writer.write(block)
+                for piece in _pieces(block):
+                    await writer.write(piece)
         except TimeoutError:
             raise UpstreamTimeout(
                 f"The upload API took no byte for {self._idle:g} s.", error="connection_write_timeout"
@@ -157,6 +162,11 @@ class Upstream:
             return None  # the exchange ends too, and knows why
         body.note(len(block))
         return writer
+
+
+def _pieces(block: bytes) -> Iterator[memoryview]:
+    view = memoryview(block)
+    return (view[at : at + _PIECE] for at in range(0, len(block), _PIECE))
 
 
 def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: asyncio.Timeout) -> None:

@@ -1,6 +1,7 @@
 """Length arithmetic: what is promised is what is sent, and the end is held back until every part has ended well."""
 
 import asyncio
+import sys
 
 import pytest
 from hypothesis import given
@@ -296,6 +297,15 @@ async def test_large_blocks_are_passed_on_as_they_came():
     content = [b"x" * 100_000, b"y" * 100_000]
     _, blocks = await sent(made(("f", "a", 200_000, content)))
     assert blocks[1] is content[1]
+
+
+async def test_no_block_is_kept_once_the_next_one_is_there():
+    content = [bytes(100_000) for _ in range(3)]
+    before = [sys.getrefcount(block) for block in content]
+    framed = await frame(made(("f", "a", 300_000, content)))
+    for _ in content:
+        await anext(framed.blocks)
+    assert [sys.getrefcount(block) for block in content][:2] == before[:2]
 
 
 async def test_nothing_is_read_of_a_file_before_its_first_block_is_asked_for():
