@@ -24,7 +24,7 @@ class Acceptor:
     """Accepts TLS connections for ``server`` on listening ``listeners``, at most ``limit`` at once.
 
     ``deadline`` is the longest handshake in seconds. One connection too many takes the place of an idle one, the
-    oldest, or is closed itself if none is idle: if all are ``busy``, with a request in flight.
+    oldest, be its handshake finished or not; it is closed itself if all are ``busy``, with a request in flight.
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class Acceptor:
         self._context = context
         self._limit = limit
         self._deadline = deadline
-        self._shaking_hands: set[asyncio.Task[None]] = set()
+        # In the order they came, each with its handshake; those that were lost meanwhile, too.
+        self._connections: dict[web.RequestHandler, asyncio.Task[None]] = {}
         self._listeners = listeners
         for listener in listeners:
             listener.setblocking(False)
@@ -50,7 +51,7 @@ class Acceptor:
 
     async def close(self) -> None:
         """Take no more connections, not even those that have not finished their handshake."""
-        tasks = [*self._accepting, *self._shaking_hands]
+        tasks = [*self._accepting, *self._connections.values()]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -67,26 +68,37 @@ class Acceptor:
                 log.warning("cannot accept a connection: %s", error.strerror)
                 await asyncio.sleep(_PAUSE)
                 continue
-            if len(self._server.connections) + len(self._shaking_hands) >= self._limit and not self._drop_idle():
+            if self._is_full() and not self._made_room():
                 connection.close()
                 continue
-            task = loop.create_task(self._shake_hands(connection))
-            self._shaking_hands.add(task)
-            task.add_done_callback(self._shaking_hands.discard)
+            handler = self._server()
+            self._connections[handler] = loop.create_task(self._shake_hands(connection, handler))
 
-    async def _shake_hands(self, connection: socket.socket) -> None:
+    async def _shake_hands(self, connection: socket.socket, handler: web.RequestHandler) -> None:
         loop = asyncio.get_running_loop()
         # What fails here is the client's affair: plain HTTP, a certificate it does not trust, a port scan.
         with suppress(OSError, ssl.SSLError, TimeoutError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(
-                self._server, connection, ssl=self._context, ssl_handshake_timeout=self._deadline
+                lambda: handler, connection, ssl=self._context, ssl_handshake_timeout=self._deadline
             )
 
-    def _drop_idle(self) -> bool:
-        """Close the oldest connection that is idle, and say whether there was one."""
-        for each in self._server.connections:  # in the order they came
-            if each not in self._busy and each.transport is not None and not each.transport.is_closing():
-                each.transport.abort()
+    def _is_full(self) -> bool:
+        if len(self._connections) >= self._limit:
+            self._connections = {
+                handler: handshake
+                for handler, handshake in self._connections.items()
+                if not handshake.done() or handler.transport is not None
+            }
+        return len(self._connections) >= self._limit
+
+    def _made_room(self) -> bool:
+        """Drop the oldest connection that is idle, and say whether there was one."""
+        for handler, handshake in self._connections.items():
+            if handler not in self._busy:
+                handshake.cancel()
+                if handler.transport is not None:
+                    handler.transport.abort()
+                del self._connections[handler]
                 return True
         return False

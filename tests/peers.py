@@ -238,13 +238,14 @@ class Connection:
 
     def reset(self) -> None:
         """Close the connection with RST."""
-        _reset(self._writer)
+        reset(self._writer)
 
     def close(self) -> None:
         self._writer.close()
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection with RST."""
     transport_socket = writer.get_extra_info("socket")
     transport_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
@@ -371,7 +372,7 @@ class Client:
 
     def reset(self) -> None:
         """Vanish: RST."""
-        _reset(self._writer)
+        reset(self._writer)
 
     def finish(self) -> None:
         """Hang up: FIN, without a word of TLS."""

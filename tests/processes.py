@@ -7,7 +7,7 @@ import re
 import signal
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 from peers import PATIENCE, eventually
@@ -133,15 +133,20 @@ class Process:
 
 @contextlib.asynccontextmanager
 async def started(
-    *arguments: str | os.PathLike[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
+    *arguments: str | os.PathLike[str],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncGenerator[Process, None]:
     """Start ``python -m aiorelay``, wait until it is ready or has ended; at the end stop it and look at its log.
 
     Nothing is said for it but what it is told: a test gives at least ``--state-dir`` and, mostly, ``*FREE_PORTS``.
+    ``under`` is a command that becomes it, to change what is around it.
     """
     pipe = asyncio.subprocess.PIPE
     process = Process(
         await asyncio.create_subprocess_exec(
+            *under,
             sys.executable,
             "-m",
             "aiorelay",

@@ -1,0 +1,131 @@
+"""The one criterion of all faults: what was answered is stored once and whole, nothing else is, nothing stays open.
+
+Ledger     what clients were answered, held against what is stored
+judged     a context for faults, in which other clients' uploads go on; at its end the judgement
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import re
+from collections import Counter
+from collections.abc import AsyncGenerator, Collection
+from pathlib import Path
+
+from peers import PATIENCE, Message, ask, form, part, request
+from processes import Process
+
+RECOVERY = 5.0
+"""Seconds after which descriptors and temporary files are back where they were before a fault."""
+
+Description = tuple[int, str]
+
+
+def described(content: bytes) -> Description:
+    return len(content), hashlib.sha256(content).hexdigest()
+
+
+def upload_of(content: bytes) -> bytes:
+    """The request that uploads a file."""
+    return request("/upload1", form(part("somefile", content, "a.bin")))
+
+
+class Ledger:
+    """What clients were answered, held against what is in ``store``."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._told: dict[Path, Description] = {}
+        self._perhaps: list[Description] = []
+
+    def __len__(self) -> int:
+        """How many uploads were answered with success."""
+        return len(self._told)
+
+    def note(self, answer: Message, content: bytes) -> Message:
+        """Take down the answer to an upload of ``content``, and give it.
+
+        One that broke off is lost; so is the upstream's where the relay has to answer in its stead.
+        """
+        if not answer.whole or answer.status in {502, 504}:
+            self.unanswered(content)
+        elif answer.status < 300:
+            (file,) = answer.json()["files"]
+            path, description = Path(file["path"]), (file["size"], file["sha256"])
+            assert description == described(content)
+            assert path not in self._told
+            self._told[path] = description
+        return answer
+
+    def unanswered(self, content: bytes) -> None:
+        """Take down that ``content`` was sent whole, but its answer, if there was one, was lost."""
+        self._perhaps.append(described(content))
+
+    @property
+    def incoming(self) -> list[Path]:
+        """What is in the store and not kept (yet)."""
+        return list(self._store.glob(".incoming-*"))
+
+    def judge(self) -> None:
+        """Every upload that was answered is kept once and whole, and no other but those whose answer was lost."""
+        kept = {path: described(path.read_bytes()) for path in self._store.glob("[!.]*/*")}
+        assert {path: kept.pop(path, None) for path in self._told} == self._told
+        assert not Counter(kept.values()) - Counter(self._perhaps)
+
+
+@contextlib.asynccontextmanager
+async def judged(
+    relay: Process, *processes: Process, store: Path, state: Path, others: Collection[int] | None = (200,)
+) -> AsyncGenerator[Ledger, None]:
+    """Judge what happens in its context to a relay, and to other processes of its chain, by the one criterion.
+
+    Meanwhile another client uploads small files one after the other and is answered with statuses of ``others``, with
+    success at least at the end; None for no such client. Afterwards no process has anything open, no file is under
+    way, and all of them end when asked, with nothing in flight to wait for.
+    """
+    ledger = Ledger(store)
+    chain = (relay, *processes)
+    before = [kinds(process) for process in chain]
+    enough = asyncio.Event()
+    other = asyncio.create_task(_upload_on(relay, ledger, others or (), enough))
+    try:
+        yield ledger
+        if others is not None:
+            async with asyncio.timeout(PATIENCE):
+                answered = len(ledger)
+                while len(ledger) == answered and not other.done():  # noqa: ASYNC110 - its end counts, too
+                    await asyncio.sleep(0.01)
+        enough.set()
+        await other
+    finally:
+        other.cancel()
+        await asyncio.wait([other])
+
+    def recovered() -> bool:
+        spooled = list((state / "spool").glob("*"))
+        still_open = [now - then for now, then in zip(map(kinds, chain), before, strict=True)]
+        return not (any(still_open) or spooled or ledger.incoming)
+
+    try:
+        async with asyncio.timeout(RECOVERY):
+            while not recovered():  # noqa: ASYNC110 - there is no event for what a kernel shows
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError([kinds(process) for process in chain], before, ledger.incoming) from None
+    ledger.judge()
+    for process in chain:
+        assert await process.stop() == 0
+
+
+def kinds(process: Process) -> Counter[str]:
+    """How many descriptors a process has of each kind."""
+    return Counter(re.sub(r"\[\d+\]", "", name) for name in process.open_files)
+
+
+async def _upload_on(relay: Process, ledger: Ledger, statuses: Collection[int], enough: asyncio.Event) -> None:
+    number = 0
+    while statuses and not enough.is_set():
+        number += 1
+        content = b"%d" % number * 1000
+        answer = ledger.note(await ask(relay.rest1, relay.tls, upload_of(content)), content)
+        assert answer.status in statuses, answer.body
