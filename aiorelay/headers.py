@@ -6,22 +6,9 @@ from collections.abc import Iterable
 from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy
 
-__all__ = ["CONTENT_DIGESTS", "add_trace", "end_to_end", "replace_all", "spelt_alike"]
+from aiorelay.hops import HOP_BY_HOP
 
-# RFC 9110, section 7.6.1, with Proxy-Authenticate, Proxy-Authorization and Trailer, which end at the next hop too.
-_HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
+__all__ = ["CONTENT_DIGESTS", "add_trace", "end_to_end", "replace_all", "spelt_alike"]
 
 # Digests of the content as the client framed it (RFC 9530; RFC 3230; RFC 1864): untrue once it is framed anew.
 CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
@@ -30,7 +17,7 @@ CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content
 def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ()) -> "CIMultiDict[str]":
     """The fields of a message that concern its far end, less those named in ``without`` (lower-case)."""
     named = {option.strip().lower() for line in headers.getall(hdrs.CONNECTION, ()) for option in line.split(",")}
-    dropped = _HOP_BY_HOP | named | set(without)
+    dropped = HOP_BY_HOP | named | set(without)
     return CIMultiDict((name, _utf_8(value)) for name, value in headers.items() if name.lower() not in dropped)
 
 

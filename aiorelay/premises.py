@@ -75,11 +75,7 @@ class Premises:
         """Read certificates and tokens again; what cannot be used is logged, and stays as it was."""
         if self.tokens is not None:
             self.tokens.refresh()
-        for identity in (self.identity, *self.identities):
-            try:
-                identity.reload()
-            except StartupError as problem:
-                telemetry.log.error("the certificate stays as it was: %s", problem)
+        self._tend(Identity.reload)
 
     @asynccontextmanager
     async def kept_up(self) -> AsyncGenerator[None, None]:
@@ -93,11 +89,14 @@ class Premises:
     async def _keep_up(self) -> None:
         while True:
             await asyncio.sleep(_UPKEEP)
-            for identity in (self.identity, *self.identities):
-                try:
-                    identity.renew()
-                except StartupError as problem:
-                    telemetry.log.error("the certificate could not be renewed: %s", problem)
+            self._tend(Identity.renew)
+
+    def _tend(self, tend: Callable[[Identity], None]) -> None:
+        for identity in (self.identity, *self.identities):
+            try:
+                tend(identity)
+            except StartupError as problem:
+                telemetry.log.error("the certificate stays as it was: %s", problem)
 
 
 @asynccontextmanager

@@ -1,18 +1,15 @@
 """Errors as answers: ``application/problem+json`` (RFC 9457), rendered here and nowhere else."""
 
 import json
-import logging
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from aiorelay.errors import ClientGone, Internal, MethodNotAllowed, NotFound, Problem
-from aiorelay.telemetry import request_id
+from aiorelay.telemetry import log, request_id
 
 __all__ = ["document", "middleware", "render"]
-
-_log = logging.getLogger("aiorelay")
 
 
 def document(problem: Problem, instance: str) -> dict[str, str | int]:
@@ -53,5 +50,5 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
     except ClientGone:
         return web.Response(status=400)  # for nobody: aiohttp wants one, and finds the connection closed
     except Exception:  # noqa: BLE001 - the last resort: logged with its traceback, and told to nobody
-        _log.exception("Unforeseen failure of %s %s", request.method, request.path)
+        log.exception("Unforeseen failure of %s %s", request.method, request.path)
         return render(Internal("The log of the relay has the rest."), request_id.get())

@@ -14,9 +14,9 @@ HOUSE = Path(aiorelay.__file__).parent
 # From the ground up; a room (a module, or a package as one) imports from lower floors only. Whoever adds a room gives
 # it a floor here: the lowest that what it imports allows.
 FLOORS = (
-    {"errors", "answers", "upload", "allocator", "filenames", "threads", "guard", "headers", "pace", "prefer", "pages"},
-    {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "recorded", "openapi"},
-    {"form", "framing", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
+    {"errors", "answers", "upload", "allocator", "filenames", "threads", "guard", "hops", "pace", "prefer", "pages"},
+    {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "headers", "openapi"},
+    {"form", "framing", "recorded", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
     | {"access", "acceptor", "identity", "metrics"},
     {"checks", "jobs", "listeners", "upstream"},
     {"body", "sources", "delivery", "job_routes"},
@@ -31,7 +31,7 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # What decides does no I/O, and so needs none of these.
-PURE = ("errors", "upload", "filenames", "guard", "headers", "head", "framing", "pace", "fetch.ranges")
+PURE = ("errors", "upload", "filenames", "guard", "headers", "hops", "head", "framing", "pace", "fetch.ranges")
 IMPURE = {"asyncio", "os", "pathlib", "shutil", "socket", "ssl", "subprocess", "threading"}
 
 READS_THE_ENVIRONMENT = {

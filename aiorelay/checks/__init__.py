@@ -17,7 +17,6 @@ come before the form's closing boundary, which is held back until every part has
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
@@ -27,11 +26,10 @@ from traceback import walk_tb
 from typing import Protocol
 
 from aiorelay.errors import Internal, Problem
+from aiorelay.telemetry import log
 from aiorelay.upload import Form, Part
 
 __all__ = ["Check", "HeadCheck", "Maker", "OffLoop", "Validator", "checked", "passed_through"]
-
-_log = logging.getLogger("aiorelay")
 
 
 class Validator(Protocol):
@@ -190,7 +188,7 @@ class OffLoop:
         # Everything: a future cannot carry StopIteration (it would never be done), and a SystemExit out of one would
         # end the loop. Not its message, which may quote the file.
         except BaseException as unexpected:  # noqa: BLE001 - as said
-            _log.error("%s failed: %s at %s", self._name, type(unexpected).__name__, _trail(unexpected))
+            log.error("%s failed: %s at %s", self._name, type(unexpected).__name__, _trail(unexpected))
             raise Internal("A check of the file failed; the log of the relay says which.") from None
 
 

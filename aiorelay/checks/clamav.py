@@ -13,7 +13,6 @@ unless its ``AlertExceedsMax`` is on, and reports encrypted files only with ``Al
 
 import asyncio
 import contextlib
-import logging
 import re
 import socket
 import struct
@@ -22,11 +21,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
+from aiorelay.telemetry import log
 from aiorelay.upload import Part
 
 __all__ = ["Address", "ClamAV", "Outcome", "Scan", "Verdict", "parse_reply"]
 
-_log = logging.getLogger("aiorelay")
 
 Address = tuple[str, int] | Path
 """Where clamd listens: a host and a TCP port, or a unix socket."""
@@ -106,7 +105,7 @@ class ClamAV:
             case "infected":
                 return Infected(f"The virus scanner found {verdict.reason}.")
         passing = "let through" if self._fail_open else "refused"
-        _log.warning("a file was %s unscanned: %s", passing, verdict.reason)
+        log.warning("a file was %s unscanned: %s", passing, verdict.reason)
         if self._fail_open:
             return None
         if verdict.outcome == "unscannable":

@@ -6,7 +6,6 @@ for. So what passes without it passes with it.
 """
 
 import asyncio
-import logging
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -16,11 +15,11 @@ from importlib import import_module
 from aiorelay.checks import Check, HeadCheck, Maker
 from aiorelay.checks.signatures import EMPTY, GENERIC, HEAD, NAMES, UNKNOWN, looks_like
 from aiorelay.errors import TypeRefused
+from aiorelay.telemetry import log
 from aiorelay.upload import Part
 
 __all__ = ["Accept", "accept", "canonical", "libmagic"]
 
-_log = logging.getLogger("aiorelay")
 
 _TOKEN = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*"  # noqa: S105 - a grammar: RFC 6838, section 4.2
 _TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}")
@@ -141,4 +140,4 @@ def _compare(claimed: str | None, found: str) -> None:
     if claimed is None or canonical(claimed) in {canonical(found), UNKNOWN} or found == EMPTY:
         return
     if found not in GENERIC or canonical(claimed) in _TELLING:
-        _log.info("a file claimed to be %.100r looks like %s", claimed, found)
+        log.info("a file claimed to be %.100r looks like %s", claimed, found)

@@ -2,6 +2,7 @@
 
 import re
 
+from aiorelay.hops import HOP_BY_HOP
 from aiorelay.settings.kinds import Kind, Unfit
 
 __all__ = ["FIELD", "HEADER", "MEDIA", "SWITCH", "VALIDATOR", "choice"]
@@ -15,21 +16,7 @@ _ENDING = re.compile(r"\.[^\s/\\*]+")
 
 # The relay frames its own request: a second opinion on where the body ends, or what it is, breaks it (RFC 9110,
 # section 7.6.1, and RFC 9112, section 6).
-_OURS = {
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-}
+_OURS = HOP_BY_HOP | {"content-encoding", "content-length", "content-type", "expect"}
 
 
 def choice(*words: str) -> Kind:
