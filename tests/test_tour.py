@@ -86,7 +86,7 @@ def test_the_line_that_the_relay_prints_uploads(stranger):
     assert stored(stranger.run(f"{curl} -sS")) == ca.read_bytes()
 
 
-@pytest.mark.parametrize("way", [" -F somefile=@LICENSE", " -T LICENSE", "run send "], ids=["form", "raw", "send"])
+@pytest.mark.parametrize("way", ["-F somefile=@LICENSE", "-T LICENSE", "--field note"], ids=["form", "raw", "send"])
 @pytest.mark.usefixtures("relay")
 def test_a_file_is_uploaded_from_the_shell(stranger, way):
     assert stored(stranger.run(stranger.told(way))) == stranger.sample
@@ -100,20 +100,14 @@ def test_a_file_is_uploaded_in_a_browser(stranger, relay, tmp_path):
     assert stored(upload["answer"]) == stranger.sample
 
 
-def test_a_client_of_ones_own_api_sends_through_the_relay(stranger, behind_the_relay):
-    stranger.run(stranger.told(" -F file=@LICENSE"))
-    (path,) = behind_the_relay.iterdir()
-    assert (path.name, path.read_bytes()) == ("LICENSE", stranger.sample)
-
-
-@pytest.mark.parametrize("way", [" -T LICENSE", "run send "], ids=["raw", "send"])
-def test_other_ways_lead_to_ones_own_api_too(stranger, behind_the_relay, way):
+@pytest.mark.parametrize("way", ["-F file=@", "-T LICENSE", "AIORELAY_FIELD"], ids=["form", "raw", "send"])
+def test_a_file_for_ones_own_api_goes_through_the_relay(stranger, behind_the_relay, way):
     stranger.run(stranger.told(way))
     (path,) = behind_the_relay.iterdir()
     assert (path.name, path.read_bytes()) == ("LICENSE", stranger.sample)
 
 
-def test_the_page_leads_to_ones_own_api_too(stranger, behind_the_relay, tmp_path):
+def test_the_page_uploads_to_ones_own_api(stranger, behind_the_relay, tmp_path):
     with chromium(tmp_path / "chromium") as browser:
         page = Page(browser, stranger.here("https://localhost:8000/"))
         page.choose(stranger.clone / "LICENSE")
