@@ -1,4 +1,4 @@
-"""The first five minutes of a stranger: from a fresh clone to uploads, and to an API of their own, by the README alone."""
+"""A stranger's first five minutes: from a fresh clone to uploads, and to an API of their own, by the README alone."""
 
 import json
 import os
