@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from aiorelay import telemetry
 from aiorelay.acceptor import Acceptor
 from aiorelay.errors import StartupError
+from aiorelay.presence import drop_who_left
 
 __all__ = ["Drain", "address", "listening", "serving", "url"]
 
@@ -158,6 +159,7 @@ async def serving(
         shutdown_timeout=0.1,
     )
     async with AsyncExitStack() as stack:
+        stack.callback(asyncio.create_task(drop_who_left(busy)).cancel)
         stack.push_async_callback(drain.requests, in_flight)  # those that began while connections were closed
         stack.push_async_callback(_close, runner, drain)
         await runner.setup()

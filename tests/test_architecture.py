@@ -14,7 +14,8 @@ HOUSE = Path(aiorelay.__file__).parent
 # From the ground up; a room (a module, or a package as one) imports from lower floors only. Whoever adds a room gives
 # it a floor here: the lowest that what it imports allows.
 FLOORS = (
-    {"errors", "answers", "upload", "allocator", "filenames", "threads", "guard", "hops", "pace", "prefer", "pages"},
+    {"errors", "answers", "upload", "allocator", "filenames", "threads", "guard", "hops", "pace", "prefer", "pages"}
+    | {"presence"},
     {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "headers", "openapi"},
     {"form", "framing", "recorded", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
     | {"access", "acceptor", "identity", "metrics"},
