@@ -137,17 +137,18 @@ async def started(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     under: Sequence[str] = (),
+    python: str | os.PathLike[str] = sys.executable,
 ) -> AsyncGenerator[Process, None]:
     """Start ``python -m aiorelay``, wait until it is ready or has ended; at the end stop it and look at its log.
 
     Nothing is said for it but what it is told: a test gives at least ``--state-dir`` and, mostly, ``*FREE_PORTS``.
-    ``under`` is a command that becomes it, to change what is around it.
+    ``under`` is a command that becomes it, to change what is around it; ``python`` is what runs it.
     """
     pipe = asyncio.subprocess.PIPE
     process = Process(
         await asyncio.create_subprocess_exec(
             *under,
-            sys.executable,
+            python,
             "-m",
             "aiorelay",
             *arguments,

@@ -1,0 +1,180 @@
+"""The distributions hold what they should and nothing else, and run where there is only what they ask for."""
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from email.parser import BytesParser
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from processes import FREE_PORTS, started
+
+ROOT = Path(__file__).parent.parent
+NAME = f"aiorelay-{distribution('aiorelay').version}"
+INFO = f"{NAME}.dist-info"
+SWAGGER_UI = "aiorelay/assets/swagger-ui"
+LICENCES = {"LICENSE", *(f"{SWAGGER_UI}/{name}" for name in ("LICENSE", "NOTICE", "swagger-ui-bundle.js.LICENSE.txt"))}
+# Each with what it is there for: code, what browsers get, where that comes from and may be used, and the mark of types.
+KINDS = {".py", ".html", ".js", ".css", ".svg", ".txt", "LICENSE", "NOTICE", "ORIGIN", "py.typed"}
+
+
+def built(source: Path, kind: str, directory: Path) -> Path:
+    """A distribution of a source tree: a ``wheel`` or an ``sdist``."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", kind, "--directory", directory]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (path,) = directory.iterdir()
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    return built(ROOT, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    return built(ROOT, "sdist", tmp_path_factory.mktemp("sdist"))
+
+
+def files(archive: Path) -> set[str]:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as zipped:
+            return set(zipped.namelist())
+    with tarfile.open(archive) as packed:
+        return {member.name for member in packed if member.isfile()}
+
+
+def below(directory: Path) -> set[str]:
+    """The files of a directory, by their paths from the root of the project; caches are none."""
+    found = (path for path in directory.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    return {str(path.relative_to(ROOT)) for path in found}
+
+
+def test_the_wheel_holds_the_package_and_its_licences(wheel):
+    about = {f"{INFO}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
+    licences = {f"{INFO}/licenses/{name}" for name in LICENCES}
+    assert files(wheel) == below(ROOT / "aiorelay") | about | licences
+
+
+def test_the_package_holds_files_of_known_kinds_only(wheel):
+    ours = {Path(name) for name in files(wheel) if not name.startswith(INFO)}
+    assert {path.suffix if path.suffix in KINDS else path.name for path in ours} == KINDS
+    assert not [path for path in ours if re.match("test_|conftest", path.name)]
+
+
+def test_the_sdist_holds_what_the_project_is_made_of(sdist):
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs git, and a clone")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\0")[:-1]
+    # How changes are decided on is the repository's business.
+    ours = {name for name in tracked if not name.startswith(".ci/") and (ROOT / name).exists()}
+    assert files(sdist) == {f"{NAME}/{name}" for name in ours | {"PKG-INFO"}}
+
+
+def test_a_wheel_of_the_sdist_is_the_wheel(wheel, sdist, tmp_path):
+    with tarfile.open(sdist) as packed:
+        packed.extractall(tmp_path, filter="data")
+    again = built(tmp_path / NAME, "wheel", tmp_path / "dist")
+    assert again.read_bytes() == wheel.read_bytes()
+
+
+def test_the_metadata_tells_all_licences_and_asks_for_four_packages(wheel):
+    with zipfile.ZipFile(wheel) as zipped:
+        metadata = BytesParser().parsebytes(zipped.read(f"{INFO}/METADATA"))
+    assert metadata["License-Expression"] == "MIT AND Apache-2.0"
+    assert set(metadata.get_all("License-File")) == LICENCES
+    wanted = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
+    core = {each.name for each in wanted if each.marker is None}
+    assert core == {"aiohttp", "prometheus-client", "tqdm", "trustme"}
+
+
+# -- installed
+
+
+def closure(name: str, known: set[str]) -> set[str]:
+    """The names of all that a distribution needs, without its extras."""
+    for text in distribution(name).requires or []:
+        requirement = Requirement(text)
+        needed = canonicalize_name(requirement.name)
+        if needed not in known and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            known.add(needed)
+            closure(needed, known)
+    return known
+
+
+@pytest.fixture(scope="module")
+def python(wheel, tmp_path_factory):
+    """The Python of an environment with the wheel and what it needs, which is borrowed from ours: no network."""
+    home = tmp_path_factory.mktemp("installed")
+    venv.create(home, with_pip=False)
+    (packages,) = home.glob("lib/python3*/site-packages")
+    for name in closure("aiorelay", set()):
+        borrowed = distribution(name)
+        for top in {Path(file).parts[0] for file in borrowed.files} - {"..", "__pycache__"}:
+            (packages / top).symlink_to(borrowed.locate_file(top))
+    pip = [sys.executable, "-m", "pip", "--python", home / "bin/python", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--no-index", "--no-deps", wheel], check=True, capture_output=True)
+    subprocess.run([*pip, "check"], check=True, capture_output=True)
+    return home / "bin/python"
+
+
+def said(*command, cwd):
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def stored(answer):
+    """The content of the file that the embedded API says it has stored."""
+    return Path(json.loads(answer)["path"]).read_bytes()
+
+
+def test_every_module_can_be_imported_with_the_core_alone(python, tmp_path):
+    # But for the plugin, which only pytest imports.
+    script = """
+import importlib, pkgutil, aiorelay
+for module in pkgutil.walk_packages(aiorelay.__path__, "aiorelay."):
+    if module.name not in {"aiorelay.pytest_plugin", "aiorelay.__main__"}:
+        importlib.import_module(module.name)
+print(aiorelay.__file__)
+"""
+    said_by = said(python, "-W", "error", "-c", script, cwd=tmp_path)
+    assert Path(said_by.strip()).is_relative_to(python.parent.parent)
+
+
+def test_the_package_imports_nothing_of_pytest(tmp_path):
+    script = "import sys, aiorelay, aiorelay.cli, aiorelay.server; print([m for m in sys.modules if 'pytest' in m])"
+    assert said(sys.executable, "-c", script, cwd=tmp_path) == "[]\n"
+
+
+def test_the_command_is_installed(python, tmp_path):
+    version = said(python.parent / "aiorelay", "--version", cwd=tmp_path)
+    assert version == f"{NAME.replace('-', ' ')}\n"
+
+
+async def test_the_installed_relay_serves_and_ends(python, tmp_path):
+    arguments = [*FREE_PORTS, "--state-dir", tmp_path / "state", "--store", tmp_path / "store"]
+    async with started(*arguments, python=python, cwd=tmp_path) as process:
+        curl = await asyncio.create_subprocess_exec(
+            *shlex.split(process.curl), "-sS", stdout=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
+        )
+        answer, _ = await curl.communicate()
+        assert stored(answer) == process.ca.read_bytes()
+        assert await process.stop() == 0
