@@ -9,12 +9,17 @@ import time
 from dataclasses import dataclass
 
 from aiohttp import hdrs, web
+from aiohttp.http import HttpProcessingError
 
 from aiorelay.checks import Check
 from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
 from aiorelay.pace import Pace
 
 __all__ = ["Body", "Patience", "leave_expectation"]
+
+# After so many seconds of silence the framing is looked at.
+_LOOK = 0.5
+_BROKEN = "The body's chunked framing is broken."
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +81,35 @@ class Body:
         return block
 
     async def _receive(self) -> bytes:
-        try:
-            async with asyncio.timeout(self._patience.idle):
-                if self._awaited:
-                    self._awaited = False
-                    await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    self._request.writer.output_size = 0  # else aiohttp takes the answer for begun
-                return await self._request.content.readany()
-        except TimeoutError:
-            raise TooSlow(f"No byte arrived for {self._patience.idle:g} s.") from None
-        except web.RequestPayloadError as broken:
-            raise Truncated("The body's chunked framing is broken.") from broken
-        except (OSError, RuntimeError) as gone:  # RuntimeError: aiohttp's word for a closed connection
-            raise ClientGone from gone
+        left = self._patience.idle
+        while left > 0:
+            wait = min(left, _LOOK)
+            try:
+                async with asyncio.timeout(wait):
+                    await self._invite()
+                    return await self._request.content.readany()
+            except TimeoutError:
+                left -= wait
+            except (web.RequestPayloadError, HttpProcessingError) as broken:  # aiohttp without its C parser tells
+                raise Truncated(_BROKEN) from broken
+            except (OSError, RuntimeError) as gone:  # RuntimeError: aiohttp's word for a closed connection
+                raise ClientGone from gone
+            if _is_broken(self._request):
+                raise Truncated(_BROKEN)
+        raise TooSlow(f"No byte arrived for {self._patience.idle:g} s.")
+
+    async def _invite(self) -> None:
+        """Send the client that waits for it its ``100 Continue``."""
+        if self._awaited:
+            self._awaited = False
+            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._request.writer.output_size = 0  # else aiohttp takes the answer for begun
+
+
+def _is_broken(request: web.BaseRequest) -> bool:
+    """Whether the framing of a body broke after the head was read.
+
+    aiohttp's C parser tells nobody who waits for the body: the server only queues an answer of its own behind the
+    present request. That queue is private; were it to go, the silence would end such a body, with 408.
+    """
+    return any(hasattr(message, "exc") for message, _ in getattr(request.protocol, "_messages", ()))

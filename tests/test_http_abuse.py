@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 from aiohttp.http import HttpVersion10, HttpVersion11
-from peers import BOUNDARY, PATIENCE, Recorder, chunks, form, parse, part, request
+from peers import BOUNDARY, PATIENCE, Client, Recorder, chunks, connected, eventually, form, parse, part, request
 
 from aiorelay.ambiguity import LARGEST_HEAD, fault
 
@@ -231,6 +231,23 @@ async def test_broken_chunks_are_answered_400_and_the_connection_closed(relay):
     begun = raw("Transfer-Encoding: chunked", body=chunks(FORM))
     seen = {what: await relay(begun + broken + b"0\r\n\r\n") for what, broken in BROKEN_CHUNKS.items()}
     assert {what: outcome for what, outcome in seen.items() if outcome != ([400], [])} == {}
+
+
+async def test_chunks_that_break_in_mid_body_are_answered_400_and_never_end_upstream(aiorelay_server, recorder):
+    upstream = await recorder()
+    chain = await aiorelay_server(only="rest1", upstream=upstream.url, idle_timeout="10m")
+
+    begun = raw("Transfer-Encoding: chunked", body=chunks(FORM[:-9]))
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(chain.rest1, chain.tls)) for _ in BROKEN_CHUNKS]
+        for client in clients:
+            await client.send(begun)
+        await eventually(lambda: len(upstream.connections) == len(clients))
+        answers = await asyncio.gather(*map(Client.ask, clients, BROKEN_CHUNKS.values()))
+    seen = {what: (answer.status, answer.json()["type"]) for what, answer in zip(BROKEN_CHUNKS, answers, strict=True)}
+    assert {what: outcome for what, outcome in seen.items() if outcome != (400, "urn:aiorelay:truncated")} == {}
+    await eventually(lambda: all(connection.cut.is_set() for connection in upstream.connections))
+    assert uploaded(upstream) == []
 
 
 async def test_what_is_odd_but_http_is_read_as_http_has_it(relay):

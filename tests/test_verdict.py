@@ -162,13 +162,12 @@ async def test_raw_body_too_large_by_its_last_byte(aiorelay_server, recorder):
 
 
 async def test_raw_body_with_broken_chunks(aiorelay_server, recorder):
-    """aiohttp's server tells nobody that reads a body that its framing broke: the silence ends it."""
     upstream = await recorder()
-    chain = await aiorelay_server(only="rest1", upstream=upstream.url, idle_timeout="500ms")
+    chain = await aiorelay_server(only="rest1", upstream=upstream.url)
     head = request("/upload/a.bin", b"", method="PUT", content_type=None, chunked=True)[: -len(b"0\r\n\r\n")]
     async with connected(chain.rest1, chain.tls) as client:
         answer = await client.ask(head + chunks(CONTENT) + b"not a size\r\n")
-    assert answer.status in {400, 408}
+    assert answer.status == 400
     await eventually(lambda: all(connection.cut.is_set() for connection in upstream.connections))
     assert_held_back(upstream)
 
