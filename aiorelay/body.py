@@ -15,7 +15,7 @@ from aiorelay.checks import Check
 from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
 from aiorelay.pace import Pace
 
-__all__ = ["Body", "Patience", "leave_expectation"]
+__all__ = ["Body", "Patience"]
 
 # After so many seconds of silence the framing is looked at.
 _LOOK = 0.5
@@ -31,10 +31,6 @@ class Patience:
 
     idle: float
     min_rate: int
-
-
-async def leave_expectation(_request: web.Request) -> None:
-    """Let the handler answer ``Expect``: an ``expect_handler`` for aiohttp's routes, which would send 100 at once."""
 
 
 class Body:

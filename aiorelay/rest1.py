@@ -23,12 +23,13 @@ from aiorelay import openapi
 from aiorelay.access import Access
 from aiorelay.ambiguity import refuse_ambiguous
 from aiorelay.answers import taken_in_time
-from aiorelay.body import Body, Patience, leave_expectation
+from aiorelay.body import Body, Patience
 from aiorelay.checks import Check, Maker, checked
 from aiorelay.checks.digest import expect, parse_digest_field
 from aiorelay.checks.wanted import WantedDigests, preferred_algorithm
 from aiorelay.delivery import Delivery
 from aiorelay.errors import Busy, Problem, ShuttingDown
+from aiorelay.expectation import leave_expectation, refuse_unrouted
 from aiorelay.form import Limits, requiring_file
 from aiorelay.framing import Framed, frame
 from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end
@@ -111,12 +112,12 @@ class Rest1:
             if JSON in makers:
                 handler = self._unless_preferred_async(path, handler)
             app.router.add_post(path, handler, expect_handler=leave_expectation)
-        app.router.add_put(
-            "/upload/{filename:[^/]*}", self._upload("/upload/", self._intake.raw), expect_handler=leave_expectation
-        )
+        raw = self._upload("/upload/", self._intake.raw)
+        app.router.add_put("/upload/{filename:[^/]*}", raw, expect_handler=leave_expectation)
         JobRoutes(self._jobs, self._access.who, idle=self._patience.idle).add_to(app.router)
         self._pages.add_to(app.router)
         openapi.add_to(app.router, self._field)
+        refuse_unrouted(app.router)
         return app
 
     def drain(self) -> None:

@@ -10,9 +10,10 @@ from aiohttp.typedefs import Handler
 from aiorelay.access import Neighbourhood
 from aiorelay.ambiguity import refuse_ambiguous
 from aiorelay.answers import taken_in_time
-from aiorelay.body import Body, Patience, leave_expectation
+from aiorelay.body import Body, Patience
 from aiorelay.checks import Maker, checked
 from aiorelay.errors import MissingFile, ShuttingDown, WrongContentType
+from aiorelay.expectation import leave_expectation, refuse_unrouted
 from aiorelay.form import Limits, read_form
 from aiorelay.problems import middleware
 from aiorelay.store import Incoming, Store
@@ -43,6 +44,7 @@ class Rest2:
         in_time = taken_in_time(self._patience.idle)
         app = web.Application(middlewares=[in_time, _identified, refuse_ambiguous, middleware])
         app.router.add_post("/upload", self._upload, expect_handler=leave_expectation)
+        refuse_unrouted(app.router)
         return app
 
     def drain(self) -> None:

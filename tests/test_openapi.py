@@ -46,9 +46,9 @@ def app(*, upload_page: bool = True) -> web.Application:
 
 
 def routes(application: web.Application) -> set[tuple[str, str]]:
-    """Every route by method and path, save those of what the pages are made of."""
+    """Every route by method and path, save those of what the pages are made of, and the one for all other paths."""
     everything = {(route.method, route.resource.canonical) for route in application.router.routes()}
-    return {(method, path) for method, path in everything if not path.startswith("/assets/")}
+    return {(method, path) for method, path in everything if method != "*" and not path.startswith("/assets/")}
 
 
 def operations(described: dict[str, Any]) -> set[tuple[str, str]]:

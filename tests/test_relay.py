@@ -482,6 +482,17 @@ async def test_refusal_by_the_head_alone_is_answered_instead_of_100(relay, sent,
     assert (answer.status, answer.informational) == (status, [])
 
 
+@pytest.mark.parametrize("expect", [EXPECTING, "Expect: the-unexpected"])
+@pytest.mark.parametrize(
+    ("target", "method", "status"),
+    [("/nowhere", "POST", 404), ("/jobs/1/x", "PUT", 404), ("/upload1", "PUT", 405), ("/jobs/1", "POST", 405)],
+)
+async def test_what_leads_nowhere_is_refused_before_its_body_is_asked_for(relay, target, method, status, expect):
+    answer = await relay.refused(request(target, b"", expect, length=9, method=method))
+    assert (answer.status, answer.informational) == (status, [])
+    assert answer.json()["status"] == status
+
+
 @pytest.mark.parametrize("expect", ["100-continue", "100-Continue"])
 @pytest.mark.parametrize(
     "kind", [request("/upload1", b"", length=len(FORM)), request("/upload/a.txt", b"", length=len(FORM), **PUT)]
@@ -552,6 +563,7 @@ async def test_unknown_paths_are_not_found(relay, target):
         ("/upload/a.txt", "POST", "PUT"),
         ("/upload/a.txt", "GET", "PUT"),
         ("/healthz", "POST", "GET,HEAD"),
+        ("/jobs/1", "POST", "DELETE,GET,HEAD"),
     ],
 )
 async def test_other_methods_are_not_allowed(relay, target, method, allowed):
