@@ -39,6 +39,7 @@ from aiorelay.rest2 import Rest2
 from aiorelay.settings import Settings
 from aiorelay.sources import Sources
 from aiorelay.spool import Spool
+from aiorelay.tracing import UNTRACED, Tracing, tracing
 from aiorelay.upstream import Upstream
 
 __all__ = ["Premises", "relaying", "storing"]
@@ -121,7 +122,8 @@ async def relaying(premises: Premises) -> AsyncGenerator[None, None]:
     async with AsyncExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
         spool = _spool(settings, pool)
-        upstream = await stack.enter_async_context(_upstream(settings, premises.urls.get("rest2"), premises.identity))
+        traced = await stack.enter_async_context(tracing(settings.grace)) if settings.otel else UNTRACED
+        upstream = await stack.enter_async_context(_upstream(premises, traced))
         sources = Sources(stack.enter_context(_fetcher(premises)), settings.local_root, pool)
         jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
         stack.push_async_callback(premises.drain.requests, jobs.tasks)
@@ -131,6 +133,7 @@ async def relaying(premises: Premises) -> AsyncGenerator[None, None]:
             jobs,
             Access(premises.tokens, settings.trusted_proxy),
             premises.metrics,
+            traced,
             Pages(settings.field, upload=settings.page, wants_token=premises.tokens is not None),
             field=settings.field,
             limits=premises.limits,
@@ -178,8 +181,10 @@ def _fetcher(premises: Premises) -> Generator[Fetcher, None, None]:
 
 
 @asynccontextmanager
-async def _upstream(settings: Settings, embedded: str | None, identity: Identity) -> AsyncGenerator[Upstream, None]:
-    target = settings.upstream or URL(f"{embedded or url(address(settings.host), settings.rest2_port)}/upload")
+async def _upstream(premises: Premises, traced: Tracing) -> AsyncGenerator[Upstream, None]:
+    settings, identity = premises.settings, premises.identity
+    embedded = premises.urls.get("rest2", url(address(settings.host), settings.rest2_port))
+    target = settings.upstream or URL(f"{embedded}/upload")
     if settings.upstream is None:
         context = identity.trusting()
     else:
@@ -198,6 +203,7 @@ async def _upstream(settings: Settings, embedded: str | None, identity: Identity
         headers=settings.upstream_header,
         idle=settings.idle_timeout,
         answer_timeout=settings.answer_timeout,
+        tracing=traced,
     ) as upstream:
         yield upstream
 

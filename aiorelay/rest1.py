@@ -28,7 +28,7 @@ from aiorelay.checks import Check, Maker, checked
 from aiorelay.checks.digest import expect, parse_digest_field
 from aiorelay.checks.wanted import WantedDigests, preferred_algorithm
 from aiorelay.delivery import Delivery
-from aiorelay.errors import Busy, Problem, ShuttingDown
+from aiorelay.errors import Busy, ShuttingDown
 from aiorelay.expectation import leave_expectation, refuse_unrouted
 from aiorelay.form import Limits, requiring_file
 from aiorelay.framing import Framed, frame
@@ -45,6 +45,7 @@ from aiorelay.problems import middleware
 from aiorelay.recorded import recorded
 from aiorelay.sources import Ingest, Sources
 from aiorelay.telemetry import Stopwatch, Upload, identify, request_id
+from aiorelay.tracing import Tracing
 from aiorelay.upload import Form, Part
 
 __all__ = ["Rest1"]
@@ -71,6 +72,7 @@ class Rest1:
         jobs: Jobs,
         access: Access,
         metrics: Metrics,
+        tracing: Tracing,
         pages: Pages,
         *,
         field: str,
@@ -87,6 +89,7 @@ class Rest1:
         self._jobs = jobs
         self._access = access
         self._metrics = metrics
+        self._tracing = tracing
         self._pages = pages
         self._field = field
         self._limits = limits
@@ -178,16 +181,10 @@ class Rest1:
     def _under_way(self, endpoint: str, request: web.Request) -> Iterator[Upload]:
         """An upload that is counted while it is under way, and logged at its end."""
         upload = Upload(endpoint, client=self._access.client(request))
-        try:
+        with self._tracing.upload(upload, request), upload.under_way(self._metrics.ended):
             upload.who = self._access.who(request)
             with self._admitted():
                 yield upload
-        except Problem as problem:
-            upload.failed(problem)
-            raise
-        finally:
-            upload.write()
-            self._metrics.ended(upload)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

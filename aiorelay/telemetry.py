@@ -9,7 +9,8 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TextIO, TypeVar
@@ -46,6 +47,9 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     log.handlers = [handler]
     log.setLevel(level.upper())
     log.propagate = False
+    spans = logging.getLogger("opentelemetry")
+    spans.handlers = [_OneLine()]
+    spans.propagate = False
 
 
 class Stopwatch:
@@ -96,8 +100,19 @@ class Upload:
         self.upstream_error = problem.error if isinstance(problem, UpstreamProblem) else None
         self.outcome = problem.code if problem.status in {500, 502, 504} else "refused"
 
+    @contextmanager
+    def under_way(self, ended: "Callable[[Upload], object]") -> Iterator[None]:
+        """The upload goes on for as long as the context lasts; then write the line, and tell ``ended`` of it."""
+        try:
+            yield
+        except Problem as problem:
+            self.failed(problem)
+            raise
+        finally:
+            self.write()
+            ended(self)
+
     def write(self) -> None:
-        """Write the line."""
         seconds = round(time.monotonic() - self.started, 6)
         members: dict[str, Any] = {
             "endpoint": self.endpoint,
@@ -129,6 +144,15 @@ class ServerLog(logging.LoggerAdapter[logging.Logger]):
             super().debug(msg, *args, **options)
         else:  # what looks like another protocol is worth a traceback to aiohttp, but not a line
             self.exception(msg, *args, exc_info=exc_info)
+
+
+class _OneLine(logging.Handler):
+    """Puts what another library logs into our log, without its tracebacks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            failure = f": {record.exc_info[1]}" if record.exc_info else ""
+            log.log(record.levelno, "%s%s", record.getMessage(), failure)
 
 
 class _TextFormatter(logging.Formatter):

@@ -20,6 +20,7 @@ from aiorelay.errors import UpstreamFailed, UpstreamProblem, UpstreamTimeout
 from aiorelay.framing import Framed
 from aiorelay.headers import replace_all, spelt_alike
 from aiorelay.threads import ended
+from aiorelay.tracing import UNTRACED, Tracing
 
 __all__ = ["Upstream"]
 
@@ -36,7 +37,8 @@ class Upstream:
 
     ``context`` verifies an https one, as ``server_name`` if that is given. ``headers`` are added to every request.
     ``idle`` is the longest wait in seconds for the upstream to take a block, ``answer_timeout`` the longest one
-    for its answer after the last, ``connect_timeout`` the longest one for a connection, TLS included.
+    for its answer after the last, ``connect_timeout`` the longest one for a connection, TLS included. ``tracing`` is
+    told of every exchange.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Upstream:
         idle: float,
         answer_timeout: float,
         connect_timeout: float = 10.0,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self.url = url
         self._context = context
@@ -57,6 +60,7 @@ class Upstream:
         self._idle = idle
         self._answer_timeout = answer_timeout
         self._connect_timeout = connect_timeout
+        self._tracing = tracing
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -93,14 +97,17 @@ class Upstream:
         ``UpstreamFailed`` or ``UpstreamTimeout``.
         """
         replace_all(headers, self._headers)
-        body = _Body(framed.length, on_sent)
-        exchange = asyncio.create_task(self._exchange(body, headers, query))
-        exchange.add_done_callback(body.abandon)
-        try:
-            await self._send(framed, body, exchange)
-            yield await _answer(exchange, body)
-        finally:
-            await _end(exchange)
+        with self._tracing.exchange(headers, self.url) as answered:
+            body = _Body(framed.length, on_sent)
+            exchange = asyncio.create_task(self._exchange(body, headers, query))
+            exchange.add_done_callback(body.abandon)
+            try:
+                await self._send(framed, body, exchange)
+                answer = await _answer(exchange, body)
+                answered(answer.status)
+                yield answer
+            finally:
+                await _end(exchange)
 
     async def reachable(self) -> bool:
         """Whether a connection to the upstream can be made, TLS included."""

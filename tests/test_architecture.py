@@ -18,7 +18,7 @@ FLOORS = (
     | {"expectation", "presence"},
     {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "headers", "openapi"},
     {"form", "framing", "recorded", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
-    | {"access", "acceptor", "identity", "metrics"},
+    | {"access", "acceptor", "identity", "metrics", "tracing"},
     {"checks", "jobs", "listeners", "upstream"},
     {"body", "sources", "delivery", "job_routes"},
     {"intake", "rest2"},

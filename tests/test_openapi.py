@@ -23,6 +23,7 @@ from aiorelay.openapi import document
 from aiorelay.pages import Pages
 from aiorelay.problems import render
 from aiorelay.rest1 import Rest1
+from aiorelay.tracing import UNTRACED
 
 NOBODY: Any = None
 """Stands where a route only leads to what a request would need."""
@@ -35,6 +36,7 @@ def app(*, upload_page: bool = True) -> web.Application:
         NOBODY,
         Access(),
         Metrics(),
+        UNTRACED,
         Pages("somefile", upload=upload_page, wants_token=False),
         field="somefile",
         limits=Limits(parts=1, fields_size=1),

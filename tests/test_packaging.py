@@ -169,6 +169,13 @@ def test_the_command_is_installed(python, tmp_path):
     assert version == f"{NAME.replace('-', ' ')}\n"
 
 
+def test_spans_are_not_to_be_had_without_their_extra(python, tmp_path):
+    command = [python, "-m", "aiorelay", "--otel", *FREE_PORTS, "--state-dir", tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    advice = "aiorelay: otel: OpenTelemetry is not installed; pip install 'aiorelay[otel]'; see aiorelay serve --help"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{advice}\n")
+
+
 async def test_the_installed_relay_serves_and_ends(python, tmp_path):
     arguments = [*FREE_PORTS, "--state-dir", tmp_path / "state", "--store", tmp_path / "store"]
     async with started(*arguments, python=python, cwd=tmp_path) as process:

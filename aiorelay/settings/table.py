@@ -187,6 +187,7 @@ class Settings:
     log_level: str = one(
         "logging", choice("debug", "info", "warning", "error"), "info", "least severity that is logged"
     )
+    otel: bool = one("logging", SWITCH, False, "send spans to where OTEL_… variables say; needs the extra [otel]")
 
     def __init__(self, /, **given: object) -> None:
         for name in given.keys() - SETTINGS.keys():
