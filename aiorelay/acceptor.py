@@ -1,4 +1,4 @@
-"""Connections in, bounded: so many at once, idle ones dropped first, a TLS handshake finished in time.
+"""Connections in, bounded: so many at once, idle ones dropped for new ones, a TLS handshake finished in time.
 
 asyncio's own servers accept without a bound and, out of descriptors, without end; the loop here is the whole of
 what they do, with a count in it.
@@ -7,24 +7,98 @@ what they do, with a count in it.
 import asyncio
 import socket
 import ssl
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from aiorelay.telemetry import log
 
-__all__ = ["Acceptor"]
+__all__ = ["Acceptor", "Connections"]
 
 # After this many seconds descriptors may be there again.
 _PAUSE = 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    handshake: asyncio.Task[None]
+    at: float
+
+
+class Connections:
+    """Those of one server, in the order in which they came or ended their last request.
+
+    ``busy`` are those with a request in flight. A handshake that takes longer than ``prompt`` seconds is a slow one.
+    """
+
+    def __init__(self, prompt: float = 1.0) -> None:
+        self.busy: set[web.RequestHandler] = set()
+        self._prompt = prompt
+        self._open: dict[web.RequestHandler, _Arrival] = {}  # with some that are lost, until they are counted
+
+    def came(self, handler: web.RequestHandler, handshake: asyncio.Task[None]) -> None:
+        """Note a new one."""
+        self._open[handler] = _Arrival(handshake, asyncio.get_running_loop().time())
+
+    def began(self, handler: web.RequestHandler) -> None:
+        """Note that one has a request in flight."""
+        self.busy.add(handler)
+
+    def ended(self, handler: web.RequestHandler) -> None:
+        """Note that one has none any more: it is as good as new."""
+        self.busy.discard(handler)
+        if handler in self._open:
+            self._open[handler] = self._open.pop(handler)
+
+    def reach(self, limit: int) -> bool:
+        """Whether there are so many."""
+        if len(self._open) >= limit:
+            self._open = {
+                handler: arrival
+                for handler, arrival in self._open.items()
+                if not arrival.handshake.done() or handler.transport is not None
+            }
+        return len(self._open) >= limit
+
+    def drop_one(self) -> bool:
+        """Drop the one that can best be spared, and say whether there was one.
+
+        That is the slow handshake that began first, else the one that has been idle for longest. One with a request in
+        flight is not dropped, nor is one that has just come: whom many follow would never get as far as a request.
+        """
+        spared = self._slow_handshake() or self._idle()
+        if spared is None:
+            return False
+        self._open.pop(spared).handshake.cancel()
+        if spared.transport is not None:
+            spared.transport.abort()
+        return True
+
+    async def close(self) -> None:
+        """Drop those that have not finished their handshake."""
+        handshakes = [arrival.handshake for arrival in self._open.values()]
+        for handshake in handshakes:
+            handshake.cancel()
+        if handshakes:
+            await asyncio.wait(handshakes)
+
+    def _slow_handshake(self) -> web.RequestHandler | None:
+        began_before = asyncio.get_running_loop().time() - self._prompt
+        pending = (each for each in self._open.items() if not each[1].handshake.done())
+        return next((handler for handler, arrival in pending if arrival.at <= began_before), None)
+
+    def _idle(self) -> web.RequestHandler | None:
+        shaken = (handler for handler, arrival in self._open.items() if arrival.handshake.done())
+        return next((handler for handler in shaken if handler not in self.busy), None)
+
+
 class Acceptor:
     """Accepts TLS connections for ``server`` on listening ``listeners``, at most ``limit`` at once.
 
-    ``deadline`` is the longest handshake in seconds. One connection too many takes the place of an idle one, the
-    oldest, be its handshake finished or not; it is closed itself if all are ``busy``, with a request in flight.
+    ``deadline`` is the longest handshake in seconds. One connection too many takes the place of another of
+    ``connections`` that can be spared, or is closed itself.
     """
 
     def __init__(
@@ -32,18 +106,16 @@ class Acceptor:
         server: web.Server,
         listeners: Sequence[socket.socket],
         context: ssl.SSLContext,
-        busy: Collection[web.RequestHandler],
+        connections: Connections,
         *,
         limit: int,
         deadline: float,
     ) -> None:
-        self._busy = busy
+        self._connections = connections
         self._server = server
         self._context = context
         self._limit = limit
         self._deadline = deadline
-        # In the order they came, each with its handshake; those that were lost meanwhile, too.
-        self._connections: dict[web.RequestHandler, asyncio.Task[None]] = {}
         self._listeners = listeners
         for listener in listeners:
             listener.setblocking(False)
@@ -51,11 +123,11 @@ class Acceptor:
 
     async def close(self) -> None:
         """Take no more connections, not even those that have not finished their handshake."""
-        tasks = [*self._accepting, *self._connections.values()]
-        for task in tasks:
+        for task in self._accepting:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._accepting:
+            await asyncio.wait(self._accepting)
+        await self._connections.close()
         for listener in self._listeners:
             listener.close()
 
@@ -68,11 +140,11 @@ class Acceptor:
                 log.warning("cannot accept a connection: %s", error.strerror)
                 await asyncio.sleep(_PAUSE)
                 continue
-            if self._is_full() and not self._made_room():
+            if self._connections.reach(self._limit) and not self._connections.drop_one():
                 connection.close()
                 continue
             handler = self._server()
-            self._connections[handler] = loop.create_task(self._shake_hands(connection, handler))
+            self._connections.came(handler, loop.create_task(self._shake_hands(connection, handler)))
 
     async def _shake_hands(self, connection: socket.socket, handler: web.RequestHandler) -> None:
         loop = asyncio.get_running_loop()
@@ -82,23 +154,3 @@ class Acceptor:
             await loop.connect_accepted_socket(
                 lambda: handler, connection, ssl=self._context, ssl_handshake_timeout=self._deadline
             )
-
-    def _is_full(self) -> bool:
-        if len(self._connections) >= self._limit:
-            self._connections = {
-                handler: handshake
-                for handler, handshake in self._connections.items()
-                if not handshake.done() or handler.transport is not None
-            }
-        return len(self._connections) >= self._limit
-
-    def _made_room(self) -> bool:
-        """Drop the oldest connection that is idle, and say whether there was one."""
-        for handler, handshake in self._connections.items():
-            if handler not in self._busy:
-                handshake.cancel()
-                if handler.transport is not None:
-                    handler.transport.abort()
-                del self._connections[handler]
-                return True
-        return False

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from aiorelay import telemetry
-from aiorelay.acceptor import Acceptor
+from aiorelay.acceptor import Acceptor, Connections
 from aiorelay.errors import StartupError
 from aiorelay.presence import drop_who_left
 
@@ -146,8 +146,8 @@ async def serving(
     ``deadline`` is for a TLS handshake and for a request's head, in seconds; an idle connection is kept as long.
     """
     in_flight: set[asyncio.Task[object]] = set()
-    busy: set[web.RequestHandler] = set()
-    app.middlewares.insert(0, _noting(in_flight, busy))
+    connections = Connections()
+    app.middlewares.insert(0, _noting(in_flight, connections))
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -159,17 +159,18 @@ async def serving(
         shutdown_timeout=0.1,
     )
     async with AsyncExitStack() as stack:
-        stack.callback(asyncio.create_task(drop_who_left(busy)).cancel)
+        stack.callback(asyncio.create_task(drop_who_left(connections.busy)).cancel)
         stack.push_async_callback(drain.requests, in_flight)  # those that began while connections were closed
         stack.push_async_callback(_close, runner, drain)
         await runner.setup()
         stack.push_async_callback(drain.requests, in_flight)
-        acceptor = Acceptor(_server(runner), sockets, context, busy, limit=_connections(), deadline=deadline)
+        most = _most_connections()
+        acceptor = Acceptor(_server(runner), sockets, context, connections, limit=most, deadline=deadline)
         stack.push_async_callback(acceptor.close)
         yield
 
 
-def _connections() -> int:
+def _most_connections() -> int:
     """How many connections one server takes: an upload needs three more descriptors, and the other server its own."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(_FEWEST, limit // 4 - 1)
@@ -188,18 +189,18 @@ def _server(runner: web.AppRunner) -> web.Server:
     return runner.server
 
 
-def _noting(in_flight: set[asyncio.Task[object]], busy: set[web.RequestHandler]) -> Middleware:
+def _noting(in_flight: set[asyncio.Task[object]], connections: Connections) -> Middleware:
     @web.middleware
     async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
         task, protocol = asyncio.current_task(), request.protocol
 
         def end(task: asyncio.Task[object]) -> None:
             in_flight.discard(task)
-            busy.discard(protocol)
+            connections.ended(protocol)
 
         if task is not None:
             in_flight.add(task)
-            busy.add(protocol)
+            connections.began(protocol)
             task.add_done_callback(end)
         return await handler(request)
 

@@ -7,7 +7,11 @@ import ssl
 from contextlib import AsyncExitStack
 
 import pytest
+import trustme
+from aiohttp import web
 from processes import FREE_PORTS, started
+
+from aiorelay.acceptor import Acceptor, Connections
 
 
 async def close(writer: asyncio.StreamWriter) -> None:
@@ -67,3 +71,81 @@ async def test_a_handshake_that_never_comes_does_not_keep_others_out(aiorelay_se
     await close(writer)
     for each in silent:
         each.close()
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture
+async def two_at_once():
+    """A factory of servers that take two connections at once: each gives its port, and a context that trusts it."""
+    authority = trustme.CA()
+    context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.configure_trust(trusting)
+    async with AsyncExitStack() as stack:
+
+        async def serve(*, prompt: float):
+            connections = Connections(prompt)
+
+            async def answer(request):
+                connections.began(request.protocol)
+                asyncio.current_task().add_done_callback(lambda _task: connections.ended(request.protocol))
+                return web.Response()
+
+            server = web.Server(answer)
+            listener = socket.create_server(("127.0.0.1", 0))
+            acceptor = Acceptor(server, [listener], context, connections, limit=2, deadline=600)
+            stack.push_async_callback(server.shutdown)
+            stack.push_async_callback(acceptor.close)
+            return listener.getsockname()[1], trusting
+
+        yield serve
+
+
+@pytest.fixture
+async def plain_connect():
+    """A factory of connections that have said nothing yet, not even a word of TLS."""
+    async with AsyncExitStack() as stack:
+
+        async def connected(port: int):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.push_async_callback(close, writer)
+            return reader, writer
+
+        yield connected
+
+
+async def test_a_newcomer_does_not_push_out_who_has_just_come(two_at_once, plain_connect):
+    port, trusting = await two_at_once(prompt=600)
+    first, second = await plain_connect(port), await plain_connect(port)
+    third, _ = await plain_connect(port)
+    assert await third.read() == b""
+    for reader, writer in (first, second):
+        await writer.start_tls(trusting, server_hostname="localhost")
+        writer.write(GET)
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_a_slow_handshake_makes_room_before_an_idle_connection_does(two_at_once, connect, plain_connect):
+    port, trusting = await two_at_once(prompt=0)
+    idle, writer = await connect(port, trusting)
+    silent, _ = await plain_connect(port)
+    await connect(port, trusting, GET)
+    assert await silent.read() == b""
+    writer.write(GET)
+    assert await idle.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_who_has_been_idle_for_longest_makes_room(two_at_once, connect):
+    port, trusting = await two_at_once(prompt=600)
+    old, writer = await connect(port, trusting)
+    silent, _ = await connect(port, trusting)
+    for _ in range(2):  # whose first request is over once the second is answered
+        writer.write(GET)
+        await old.readuntil(b"\r\n\r\n")
+    reader, _ = await connect(port, trusting, GET)
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    assert await silent.read() == b""
+    writer.write(GET)
+    assert await old.readline() == b"HTTP/1.1 200 OK\r\n"
