@@ -4,6 +4,7 @@ aiohttp's parser turns down most of what is not HTTP by itself, repeated Host an
 400 in plain text. So does this, for what it lets through.
 """
 
+import re
 from collections.abc import Iterable
 
 from aiohttp import hdrs, web
@@ -19,6 +20,9 @@ LARGEST_HEAD = 32 * 1024
 
 # What a line has beside its text, in bytes: SP and SP, or colon and SP, and CRLF.
 _AROUND = 4
+# RFC 9110, section 7.2, and RFC 3986, section 3.2: uri-host [ ":" port ], the host a name or an address, perhaps empty.
+# What is none would stand in the Forwarded that the upload API is told, and could speak for others there.
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:%[0-9A-Fa-f]{2}|[0-9A-Za-z\-._~!$&'()*+,;=])*)(?::[0-9]*)?")
 
 
 def fault(method: str, target: str, version: HttpVersion, fields: Iterable[tuple[bytes, bytes]]) -> str | None:
@@ -31,6 +35,8 @@ def fault(method: str, target: str, version: HttpVersion, fields: Iterable[tuple
         size += len(name) + len(value) + _AROUND
         if name.lower() == b"transfer-encoding":
             codings.append(value.lower())
+        if name.lower() == b"host" and not _HOST.fullmatch(value):  # RFC 9112, section 3.2
+            return "The Host is neither a name nor an address."
     if size > LARGEST_HEAD:
         return f"The head of the request is larger than {LARGEST_HEAD} bytes."
     if codings and version < HttpVersion11:  # RFC 9112, section 6.1
