@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from aiorelay.headers import end_to_end, replace_all
 from aiorelay.telemetry import REQUEST_ID, log, request_id
@@ -43,12 +44,15 @@ class _PassedBack(web.StreamResponse):
         self.said = frozenset(name.lower() for name in answer.headers)
 
 
-async def say_only_what_was_said(_request: web.Request, response: web.StreamResponse) -> None:
+async def say_only_what_was_said(request: web.Request, response: web.StreamResponse) -> None:
     """Add the request's id to any answer, and take back what aiohttp added to an upstream's.
 
-    To be called when an answer is about to begin (``on_response_prepare``).
+    To a client that knows no chunks, an answer of unknown length ends with the connection (RFC 9112, section 6.3):
+    aiohttp would keep that if asked to. To be called when an answer is about to begin (``on_response_prepare``).
     """
     response.headers[REQUEST_ID] = request_id.get()
     said = response.said if isinstance(response, _PassedBack) else {"content-type"}
     for name in {"content-type", "server"} - said:
         response.headers.pop(name, None)
+    if request.version < HttpVersion11 and response.content_length is None:
+        response.force_close()

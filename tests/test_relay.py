@@ -430,6 +430,14 @@ async def test_chunked_answer_to_a_client_of_http_1_0_ends_with_the_connection(r
     assert (answer.body, answer.all("Transfer-Encoding")) == (b"content", [])
 
 
+async def test_it_does_so_even_for_a_client_that_asks_to_keep_the_connection(relay):
+    """Else the next answer would be taken for more of this one."""
+    await relay.start(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(b"content") + b"0\r\n\r\n")
+    sent = request("/upload1", FORM, "Connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    answer, _ = await relay.ask(sent + sent)
+    assert answer.body == b"content"
+
+
 async def test_answer_of_five_mebibytes(relay):
     body = os.urandom(5 * MIB)
     await relay.start(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
