@@ -11,13 +11,14 @@ needs is imported when it runs, so that ``config``, ``ca`` and ``--help`` answer
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from aiorelay.completion import Flag, script
 from aiorelay.errors import StartupError
 from aiorelay.settings import SETTINGS, Setting, Settings, SettingsError, example, find_file, read, suggestion, unknown
 from aiorelay.settings.kinds import Kind, Unfit
@@ -41,6 +42,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
+
+    def flags(self) -> Iterator[Flag]:
+        for action in self._actions:
+            metavar = None if action.nargs == 0 else str(action.metavar)
+            yield from (Flag(name, metavar) for name in action.option_strings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +217,18 @@ def _config(options: argparse.Namespace) -> int:
     if options.example:
         print(example(), end="")
         return 0
+    if options.completion:
+        print(script({name: _parser(name).flags() for name in COMMANDS}, default="serve"), end="")
+        return 0
     settings, origins = _settings(options)
     for name, setting in SETTINGS.items():
         print(_one_line(f"{setting.key} = {setting.show(getattr(settings, name))}  ({origins[name]})"))
     return 0
+
+
+def _config_arguments(parser: Parser) -> None:
+    parser.add_argument("--example", action="store_true", help="print a file of settings that explains each of them")
+    parser.add_argument("--completion", action="store_true", help="print a script by which bash and zsh complete flags")
 
 
 def _send_arguments(parser: Parser) -> None:
@@ -243,6 +257,7 @@ def _send_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--token-file", metavar="FILE", type=_as(PATH), help="file that begins with a bearer token")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each source")
+    parser.epilog = "* may be given several times. The setting field names the file's own field: AIORELAY_FIELD=upload."
 
 
 def _form_field(text: str) -> tuple[str, str]:
@@ -343,9 +358,7 @@ COMMANDS = {
     "config": Command(
         "print each setting, its value and where that comes from",
         _config,
-        lambda parser: parser.add_argument(
-            "--example", action="store_true", help="print a file of settings that explains each of them"
-        ),
+        _config_arguments,
     ),
 }
 
