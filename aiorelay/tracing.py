@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -105,6 +104,8 @@ async def _shut_down(provider: "TracerProvider", seconds: float) -> None:
 
 class _OpenTelemetry(Tracing):
     def __init__(self, provider: "TracerProvider") -> None:
+        from importlib.metadata import version  # noqa: PLC0415 - slow
+
         from opentelemetry import propagate, trace  # noqa: PLC0415 - as above
 
         self._trace = trace
