@@ -6,17 +6,30 @@ aiohttp's parser turns down most of what is not HTTP by itself, repeated Host an
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion, HttpVersion11
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from aiorelay.telemetry import log
 
-__all__ = ["LARGEST_HEAD", "fault", "refuse_ambiguous"]
+__all__ = ["FROM_CLIENTS", "FROM_RELAYS", "HeadLimits", "fault", "refusing_ambiguous"]
 
-LARGEST_HEAD = 32 * 1024
-"""The most bytes that a request line and its header fields may have together."""
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """The most that a request line and its header fields may be: bytes together, bytes of one, how many fields."""
+
+    size: int
+    line: int
+    fields: int
+
+
+FROM_CLIENTS = HeadLimits(size=32 * 1024, line=8190, fields=128)
+# On its way through the relay a head grows: ISO 8859-1 in UTF-8 is twice as long, several fields become one, and what
+# tells where it came through is added. Whatever the relay takes, the upload API has to take.
+FROM_RELAYS = HeadLimits(size=96 * 1024, line=96 * 1024, fields=256)
 
 # What a line has beside its text, in bytes: SP and SP, or colon and SP, and CRLF.
 _AROUND = 4
@@ -25,8 +38,10 @@ _AROUND = 4
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:%[0-9A-Fa-f]{2}|[0-9A-Za-z\-._~!$&'()*+,;=])*)(?::[0-9]*)?")
 
 
-def fault(method: str, target: str, version: HttpVersion, fields: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """What is wrong with the head of a request, in a sentence; None if nothing is."""
+def fault(
+    method: str, target: str, version: HttpVersion, fields: Iterable[tuple[bytes, bytes]], largest: int
+) -> str | None:
+    """What is wrong with the head of a request, in a sentence; None if nothing is. ``largest`` is in bytes."""
     if method == hdrs.METH_CONNECT:
         return "This is no proxy: CONNECT leads nowhere."
     size = len(method) + len(target) + _AROUND
@@ -37,8 +52,8 @@ def fault(method: str, target: str, version: HttpVersion, fields: Iterable[tuple
             codings.append(value.lower())
         if name.lower() == b"host" and not _HOST.fullmatch(value):  # RFC 9112, section 3.2
             return "The Host is neither a name nor an address."
-    if size > LARGEST_HEAD:
-        return f"The head of the request is larger than {LARGEST_HEAD} bytes."
+    if size > largest:
+        return f"The head of the request is larger than {largest} bytes."
     if codings and version < HttpVersion11:  # RFC 9112, section 6.1
         return "HTTP/1.0 knows no Transfer-Encoding."
     if codings not in ([], [b"chunked"]):  # RFC 9112, section 6.1: the relay would have to undo the other codings
@@ -46,13 +61,20 @@ def fault(method: str, target: str, version: HttpVersion, fields: Iterable[tuple
     return None
 
 
-@web.middleware
-async def refuse_ambiguous(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer 400 in place of ``handler`` where there is a ``fault``, and close the connection."""
-    found = fault(request.method, request.raw_path, request.version, request.raw_headers)
-    if found is None:
-        return await handler(request)
-    log.warning("what came is not HTTP: %s", found)
-    response = web.Response(status=400, text=f"{found}\n")
-    response.force_close()
-    return response
+def refusing_ambiguous(limits: HeadLimits) -> Middleware:
+    """A middleware that answers 400 where there is a ``fault``, and closes the connection.
+
+    Of the limits only the size is its concern: the others are the parser's.
+    """
+
+    @web.middleware
+    async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
+        found = fault(request.method, request.raw_path, request.version, request.raw_headers, limits.size)
+        if found is None:
+            return await handler(request)
+        log.warning("what came is not HTTP: %s", found)
+        response = web.Response(status=400, text=f"{found}\n")
+        response.force_close()
+        return response
+
+    return refuse

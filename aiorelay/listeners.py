@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from aiorelay import telemetry
 from aiorelay.acceptor import Acceptor, Connections
+from aiorelay.ambiguity import FROM_CLIENTS, HeadLimits
 from aiorelay.errors import StartupError
 from aiorelay.presence import drop_who_left
 
@@ -140,10 +141,12 @@ async def serving(
     drain: Drain,
     *,
     deadline: float = 10.0,
+    heads: HeadLimits = FROM_CLIENTS,
 ) -> AsyncGenerator[None, None]:
     """Serve ``app`` over TLS; on leaving, stop listening, drain, and close what is left.
 
     ``deadline`` is for a TLS handshake and for a request's head, in seconds; an idle connection is kept as long.
+    ``heads`` are the limits of a head.
     """
     in_flight: set[asyncio.Task[object]] = set()
     connections = Connections()
@@ -154,6 +157,9 @@ async def serving(
         auto_decompress=False,
         handler_cancellation=True,
         keepalive_timeout=deadline,
+        max_line_size=heads.line,
+        max_field_size=heads.line,
+        max_headers=heads.fields,
         read_bufsize=_READ_AHEAD,
         logger=telemetry.ServerLog(telemetry.log, {}),
         shutdown_timeout=0.1,

@@ -20,6 +20,7 @@ from yarl import URL
 from aiorelay import store as stores
 from aiorelay import telemetry, tls
 from aiorelay.access import Access, Neighbourhood, Tokens
+from aiorelay.ambiguity import FROM_RELAYS
 from aiorelay.body import Patience
 from aiorelay.checks.chosen import chosen
 from aiorelay.checks.size import max_size
@@ -108,7 +109,8 @@ async def storing(premises: Premises) -> AsyncGenerator[stores.Store, None]:
         door = Neighbourhood(premises.tokens) if premises.tokens or settings.client_ca else None
         checks = [max_size(settings.max_size)]
         rest2 = Rest2(store, door, limits=premises.limits, checks=checks, patience=premises.patience)
-        async with serving(rest2.app(), premises.sockets["rest2"], premises.identity.context, premises.drain):
+        context, sockets = premises.identity.context, premises.sockets["rest2"]
+        async with serving(rest2.app(), sockets, context, premises.drain, heads=FROM_RELAYS):
             try:
                 yield store
             finally:

@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 
 from aiorelay import openapi
 from aiorelay.access import Access
-from aiorelay.ambiguity import refuse_ambiguous
+from aiorelay.ambiguity import FROM_CLIENTS, refusing_ambiguous
 from aiorelay.answers import taken_in_time
 from aiorelay.body import Body, Patience
 from aiorelay.checks import Check, Maker, checked
@@ -101,7 +101,7 @@ class Rest1:
 
     def app(self) -> web.Application:
         in_time = taken_in_time(self._patience.idle)
-        app = web.Application(middlewares=[in_time, _identified, refuse_ambiguous, middleware])
+        app = web.Application(middlewares=[in_time, _identified, refusing_ambiguous(FROM_CLIENTS), middleware])
         app.on_response_prepare.append(say_only_what_was_said)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)

@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from aiorelay.access import Neighbourhood
-from aiorelay.ambiguity import refuse_ambiguous
+from aiorelay.ambiguity import FROM_RELAYS, refusing_ambiguous
 from aiorelay.answers import taken_in_time
 from aiorelay.body import Body, Patience
 from aiorelay.checks import Maker, checked
@@ -42,7 +42,7 @@ class Rest2:
 
     def app(self) -> web.Application:
         in_time = taken_in_time(self._patience.idle)
-        app = web.Application(middlewares=[in_time, _identified, refuse_ambiguous, middleware])
+        app = web.Application(middlewares=[in_time, _identified, refusing_ambiguous(FROM_RELAYS), middleware])
         app.router.add_post("/upload", self._upload, expect_handler=leave_expectation)
         refuse_unrouted(app.router)
         return app

@@ -25,6 +25,30 @@ def code(answer) -> str:
     return answer.json()["type"].removeprefix("urn:aiorelay:")
 
 
+def with_head(*fields: str, size: int = 32 * 1024) -> bytes:
+    """An upload whose head has these fields, and is filled up to so many bytes."""
+    body = form(part("somefile", b"content", "a.txt"))
+    while (left := size - len(request("/upload1", b"", *fields))) > 10:
+        fields += (f"X: {'x' * min(1000, left - 5)}",)
+    return request("/upload1", body, *fields)
+
+
+LONG = 8000
+HEADS = {
+    "128 fields": with_head(*["X: x"] * 125, size=0),
+    "32 KiB": with_head(),
+    "many characters that are two bytes in UTF-8": with_head(*["X: " + "\udcff" * LONG] * 3),
+    "lists that become one": with_head(*["Forwarded: for=" + "x" * LONG] * 3),
+    "a long Host": with_head().replace(b"relay.example", b"h" * LONG).replace(b"X: " + b"x" * 1000 + b"\r\n", b"", 8),
+}
+
+
+@pytest.mark.parametrize("sent", HEADS.values(), ids=HEADS)
+async def test_any_head_that_the_relay_takes_is_taken_behind_it(aiorelay_server, sent):
+    chain = await aiorelay_server()
+    assert (await ask(chain.rest1, chain.tls, sent)).status == 200
+
+
 # -- the answer
 
 
