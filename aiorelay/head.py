@@ -233,11 +233,14 @@ def _filename(
 def _extended(value: tuple[bytes | None, bytes | None]) -> str:
     match = _EXTENDED.fullmatch(value[0] or value[1] or b"")
     try:
-        if match is not None:
-            return unquote_to_bytes(match[2]).decode(match[1].decode("ascii"))
+        name = None if match is None else unquote_to_bytes(match[2]).decode(match[1].decode("ascii"))
     except UnicodeDecodeError:
-        pass
-    raise MalformedForm("A part's filename* is outside the grammar of RFC 8187.")
+        name = None
+    if name is None:
+        raise MalformedForm("A part's filename* is outside the grammar of RFC 8187.")
+    if "\0" in name:  # written out as it is, and the end of the name to some readers
+        raise MalformedForm("A part's filename* holds NUL.")
+    return name
 
 
 def _decode_words(text: str) -> str | None:

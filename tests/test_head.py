@@ -62,6 +62,7 @@ def canonical(raw: bytes) -> bytes:
         (b"Content-Disposition: form-data; name=a; filename*=utf-8''%x", "RFC 8187"),
         (b"Content-Disposition: form-data; name=a; filename*=utf-8''%FF", "RFC 8187"),
         (b"Content-Disposition: form-data; name=a; filename*=utf-7''x", "RFC 8187"),
+        (b"Content-Disposition: form-data; name=a; filename*=utf-8''x.php%00.jpg", "NUL"),
         (b"Content-Disposition: form-data; name=a; filename*=\"utf-8''x y\"", "RFC 8187"),
         (b'Content-Disposition: form-data; name=a; filename*0="x"', "not for forms"),
         (b"Content-Disposition: form-data; name=a; filename*0*=utf-8''x; filename*1=y", "not for forms"),
