@@ -27,9 +27,9 @@ class HeadLimits:
 
 
 FROM_CLIENTS = HeadLimits(size=32 * 1024, line=8190, fields=128)
-# On its way through the relay a head grows: ISO 8859-1 in UTF-8 is twice as long, several fields become one, and what
-# tells where it came through is added. Whatever the relay takes, the upload API has to take.
-FROM_RELAYS = HeadLimits(size=96 * 1024, line=96 * 1024, fields=256)
+# On its way through the relay a head grows: ISO 8859-1 in UTF-8 is twice as long, and what tells where it came through
+# is added. Whatever the relay takes, the upload API has to take. (A line times the fields is what the parser may hold.)
+FROM_RELAYS = HeadLimits(size=96 * 1024, line=20 * 1024, fields=160)
 
 # What a line has beside its text, in bytes: SP and SP, or colon and SP, and CRLF.
 _AROUND = 4

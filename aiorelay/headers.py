@@ -14,6 +14,10 @@ __all__ = ["CONTENT_DIGESTS", "add_trace", "end_to_end", "replace_all", "spelt_a
 CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
 
 
+# In bytes: aiohttp, nginx and Apache take no longer fields unless told to.
+_LONG = 8000
+
+
 def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ()) -> "CIMultiDict[str]":
     """The fields of a message that concern its far end, less those named in ``without`` (lower-case)."""
     named = {option.strip().lower() for line in headers.getall(hdrs.CONNECTION, ()) for option in line.split(",")}
@@ -59,7 +63,10 @@ def _utf_8(value: str) -> str:
 
 
 def _append(headers: "CIMultiDict[str]", name: str, value: str) -> None:
-    headers[name] = ", ".join([*headers.popall(name, ()), value])
+    """Append to a list: in one field, as most expect, or in one more where that would be too long for many servers."""
+    fields = [*headers.popall(name, ()), value]
+    joined = ", ".join(fields)
+    headers.extend([(name, joined)] if len(joined) <= _LONG else [(name, field) for field in fields])
 
 
 def _node(client: str | None) -> str:

@@ -301,6 +301,12 @@ async def test_via_and_forwarded_are_appended_to(relay):
     assert passed_on["Forwarded"] == f"for=192.0.2.1;proto=http, for=unknown, {ours}"
 
 
+async def test_a_list_that_would_be_too_long_for_many_servers_is_appended_to_in_a_field_of_its_own(relay):
+    given = [f"for={letter * 4000}" for letter in "ab"]
+    _, passed_on = await relay.ask(request("/upload1", FORM, *(f"Forwarded: {each}" for each in given)))
+    assert passed_on.all("Forwarded") == [*given, 'for=127.0.0.1;host="relay.example";proto=https']
+
+
 async def test_forwarded_names_a_client_of_ipv6(relay):
     await relay.start(host="::1")
     _, passed_on = await relay.ask(request("/upload1", FORM))
