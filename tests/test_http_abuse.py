@@ -253,6 +253,25 @@ async def test_chunks_that_break_in_mid_body_are_answered_400_and_never_end_upst
     assert uploaded(upstream) == []
 
 
+async def test_an_endless_chunk_extension_is_silence(aiorelay_server, recorder):
+    upstream = await recorder()
+    chain = await aiorelay_server(only="rest1", upstream=upstream.url, idle_timeout="500ms")
+    begun = raw("Transfer-Encoding: chunked", body=chunks(FORM[:-9]) + b"5;")
+    async with connected(chain.rest1, chain.tls) as client:
+
+        async def send_on() -> None:
+            await client.send(begun)
+            while True:
+                await client.send(b"a" * 64 * KIB)
+
+        sending = asyncio.create_task(send_on())
+        answer = await client.answer()
+        sending.cancel()
+        await asyncio.wait([sending])
+    assert (answer.status, answer.json()["type"]) == (408, "urn:aiorelay:too-slow")
+    assert uploaded(upstream) == []
+
+
 async def test_what_is_odd_but_http_is_read_as_http_has_it(relay):
     seen = {what: await relay(sent) for what, (sent, _, _) in HTTP.items()}
     assert seen == {what: (statuses, files) for what, (_, statuses, files) in HTTP.items()}
