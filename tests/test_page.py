@@ -575,3 +575,17 @@ def test_the_pages_of_the_api_show_every_upload(page, scheme):
     paths = {each.text for each in shown.all(".opblock-summary-path")}
     assert {"/upload", "/upload1", "/upload2"} <= {path.replace("\u200b", "") for path in paths}
     assert shown.all(".errors-wrapper") == []
+
+
+def test_the_pages_of_the_api_upload_what_is_tried_out(page, files, tmp_path):
+    shown = page("/docs")
+    shown.until(lambda: shown.all("#operations-uploads-uploadForm"))
+    shown.find("#operations-uploads-uploadForm .opblock-summary-control").click()
+    shown.until(lambda: shown.all(".try-out__btn"))
+    shown.find(".try-out__btn").click()
+    shown.until(lambda: shown.all("input[type=file]"))
+    shown.find("input[type=file]").send_keys(str(files("a.txt")))
+    shown.find("button.execute").click()
+    shown.until(lambda: shown.all(".live-responses-table"))
+    assert urlsplit(shown.find(".request-url pre").text).query == ""  # no parameter was made up
+    assert stored(tmp_path) == ["a.txt"]

@@ -222,7 +222,8 @@ def _query() -> dict[str, Any]:
         "name": "query",
         "in": "query",
         "description": "The whole query string goes on as it came.",
-        "schema": {"type": "object", "additionalProperties": True},
+        # Without a default, pages that try requests out make up a member.
+        "schema": {"type": "object", "additionalProperties": True, "default": {}},
         "style": "form",
         "explode": True,
     }
