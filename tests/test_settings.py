@@ -407,7 +407,7 @@ def test_choice_is_taken_in_either_case() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "a\nb", "a\0", "\udcff", 1])
+@pytest.mark.parametrize("text", ["", "a\nb", "a\0", "\udcff", "a\\b", 'a"b', 1])
 def test_what_is_no_field_name_is_refused(text: object) -> None:
     assert "is not a field name" in fault(field=text)
 

@@ -67,7 +67,8 @@ def _without_content(line: str) -> str:
 
 
 def _field(value: object) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable():
+    # No form could carry the others: clients write a quote in three ways, and a backslash is refused there.
+    if not isinstance(value, str) or not value or not value.isprintable() or {"\\", '"'} & set(value):
         raise Unfit("is not a field name", "name the form field that carries the file")
     return value
 
