@@ -107,7 +107,7 @@ class Upstream:
                 answered(answer.status)
                 yield answer
             finally:
-                await _end(exchange)
+                await _end(exchange, body)
 
     async def reachable(self) -> bool:
         """Whether a connection to the upstream can be made, TLS included."""
@@ -151,7 +151,7 @@ class Upstream:
             # only if every check has passed, so the rest is read, if for nobody.
             if writer is not None:
                 writer = await self._written(writer, block, body)
-        body.finish()
+        body.finish(whole=writer is not None)
 
     async def _written(self, writer: AbstractStreamWriter, block: bytes, body: "_Body") -> AbstractStreamWriter | None:
         """Write a block, and give the writer for the next one, or None if the connection takes no more."""
@@ -183,14 +183,17 @@ def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: as
             sending.reschedule(0)
 
 
-async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]") -> None:
-    """Let go of the connection, cancelled or not; one whose exchange is not complete is closed."""
+async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> None:
+    """Let go of the connection, cancelled or not; one whose exchange is not complete is cut."""
     exchange.cancel()
     try:
         await ended(exchange)
     finally:
-        if not exchange.cancelled() and exchange.exception() is None:
-            exchange.result().close()
+        answer = None if exchange.cancelled() or exchange.exception() is not None else exchange.result()
+        if answer is None or answer.connection is not None or not body.is_out():
+            body.cut()
+        if answer is not None:
+            answer.close()
 
 
 async def _answer(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> aiohttp.ClientResponse:
@@ -242,6 +245,8 @@ class _Body(aiohttp.Payload):
         self._sent = 0
         self._on_sent = on_sent
         self._size = length
+        self._whole = False
+        self._transport: asyncio.WriteTransport | None = None
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[AbstractStreamWriter | None] = loop.create_future()
         self._ended: asyncio.Future[None] = loop.create_future()
@@ -250,7 +255,18 @@ class _Body(aiohttp.Payload):
         self._sent += written
         self._on_sent(self._sent)
 
-    def finish(self) -> None:
+    def is_out(self) -> bool:
+        """Whether all of it was written, and the kernel has all that was."""
+        return self._whole and self._transport is not None and self._transport.get_write_buffer_size() == 0
+
+    def cut(self) -> None:
+        """Drop its connection, and what was written but not sent: an upstream that reads no more would keep both."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def finish(self, *, whole: bool) -> None:
+        """The owner writes no more; ``whole`` says whether the connection has taken all of it."""
+        self._whole = whole
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -263,6 +279,7 @@ class _Body(aiohttp.Payload):
         await self.write_with_length(writer, None)
 
     async def write_with_length(self, writer: AbstractStreamWriter, _content_length: int | None) -> None:
+        self._transport = writer.transport
         self.opened.set_result(writer)
         await self._ended
 

@@ -1,6 +1,7 @@
 """The upload API behind the relay, and all it can do wrong."""
 
 import asyncio
+import contextlib
 import gzip
 import os
 import socket
@@ -9,6 +10,7 @@ import ssl
 import pytest
 import trustme
 from peers import (
+    BOUNDARY,
     DONE,
     PATIENCE,
     Message,
@@ -23,6 +25,7 @@ from peers import (
     request,
     run,
 )
+from processes import FREE_PORTS, Process, started
 
 MIB = 1024 * 1024
 SMALL = request("/upload1", form(part("somefile", b"content", "a.txt")))
@@ -255,6 +258,65 @@ async def test_early_success_of_an_upstream_that_closes_is_no_success_before_the
     async with connected(chain.rest1, chain.tls) as client:
         answer = await client.ask(request("/upload1", LARGE[:-4] + b"xx\r\n"))
     assert answer.status in {400, 502}
+
+
+# -- an upstream that reads no more
+
+
+def sockets(process: Process) -> int:
+    return sum(target.startswith("socket:") for target in process.open_files)
+
+
+def answering_and_hanging(answer: bytes = b""):
+    async def script(connection):
+        await connection.head()
+        await connection.send(answer)
+        await connection.hang()
+
+    return script
+
+
+async def refused_while_it_hangs(client):
+    """A client whose form turns out to be none while the upload API takes no more of it."""
+    body = LARGE[: 4 * MIB] + BROKEN
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(client.send(request("/upload1", body, length=len(LARGE))), 1)
+
+
+async def sends_all(client):
+    await client.ask(request("/upload1", LARGE))
+
+
+async def leaves(client):
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(client.send(request("/upload1", LARGE)), 1)
+    client.reset()
+
+
+BROKEN = f"\r\n--{BOUNDARY}x".encode()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer"),
+    [("https", TOO_LARGE), ("https", DONE), ("https", b""), ("http", b"")],
+    ids=["413", "200", "none", "none, without TLS"],
+)
+@pytest.mark.parametrize("how", [sends_all, refused_while_it_hangs, leaves])
+async def test_nothing_lingers_for_an_upstream_that_reads_no_more(recorder, tmp_path, how, answer, scheme):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    upstream = await recorder(answering_and_hanging(answer), tls=context if scheme == "https" else None)
+    flags = ("--upstream", upstream.url, "--upstream-ca", tmp_path / "ca.pem", "--idle-timeout", "2s")
+    async with started("--only", "rest1", *FREE_PORTS, "--state-dir", tmp_path / "state", *flags) as process:
+        before = sockets(process)
+        async with connected(process.rest1, process.tls) as client:
+            await how(client)
+        await eventually(lambda: sockets(process) == before)
+    for connection in upstream.connections:
+        await connection.until_cut()
+        assert f"{BOUNDARY}--".encode() not in connection.received
 
 
 # -- what it may do
