@@ -149,8 +149,13 @@ class Acceptor:
     async def _shake_hands(self, connection: socket.socket, handler: web.RequestHandler) -> None:
         loop = asyncio.get_running_loop()
         # What fails here is the client's affair: plain HTTP, a certificate it does not trust, a port scan.
-        with suppress(OSError, ssl.SSLError, TimeoutError):
+        with suppress(OSError, TimeoutError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.connect_accepted_socket(
-                lambda: handler, connection, ssl=self._context, ssl_handshake_timeout=self._deadline
-            )
+            client = connection.getpeername()[0]
+            try:
+                await loop.connect_accepted_socket(
+                    lambda: handler, connection, ssl=self._context, ssl_handshake_timeout=self._deadline
+                )
+            except ssl.SSLError as error:
+                if error.reason == "HTTP_REQUEST":  # OpenSSL knows GET, HEAD, POST and PUT when it sees them
+                    log.info("%s spoke plain HTTP: https is wanted", client)

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 import trustme
 from aiohttp import web
+from peers import eventually
 from processes import FREE_PORTS, started
 
 from aiorelay.acceptor import Acceptor, Connections
@@ -149,3 +150,17 @@ async def test_who_has_been_idle_for_longest_makes_room(two_at_once, connect):
     assert await silent.read() == b""
     writer.write(GET)
     assert await old.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+async def test_plain_http_and_no_other_noise_is_told_in_the_log(aiorelay_server, plain_connect, caplog, method):
+    caplog.set_level("INFO", "aiorelay")
+    chain = await aiorelay_server()
+    caplog.clear()
+    for noise in (b"SSH-2.0-OpenSSH\r\n", GET.replace(b"GET", method.encode())):
+        reader, writer = await plain_connect(int(chain.rest1.rpartition(":")[2]))
+        writer.write(noise)
+        with contextlib.suppress(OSError):
+            assert b"HTTP" not in await reader.read()
+    await eventually(lambda: bool(caplog.messages))
+    assert caplog.messages == ["127.0.0.1 spoke plain HTTP: https is wanted"]
