@@ -135,7 +135,7 @@ def _named(headers: "MultiMapping[str]") -> list[str | None]:
     """The addresses that proxies have noted, the nearest last; None for what is not one."""
     if hdrs.FORWARDED in headers:
         elements = ",".join(headers.getall(hdrs.FORWARDED)).split(",")
-        return [match[1].strip("[]") if (match := _FOR.search(element)) else None for element in elements]
+        return [_address(match[1].strip("[]")) if (match := _FOR.search(element)) else None for element in elements]
     return [_address(each) for each in ",".join(headers.getall("X-Forwarded-For", [])).split(",") if each.strip()]
 
 
