@@ -21,10 +21,11 @@ __all__ = ["Acceptor", "Connections"]
 _PAUSE = 0.2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Arrival:
     handshake: asyncio.Task[None]
     at: float
+    silent: bool = True  # no byte has come
 
 
 class Connections:
@@ -41,6 +42,11 @@ class Connections:
     def came(self, handler: web.RequestHandler, handshake: asyncio.Task[None]) -> None:
         """Note a new one."""
         self._open[handler] = _Arrival(handshake, asyncio.get_running_loop().time())
+
+    def spoke(self, handler: web.RequestHandler) -> None:
+        """Note that the first byte of a handshake has come."""
+        if handler in self._open:
+            self._open[handler].silent = False
 
     def began(self, handler: web.RequestHandler) -> None:
         """Note that one has a request in flight."""
@@ -65,10 +71,11 @@ class Connections:
     def drop_one(self) -> bool:
         """Drop the one that can best be spared, and say whether there was one.
 
-        That is the slow handshake that began first, else the one that has been idle for longest. One with a request in
-        flight is not dropped, nor is one that has just come: whom many follow would never get as far as a request.
+        That is the slow handshake that began first, else the first of those who have not said a word, else the one that
+        has been idle for longest. One with a request in flight is not dropped, nor is one in the midst of a prompt
+        handshake: whom many follow would never get as far as a request.
         """
-        spared = self._slow_handshake() or self._idle()
+        spared = self._slow_handshake() or self._silent() or self._idle()
         if spared is None:
             return False
         self._open.pop(spared).handshake.cancel()
@@ -92,6 +99,9 @@ class Connections:
     def _idle(self) -> web.RequestHandler | None:
         shaken = (handler for handler, arrival in self._open.items() if arrival.handshake.done())
         return next((handler for handler in shaken if handler not in self.busy), None)
+
+    def _silent(self) -> web.RequestHandler | None:
+        return next((handler for handler, arrival in self._open.items() if arrival.silent), None)
 
 
 class Acceptor:
@@ -152,6 +162,8 @@ class Acceptor:
         with suppress(OSError, TimeoutError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = connection.getpeername()[0]
+            await self._first_byte(connection)
+            self._connections.spoke(handler)
             try:
                 await loop.connect_accepted_socket(
                     lambda: handler, connection, ssl=self._context, ssl_handshake_timeout=self._deadline
@@ -159,3 +171,17 @@ class Acceptor:
             except ssl.SSLError as error:
                 if error.reason == "HTTP_REQUEST":  # OpenSSL knows GET, HEAD, POST and PUT when it sees them
                     log.info("%s spoke plain HTTP: https is wanted", client)
+
+    async def _first_byte(self, connection: socket.socket) -> None:
+        """Wait until a byte is there to be read, which TLS does; or close the connection."""
+        loop = asyncio.get_running_loop()
+        came = asyncio.Event()
+        loop.add_reader(connection, came.set)
+        try:
+            async with asyncio.timeout(self._deadline):
+                await came.wait()
+        except BaseException:
+            loop.remove_reader(connection)
+            connection.close()
+            raise
+        loop.remove_reader(connection)

@@ -117,15 +117,47 @@ async def plain_connect():
         yield connected
 
 
-async def test_a_newcomer_does_not_push_out_who_has_just_come(two_at_once, plain_connect):
+class Handshake:
+    """A client's handshake, a flight at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
+        self._reader, self._writer = reader, writer
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+
+    async def begin(self) -> None:
+        """Say hello, and hear the server's hello."""
+        with pytest.raises(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self._writer.write(self._outgoing.read())
+        self._incoming.write(await self._reader.read(64 * 1024))
+
+    async def finish(self) -> None:
+        """Finish it, and be served."""
+        self._tls.do_handshake()
+        self._tls.write(GET)
+        self._writer.write(self._outgoing.read())
+        assert await self._reader.read(64 * 1024)
+
+
+async def test_a_newcomer_does_not_push_out_who_shakes_hands(two_at_once, plain_connect):
     port, trusting = await two_at_once(prompt=600)
-    first, second = await plain_connect(port), await plain_connect(port)
-    third, _ = await plain_connect(port)
-    assert await third.read() == b""
-    for reader, writer in (first, second):
-        await writer.start_tls(trusting, server_hostname="localhost")
-        writer.write(GET)
-        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    shaking = [Handshake(*await plain_connect(port), trusting) for _ in range(2)]
+    for each in shaking:
+        await each.begin()
+    newcomer, _ = await plain_connect(port)
+    assert await newcomer.read() == b""
+    for each in shaking:
+        await each.finish()
+
+
+async def test_who_says_nothing_makes_room_for_a_newcomer(two_at_once, connect, plain_connect):
+    port, trusting = await two_at_once(prompt=600)
+    first, _ = await plain_connect(port)
+    await plain_connect(port)
+    reader, _ = await connect(port, trusting, GET)
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    assert await first.read() == b""
 
 
 async def test_a_slow_handshake_makes_room_before_an_idle_connection_does(two_at_once, connect, plain_connect):
