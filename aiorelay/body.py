@@ -4,9 +4,8 @@
 alone decides is answered instead of it (RFC 9110, section 10.1.1).
 """
 
-import asyncio
+import math
 import time
-from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError
@@ -14,23 +13,26 @@ from aiohttp.http import HttpProcessingError
 from aiorelay.checks import Check
 from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
 from aiorelay.pace import Pace
+from aiorelay.watchdog import Watchdog
 
 __all__ = ["Body", "Patience"]
 
-# After so many seconds of silence the framing is looked at.
+# After so many seconds of silence, at most, the framing is looked at.
 _LOOK = 0.5
 _BROKEN = "The body's chunked framing is broken."
 
 
-@dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a client is waited for: the longest silence in seconds, and the least bytes a second.
+    """How long clients are waited for: the longest silence in seconds, and the least bytes a second.
 
-    For the rate see ``Pace``.
+    For the rate see ``Pace``. A silence is as many waits as ``looks`` says, each of which ``watchdog`` watches.
     """
 
-    idle: float
-    min_rate: int
+    def __init__(self, idle: float, min_rate: int) -> None:
+        self.idle = idle
+        self.min_rate = min_rate
+        self.looks = math.ceil(idle / _LOOK)
+        self.watchdog = Watchdog(idle / self.looks)
 
 
 class Body:
@@ -77,15 +79,13 @@ class Body:
         return block
 
     async def _receive(self) -> bytes:
-        left = self._patience.idle
-        while left > 0:
-            wait = min(left, _LOOK)
+        for _ in range(self._patience.looks):
             try:
-                async with asyncio.timeout(wait):
+                with self._patience.watchdog.watching():
                     await self._invite()
                     return await self._request.content.readany()
             except TimeoutError:
-                left -= wait
+                pass
             except (web.RequestPayloadError, HttpProcessingError) as broken:  # aiohttp without its C parser tells
                 raise Truncated(_BROKEN) from broken
             except (OSError, RuntimeError) as gone:  # RuntimeError: aiohttp's word for a closed connection

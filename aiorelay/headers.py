@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 
 from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -69,6 +70,7 @@ def _append(headers: "CIMultiDict[str]", name: str, value: str) -> None:
     headers.extend([(name, joined)] if len(joined) <= _LONG else [(name, field) for field in fields])
 
 
+@lru_cache(maxsize=1024)
 def _node(client: str | None) -> str:
     """A client's address as RFC 7239, section 6 writes it."""
     try:

@@ -28,6 +28,7 @@ class Metrics:
         self.upload_bytes = Counter(
             "aiorelay_upload_bytes_total", "Bytes received of files, and written upstream", ["leg"], registry=registry
         )
+        self.received, self.forwarded = map(self.upload_bytes.labels, ("received", "forwarded"))
         self.upload_seconds = Histogram(
             "aiorelay_upload_seconds",
             "Time an upload spent receiving, checking, forwarding, and waiting for the answer",

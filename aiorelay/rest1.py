@@ -8,7 +8,7 @@ POST /upload2   with Prefer: respond-async (RFC 7240): the same as a job, which 
 GET  /healthz, /readyz, /metrics, /openapi.json
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -24,7 +24,7 @@ from aiorelay.access import Access
 from aiorelay.ambiguity import FROM_CLIENTS, refusing_ambiguous
 from aiorelay.answers import taken_in_time
 from aiorelay.body import Body, Patience
-from aiorelay.checks import Check, Maker, checked
+from aiorelay.checks import Maker, checked
 from aiorelay.checks.digest import expect, parse_digest_field
 from aiorelay.checks.wanted import WantedDigests, preferred_algorithm
 from aiorelay.delivery import Delivery
@@ -44,9 +44,10 @@ from aiorelay.prefer import preferred, take_back
 from aiorelay.problems import middleware
 from aiorelay.recorded import recorded
 from aiorelay.sources import Ingest, Sources
-from aiorelay.telemetry import Stopwatch, Upload, identify, request_id
+from aiorelay.tally import Tally
+from aiorelay.telemetry import Upload, identify, request_id
 from aiorelay.tracing import Tracing
-from aiorelay.upload import Form, Part
+from aiorelay.upload import Form
 
 __all__ = ["Rest1"]
 
@@ -203,22 +204,25 @@ class Rest1:
         body = Body(request, self._patience)
         async with self._digests(request, body):
             wanted = WantedDigests(preferred_algorithm(request.headers.getall(_WANTED, [])), self._pool)
-            form = checked(await make(request, body), [wanted])
-            async with self._sent(form, request, upload) as answer:
+            async with self._sent(await make(request, body), request, upload, wanted) as answer:
                 return await pass_back(request, answer, wanted.told(), idle=self._patience.idle)
 
     async def _relay_later(self, request: web.Request, ingest: Ingest, upload: Upload, job: Job) -> dict[str, Any]:
         """Do as ``_relay`` does once the request has been answered, and give the answer to be told by ``job``."""
         form = await self._sources.form(ingest, self._limits, on_total=lambda total: job.note(total=total))
-        async with self._sent(form, request, upload, job) as answer:
+        async with self._sent(form, request, upload, job=job) as answer:
             return await recorded(answer)
 
     @asynccontextmanager
     async def _sent(
-        self, form: Form, request: web.Request, upload: Upload, job: Job | None = None
+        self, form: Form, request: web.Request, upload: Upload, *more: Maker, job: Job | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Send the checked form, and give the answer. How far it has come is noted for ``job``, if it is one."""
-        form = checked(form, [self._tally(upload, job), *self._checks, _lap(upload.watch, "check")])
+        """Send the form once it is checked, and give the answer.
+
+        ``more`` checks than all uploads have. How far it has come is noted for ``job``, if it is one.
+        """
+        tally = Tally(upload, self._metrics, job)
+        form = checked(form, [tally.received, *more, *self._checks, tally.checked])
         async with aclosing(requiring_file(form, self._field)) as parts:
             framed = await frame(Form(form.boundary, parts, form.length))
             headers = self._headers(request, framed)
@@ -226,43 +230,10 @@ class Rest1:
                 take_back(_ASYNC, headers)
 
             timed = replace(framed, blocks=upload.watch.around(framed.blocks))
-            async with self._delivery.post(timed, headers, _query(request), self._forwarded(job)) as answer:
+            async with self._delivery.post(timed, headers, _query(request), tally.forwarded) as answer:
                 upload.watch.lap("wait")
                 upload.answered(answer.status)
                 yield answer
-
-    def _tally(self, upload: Upload, job: Job | None) -> Maker:
-        """A check that objects to nothing: it notes the files, and counts their bytes as they are received."""
-        received = self._metrics.upload_bytes.labels("received")
-
-        def note(size: int) -> None:
-            upload.bytes += size
-            received.inc(size)
-            if job is not None:
-                job.note(received=upload.bytes)
-
-        lap = _lap(upload.watch, "receive", note)
-
-        def make(part: Part) -> Check | None:
-            if part.is_file:
-                upload.files.append(part.filename or "")
-            return lap(part)
-
-        return make
-
-    def _forwarded(self, job: Job | None) -> Callable[[int], None]:
-        """What is to be told how many bytes have been written upstream."""
-        forwarded = self._metrics.upload_bytes.labels("forwarded")
-        before = 0
-
-        def note(sent: int) -> None:
-            nonlocal before
-            forwarded.inc(max(0, sent - before))  # a spooled body may begin anew
-            before = sent
-            if job is not None:
-                job.note(forwarded=sent)
-
-        return note
 
     @asynccontextmanager
     async def _digests(self, request: web.Request, body: Body) -> AsyncGenerator[None, None]:
@@ -298,23 +269,6 @@ class Rest1:
 async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
     identify(request.headers)
     return await handler(request)
-
-
-def _lap(watch: Stopwatch, phase: str, note: Callable[[int], None] = lambda _size: None) -> Maker:
-    """A check that objects to nothing: it gives the time until now to ``phase``, and tells ``note`` of each block."""
-
-    class Lap:
-        async def feed(self, chunk: bytes) -> None:
-            watch.lap(phase)
-            note(len(chunk))
-
-        async def finish(self) -> None:
-            watch.lap(phase)
-
-        async def close(self) -> None:
-            """Nothing is held."""
-
-    return lambda part: Lap() if part.is_file else None
 
 
 def _query(request: web.Request) -> str:

@@ -21,13 +21,15 @@ from aiorelay.framing import Framed
 from aiorelay.headers import replace_all, spelt_alike
 from aiorelay.threads import ended
 from aiorelay.tracing import UNTRACED, Tracing
+from aiorelay.watchdog import Watchdog
 
 __all__ = ["Upstream"]
 
 # Servers close idle connections after 2 s (gunicorn) or more: one that is used again sooner is still open.
 _KEEP_ALIVE = 1.5
-# What the connection, and TLS before it, take at once and may keep: each of them copies what it cannot send.
-_PIECE = 64 * 1024
+# What the connection takes at once, and what it, and TLS before it, may keep: each of them copies what it cannot send.
+_PIECE = 256 * 1024
+_KEPT = 64 * 1024
 # What aiohttp would add by itself; the client's own are passed on, and nothing is added for it.
 _NOT_OURS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
 
@@ -57,7 +59,7 @@ class Upstream:
         self._context = context
         self._server_name = server_name
         self._headers = tuple(headers)
-        self._idle = idle
+        self._watchdog = Watchdog(idle)
         self._answer_timeout = answer_timeout
         self._connect_timeout = connect_timeout
         self._tracing = tracing
@@ -145,7 +147,7 @@ class Upstream:
     async def _write(self, framed: Framed, body: "_Body") -> None:
         writer = await body.opened
         if writer is not None and writer.transport is not None:
-            writer.transport.set_write_buffer_limits(_PIECE)
+            writer.transport.set_write_buffer_limits(_KEPT)
         async for block in framed.blocks:
             # An answer of success may come before the end, and aiohttp then stops writing. It is passed on
             # only if every check has passed, so the rest is read, if for nobody.
@@ -158,12 +160,12 @@ class Upstream:
         if writer.transport is not None and not writer.transport.is_closing():
             body.reached = True  # before it was: where the connection breaks meanwhile, some of it may have arrived
         try:
-            async with asyncio.timeout(self._idle):
+            with self._watchdog.watching():
                 for piece in _pieces(block):
                     await writer.write(piece)
         except TimeoutError:
             raise UpstreamTimeout(
-                f"The upload API took no byte for {self._idle:g} s.", error="connection_write_timeout"
+                f"The upload API took no byte for {self._watchdog.seconds:g} s.", error="connection_write_timeout"
             ) from None
         except (OSError, aiohttp.ClientError):
             return None  # the exchange ends too, and knows why

@@ -15,12 +15,12 @@ HOUSE = Path(aiorelay.__file__).parent
 # it a floor here: the lowest that what it imports allows.
 FLOORS = (
     {"errors", "answers", "upload", "allocator", "filenames", "threads", "guard", "hops", "pace", "prefer", "pages"}
-    | {"completion", "expectation", "presence"},
+    | {"completion", "expectation", "presence", "watchdog"},
     {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "headers", "openapi"},
     {"form", "framing", "recorded", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
     | {"access", "acceptor", "identity", "metrics", "tracing"},
     {"checks", "jobs", "listeners", "upstream"},
-    {"body", "sources", "delivery", "job_routes"},
+    {"body", "sources", "delivery", "job_routes", "tally"},
     {"intake", "rest2"},
     {"rest1"},
     {"premises"},
