@@ -5,6 +5,7 @@ run(settings)   ─▶ exit status the command: its own loop, signals, the ready
 """
 
 import asyncio
+import gc
 import re
 import shlex
 import signal
@@ -96,6 +97,7 @@ async def _run(settings: Settings) -> int:
             loop.add_signal_handler(signal.SIGHUP, premises.reload)
             lines = _ready_lines(chain, settings, premises.identity.name)
             print(*lines, sep="\n", flush=True)  # noqa: T201 - the command's output
+            gc.freeze()  # what is here now stays: to look through it for garbage again and again is in vain
             await stop.wait()
             telemetry.log.info("shutting down: uploads in flight have %g s", settings.grace)
     finally:
