@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from aiorelay.records import InOnePiece, scratch
 from aiorelay.telemetry import log
 
 __all__ = ["Acceptor", "Connections"]
@@ -127,6 +128,7 @@ class Acceptor:
         self._limit = limit
         self._deadline = deadline
         self._listeners = listeners
+        self._scratch = scratch()
         for listener in listeners:
             listener.setblocking(False)
         self._accepting = [asyncio.create_task(self._accept(listener)) for listener in listeners]
@@ -166,7 +168,10 @@ class Acceptor:
             self._connections.spoke(handler)
             try:
                 await loop.connect_accepted_socket(
-                    lambda: handler, connection, ssl=self._context, ssl_handshake_timeout=self._deadline
+                    lambda: InOnePiece(handler, self._scratch),
+                    connection,
+                    ssl=self._context,
+                    ssl_handshake_timeout=self._deadline,
                 )
             except ssl.SSLError as error:
                 if error.reason == "HTTP_REQUEST":  # OpenSSL knows GET, HEAD, POST and PUT when it sees them

@@ -1,0 +1,49 @@
+"""TLS records, which are 16 KiB at most, as the large blocks that an upload is made of."""
+
+import asyncio
+
+from aiohttp import web
+
+__all__ = ["InOnePiece", "scratch"]
+
+# Bytes that asyncio's TLS takes from a socket at once.
+_AT_ONCE = 256 * 1024
+
+
+def scratch() -> memoryview:
+    """A buffer for all connections of one loop."""
+    return memoryview(bytearray(_AT_ONCE))
+
+
+class InOnePiece(asyncio.BufferedProtocol):
+    """Gives ``handler`` all that TLS has for it in one piece.
+
+    TLS comes in records of 16 KiB. To a protocol that takes bytes, asyncio gives them in an object each, which it first
+    makes large enough for 256 KiB, and then joins; this one has them written behind each other. ``scratch`` is filled
+    and emptied between two steps of the loop, so that all connections can have the same.
+    """
+
+    def __init__(self, handler: web.RequestHandler, scratch: memoryview) -> None:
+        self._handler = handler
+        self._scratch = scratch
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._handler.connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._handler.resume_writing()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return self._scratch
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._handler.data_received(bytes(self._scratch[:nbytes]))
+
+    def eof_received(self) -> None:
+        self._handler.eof_received()
