@@ -781,6 +781,13 @@ async def test_url_that_is_none_for_a_source_is_bad(opened: Opener, url: str) ->
         await opened(url, lookup=lambda _: pytest.fail("a bad URL was resolved"))
 
 
+@pytest.mark.parametrize("end", ["", "/", "?x", "#x"])
+async def test_host_of_a_mebibyte_is_bad_without_being_read(opened: Opener, end: str) -> None:
+    """Its international form alone would take seconds, in which nothing else is served."""
+    with pytest.raises(errors.BadSource, match="too long"):
+        await opened(f"http://{'é.' * 300_000}{end}")
+
+
 @pytest.mark.parametrize("port", [1, 21, 22, 25, 79, 81, 442, 444, 1023])
 async def test_low_port_is_refused(opened: Opener, port: int) -> None:
     with pytest.raises(errors.AddressRefused, match=f"Port {port}"):

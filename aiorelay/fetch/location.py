@@ -14,6 +14,9 @@ from aiorelay.guard import HostRules
 __all__ = ["judged", "parsed", "redirected"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_AUTHORITY = re.compile(r"[^:/?#]*://([^/?#]*)")
+# More than any host name and port, in whatever script. One that is not ASCII takes long to read: a mebibyte, seconds.
+_LONGEST_AUTHORITY = 1024
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
 # What ends in a number is an IPv4 address to getaddrinfo and to browsers (WHATWG URL, "ends in a number").
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)", re.IGNORECASE)
@@ -25,6 +28,8 @@ def parsed(text: str) -> URL:
     """Parse what a client gave as a URL; raises ``BadSource``."""
     if _CONTROL.search(text):
         raise errors.BadSource("The source URL holds control characters.")
+    if (authority := _AUTHORITY.match(text)) and len(authority[1]) > _LONGEST_AUTHORITY:
+        raise errors.BadSource("The source URL's host is too long.")
     try:
         return _checked(URL(text))
     except ValueError:  # the message of the exception would echo the query
