@@ -109,7 +109,7 @@ class Case:
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)  # the server may be at it, too: wrk leaves uploads unfinished
             else:
-                entry.unlink()
+                entry.unlink(missing_ok=True)
 
 
 @dataclass
