@@ -100,7 +100,7 @@ def refusal(
     own: Collection[Listener] = (),
     local: Callable[[Address], bool] = _assumed_local,
 ) -> str | None:
-    """Name the range for which ``address`` may not be dialled, or None if it may.
+    """Name the range for which ``address`` may not be dialled, or None if it may. The address itself is not named.
 
     An IPv4-mapped or NAT64 address is judged by the IPv4 address it carries. ``allowed`` opens all that it
     covers, metadata services and own listeners included, but never an address with a zone. ``own`` are the
@@ -138,7 +138,7 @@ def _is_at(address: Address, port: int, listener: Listener, local: Callable[[Add
 def _named_range(address: Address) -> str | None:
     for name, network in _TABLE:
         if address in network:
-            return f"{name} {network if network.num_addresses > 1 else network.network_address}"
+            return f"{name} {network}" if network.num_addresses > 1 else name
     if isinstance(address, IPv4Address):
         return None
     if address not in _GLOBAL_UNICAST:

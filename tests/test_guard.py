@@ -52,18 +52,18 @@ def test_block_is_refused_from_its_first_address_to_its_last(
 @pytest.mark.parametrize(
     ("name", "address"),
     [
-        ("unspecified 0.0.0.0", "0.0.0.0"),
-        ("broadcast 255.255.255.255", "255.255.255.255"),
+        ("unspecified", "0.0.0.0"),
+        ("broadcast", "255.255.255.255"),
         ("loopback 127.0.0.0/8", "127.0.0.1"),
-        ("cloud metadata 169.254.169.254", "169.254.169.254"),
-        ("cloud metadata 169.254.170.2", "169.254.170.2"),
-        ("cloud metadata 168.63.129.16", "168.63.129.16"),
-        ("cloud metadata 100.100.100.200", "100.100.100.200"),
-        ("cloud metadata 192.0.0.192", "192.0.0.192"),
-        ("cloud metadata fd00:ec2::254", "fd00:ec2::254"),
-        ("cloud metadata fd20:ce::254", "fd20:ce::254"),
-        ("unspecified ::", "::"),
-        ("loopback ::1", "::1"),
+        ("cloud metadata", "169.254.169.254"),
+        ("cloud metadata", "169.254.170.2"),
+        ("cloud metadata", "168.63.129.16"),
+        ("cloud metadata", "100.100.100.200"),
+        ("cloud metadata", "192.0.0.192"),
+        ("cloud metadata", "fd00:ec2::254"),
+        ("cloud metadata", "fd20:ce::254"),
+        ("unspecified", "::"),
+        ("loopback", "::1"),
         ("IPv4-compatible ::/96", "::127.0.0.1"),
         ("IPv4-compatible ::/96", "::8.8.8.8"),
         ("local NAT64 64:ff9b:1::/48", "64:ff9b:1::808:808"),
@@ -95,7 +95,7 @@ def test_block_is_refused_from_its_first_address_to_its_last(
         ("not an IP address", ""),
     ],
 )
-def test_refusal_names_the_narrowest_range(name: str, address: str) -> None:
+def test_refusal_names_the_narrowest_range_but_no_address(name: str, address: str) -> None:
     assert refusal(address, 80) == name
 
 
@@ -119,7 +119,7 @@ def test_public_address_may_be_dialled(address: str) -> None:
 def test_mapped_and_nat64_addresses_are_judged_by_what_they_carry(prefix: str) -> None:
     assert refusal(f"{prefix}8.8.8.8", 80) is None
     assert refusal(f"{prefix}127.0.0.1", 80) == "loopback 127.0.0.0/8"
-    assert refusal(f"{prefix}169.254.169.254", 80) == "cloud metadata 169.254.169.254"
+    assert refusal(f"{prefix}169.254.169.254", 80) == "cloud metadata"
     assert refusal(f"{prefix}10.1.2.3", 80, allowed=[ip_network("10.1.0.0/16")]) is None
     assert refusal(f"{prefix}10.2.2.3", 80, allowed=[ip_network("10.1.0.0/16")]) == "private-use 10.0.0.0/8"
 
