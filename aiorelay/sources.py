@@ -5,7 +5,6 @@ raw body ──────────────┐
 """
 
 import json
-import mimetypes
 import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 
 from aiorelay.checks import passed_through
 from aiorelay.checks.digest import expect_hex
+from aiorelay.endings import type_by_ending
 from aiorelay.errors import BadSource, MalformedJson, MissingFile, TooLarge, TooManyParts, WrongContentType
 from aiorelay.fetch import Fetcher
 from aiorelay.filenames import last_component
@@ -157,7 +157,7 @@ class Sources:
             part = _file(field, local.name, None, local.size, local.chunks)
         if source.filename is not None:
             part.filename = _safe(source.filename) or field
-        part.media_type = source.content_type or part.media_type or _type_by_ending(part.filename)
+        part.media_type = source.content_type or part.media_type or _type_of(part.filename)
         return part if source.sha256 is None else passed_through(part, [expect_hex(source.sha256, self._pool)])
 
 
@@ -179,7 +179,7 @@ def raw_form(
         yield part
 
     name = _safe(filename)
-    part = _file(field, name, media_type or _type_by_ending(name), length, chunks())
+    part = _file(field, name, media_type or _type_of(name), length, chunks())
     boundary = _boundary()
     return Form(boundary, parts(), canonical_length(boundary, [part]))
 
@@ -256,8 +256,8 @@ def _of_one_file(media_type: str | None) -> str | None:
     return media_type if is_one else None
 
 
-def _type_by_ending(filename: str | None) -> str:
-    return mimetypes.guess_type(filename or "", strict=False)[0] or _OCTETS
+def _type_of(filename: str | None) -> str:
+    return type_by_ending(filename or "") or _OCTETS
 
 
 def _boundary() -> bytes:

@@ -602,7 +602,28 @@ async def test_a_source_too_large_by_its_length_is_refused_before_anything_is_se
     assert upstream.connections == []
 
 
-# -- the type of a remote file
+# -- the type of a file
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("a.pdf", "application/pdf"),
+        ("a.tar.gz", "application/gzip"),
+        ("a.webp", "image/webp"),
+        ("data:,a.pdf", "application/pdf"),
+        ("a.unheard-of", "application/octet-stream"),
+    ],
+)
+async def test_a_file_whose_type_nobody_tells_has_that_of_its_ending(relay, tmp_path, name, media_type):
+    (tmp_path / name).write_bytes(CONTENT)
+    chain = await relay()
+    for sent in (
+        json_request({"somefile": str(tmp_path / name)}),
+        request(f"/upload/{name}", CONTENT, method="PUT", content_type=None),
+    ):
+        answer = await ask(chain.rest1, chain.tls, sent)
+        assert (answer.status, answer.json()["files"][0]["content_type"]) == (200, media_type)
 
 
 @pytest.mark.parametrize(

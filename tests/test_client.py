@@ -114,6 +114,16 @@ async def test_name_outside_utf_8_is_sent_in_replacement(aiorelay_server, send, 
     assert json.loads(out)["files"][0]["filename"] == "\ufffd.txt"
 
 
+@pytest.mark.parametrize(
+    ("name", "media_type"), [("a.tar.gz", "application/gzip"), ("no-ending", "application/octet-stream")]
+)
+async def test_type_is_that_of_the_ending(name, media_type, aiorelay_server, send, tmp_path):
+    chain = await aiorelay_server()
+    (tmp_path / name).write_bytes(b"x")
+    _, out, _ = await send(name, *relay(chain))
+    assert json.loads(out)["files"][0]["content_type"] == media_type
+
+
 async def test_generated_ca_of_this_machine_is_found(aiorelay_server, send, tmp_path, monkeypatch):
     chain = await aiorelay_server()
     monkeypatch.setenv("AIORELAY_STATE_DIR", str(chain.ca.parent.parent))

@@ -27,7 +27,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from aiorelay import errors
-from aiorelay.fetch import Fetcher, Limits, Remote, type_by_ending
+from aiorelay.fetch import Fetcher, Limits, Remote
 from aiorelay.fetch.dial import is_local
 from aiorelay.fetch.naming import filename, media_type
 from aiorelay.fetch.ranges import Validator, continuation, strong_validator
@@ -297,8 +297,6 @@ def test_name_is_one_component_whatever_the_header_says(start: str, value: bytes
         ("nonsense", "a.png", "image/png"),
         ("text/html\x00", "a.png", "image/png"),
         (None, "a.PDF", "application/pdf"),
-        (None, "a.tar.gz", "application/gzip"),
-        (None, "data:text/html,a.pdf", "application/pdf"),
         (None, "a.unheard-of", None),
         (None, None, None),
     ],
@@ -307,10 +305,6 @@ def test_media_type_is_the_servers_else_that_of_the_ending(
     given_type: str | None, name: str | None, expected: str | None
 ) -> None:
     assert media_type(given_type, name) == expected
-
-
-def test_a_name_without_ending_has_no_type() -> None:
-    assert type_by_ending("README") is None
 
 
 # ---- What a source may not answer -------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """A file, or standard input, as the bytes of a Part."""
 
 import asyncio
-import mimetypes
 import os
 import stat
 import sys
@@ -10,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from aiorelay.client.outcome import NotSent
+from aiorelay.endings import type_by_ending
 from aiorelay.local import BLOCK, LocalFile
 
 __all__ = ["STDIN", "Source", "opened"]
@@ -43,11 +43,12 @@ async def opened(name: str) -> AsyncGenerator[Source, None]:
     except OSError as error:
         raise NotSent(_words(error)) from error
     filename = "stdin" if name == STDIN else os.fsencode(os.path.basename(name)).decode(errors="replace")  # noqa: PTH119 - a Path would take "a/." for "a"
+    media_type = type_by_ending(filename) or _OCTETS
     kind = os.fstat(descriptor)
     if stat.S_ISREG(kind.st_mode) and os.lseek(descriptor, 0, os.SEEK_CUR) == 0:
         file = LocalFile(descriptor, filename)
         try:
-            yield Source(filename, _type_by_ending(filename), file.size, file.chunks)
+            yield Source(filename, media_type, file.size, file.chunks)
         finally:
             await file.close()
         return
@@ -55,7 +56,7 @@ async def opened(name: str) -> AsyncGenerator[Source, None]:
         if stat.S_ISDIR(kind.st_mode):
             raise NotSent("It is a directory; send the files in it, or an archive of it")
         async with aclosing(_as_it_comes(descriptor)) as chunks:
-            yield Source(filename, _type_by_ending(filename), None, chunks)
+            yield Source(filename, media_type, None, chunks)
     finally:
         os.close(descriptor)
 
@@ -95,8 +96,3 @@ async def _until_readable(descriptor: int) -> None:
 
 def _words(error: OSError) -> str:
     return error.strerror or type(error).__name__
-
-
-def _type_by_ending(filename: str) -> str:
-    kind, coding = mimetypes.guess_type(filename, strict=False)
-    return kind if kind and not coding else _OCTETS

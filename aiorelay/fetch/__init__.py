@@ -11,6 +11,5 @@ faults 502 and 504. Details name the host that the client gave and never what it
 
 from aiorelay.fetch.exchange import Limits
 from aiorelay.fetch.fetcher import Fetcher, Remote
-from aiorelay.fetch.naming import type_by_ending
 
-__all__ = ["Fetcher", "Limits", "Remote", "type_by_ending"]
+__all__ = ["Fetcher", "Limits", "Remote"]

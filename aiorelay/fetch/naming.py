@@ -1,15 +1,15 @@
 """What a fetched file is called and what type it has, by the words of its server or its URL. Pure."""
 
-import mimetypes
 import re
 import unicodedata
 from urllib.parse import unquote_to_bytes
 
 from yarl import URL
 
+from aiorelay.endings import type_by_ending
 from aiorelay.filenames import last_component
 
-__all__ = ["filename", "media_type", "type_by_ending"]
+__all__ = ["filename", "media_type"]
 
 _TCHARS = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token of RFC 9110, section 5.6.2
 _PARAMETER = re.compile(
@@ -20,14 +20,6 @@ _MEDIA_TYPE = re.compile(rf"{_TCHARS}/{_TCHARS}[ \t]*(?:;[\t -~]*)?")
 # Control characters, halves of characters, line and paragraph separators. What a file system or a shell minds
 # is the storing server's affair.
 _DROPPED = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# A type of the coding for what `mimetypes` takes for one: `.tar.gz` is a gzip file, not a tar file.
-_CODINGS = {
-    "gzip": "application/gzip",
-    "bzip2": "application/x-bzip2",
-    "xz": "application/x-xz",
-    "compress": "application/x-compress",
-    "br": "application/octet-stream",
-}
 
 
 def filename(disposition: str | None, url: URL) -> str | None:
@@ -43,13 +35,6 @@ def media_type(content_type: str | None, name: str | None) -> str | None:
     if content_type and _MEDIA_TYPE.fullmatch(content_type.strip()):
         return content_type.strip()
     return type_by_ending(name) if name else None
-
-
-def type_by_ending(name: str) -> str | None:
-    """Return the media type that a file's name promises, or None."""
-    # Behind a letter, no part of the name can look like the scheme of a URL.
-    guess, coding = mimetypes.guess_type(f"a{name}")
-    return _CODINGS.get(coding) if coding else guess
 
 
 def _of_disposition(value: str) -> str:
