@@ -22,7 +22,7 @@ from aiorelay.completion import Flag, script
 from aiorelay.errors import StartupError
 from aiorelay.settings import SETTINGS, Setting, Settings, SettingsError, example, find_file, read, suggestion, unknown
 from aiorelay.settings.kinds import Kind, Unfit
-from aiorelay.settings.places import PATH, UPSTREAM
+from aiorelay.settings.places import PATH, upload_url
 from aiorelay.settings.words import HEADER
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _send_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--to",
         metavar="URL",
-        type=_as(UPSTREAM),
+        type=_as(upload_url("give a bearer token with --token-file")),
         default=default,
         help=f"a relay, or with a path an upload endpoint (default: {default})",
     )
@@ -309,7 +309,8 @@ def _probe_arguments(parser: Parser) -> None:
     field = SETTINGS["field"]
     helped = f"form field of the file (default: {field.default})"
     header = f"{HEADER.metavar} *"
-    parser.add_argument("url", metavar="URL", type=_as(UPSTREAM), help="the upload API, where forms are posted to")
+    url = upload_url("give them with --header, as 'Authorization: ...'")
+    parser.add_argument("url", metavar="URL", type=_as(url), help="the upload API, where forms are posted to")
     parser.add_argument("--field", metavar="NAME", type=_as(field.kind), default=field.default, help=helped)
     parser.add_argument("--cacert", metavar="FILE", type=_as(PATH), help="CA bundle that verifies the API (PEM)")
     parser.add_argument("--insecure", action="store_true", help="go on if the API's certificate does not verify")

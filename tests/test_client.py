@@ -632,6 +632,10 @@ def test_token_leaves_the_machine_only_over_tls(url, confidential):
     [
         ([], "aiorelay: the following arguments are required: SOURCE"),
         (["a", "--to", "ftp://example.org"], "aiorelay: --to: 'ftp://example.org' is no http or https URL"),
+        (
+            ["a", "--to", "https://me:s3cret@example.org"],
+            "aiorelay: --to: 'https://***@example.org' has credentials in it; give a bearer token with --token-file;",
+        ),
         (["a", "--field", "novalue"], "aiorelay: --field: it is not a form field; write it as NAME=VALUE"),
         (["a", "--field", "=v"], "aiorelay: --field: it is not a form field; write it as NAME=VALUE"),
         (["a", "--max-size", "5"], "aiorelay: there is no flag --max-size"),

@@ -480,6 +480,10 @@ def test_people_get_unknown_for_what_was_not_found_out(capsys):
     [
         ([], "aiorelay: the following arguments are required: URL; see aiorelay probe --help"),
         (["ftp://example.org/"], "aiorelay: URL: 'ftp://example.org/' is no http or https URL; try https://"),
+        (
+            ["https://me:s3cret@a/"],
+            "aiorelay: URL: 'https://***@a/' has credentials in it; give them with --header, as 'Authorization: ...';",
+        ),
         (["http://a/", "--header", "Secret"], "aiorelay: --header: '***' is not a header line; write it as"),
         (["http://a/", "--header", "Content-Length: 1"], "aiorelay: --header: 'Content-Length: ***' is a header that"),
         (["http://a/", "--field", ""], "aiorelay: --field: '' is not a field name"),

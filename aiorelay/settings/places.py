@@ -11,7 +11,18 @@ from aiorelay.settings.kinds import Kind, Unfit
 if TYPE_CHECKING:
     from yarl import URL  # as costly to import as all the rest of the command line
 
-__all__ = ["CERTIFICATE_NAME", "HOST", "HOST_PATTERN", "NETWORK", "PATH", "SCANNER", "UPSTREAM", "Network", "Scanner"]
+__all__ = [
+    "CERTIFICATE_NAME",
+    "HOST",
+    "HOST_PATTERN",
+    "NETWORK",
+    "PATH",
+    "SCANNER",
+    "UPSTREAM",
+    "Network",
+    "Scanner",
+    "upload_url",
+]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Scanner = tuple[str, int] | Path
@@ -100,7 +111,7 @@ def _network(value: object) -> Network:
         raise Unfit("is an address in a network, not a network", f"the network is {network}") from None
 
 
-def _upstream(value: object) -> "URL":
+def _upload_url(value: object, credentials: str) -> "URL":
     from yarl import URL  # noqa: PLC0415 - see the top of the file
 
     advice = "try https://uploads.example.org/upload"
@@ -117,10 +128,15 @@ def _upstream(value: object) -> "URL":
     if not host or port == 0:
         raise Unfit(f"has no usable {'port' if host else 'host'}", advice)
     if url.raw_user is not None or url.raw_password is not None:
-        raise Unfit("has credentials in it", "give them with upstream-header, as 'Authorization: ...'")
+        raise Unfit("has credentials in it", credentials)
     if "#" in str(value):
         raise Unfit("has a fragment, which is never sent", "leave out the part from # on")
     return url
+
+
+def upload_url(credentials: str) -> Kind:
+    """The URL of an upload API, which must hold no credentials: ``credentials`` is the advice to who gives some."""
+    return Kind("URL", lambda value: _upload_url(value, credentials), mask=_without_secrets)
 
 
 def _without_secrets(text: str) -> str:
@@ -163,7 +179,7 @@ HOST = Kind("HOST", _host)
 HOST_PATTERN = Kind("HOST", _host_pattern)
 CERTIFICATE_NAME = Kind("NAME", _certificate_name)
 NETWORK = Kind("NETWORK", _network)
-UPSTREAM = Kind("URL", _upstream, mask=_without_secrets)
+UPSTREAM = upload_url("give them with upstream-header, as 'Authorization: ...'")
 SCANNER = Kind(
     "HOST:PORT|PATH",
     _scanner,
