@@ -2,12 +2,13 @@
 
 import base64
 import codecs
+from collections.abc import Iterable
 from typing import Any, Final
 
 import aiohttp
 
 from aiorelay.errors import UpstreamFailed, UpstreamTimeout
-from aiorelay.headers import end_to_end
+from aiorelay.headers import end_to_end, replace_all
 
 __all__ = ["BODY", "recorded"]
 
@@ -15,11 +16,12 @@ BODY: Final = 64 * 1024
 """The most bytes of an answer's body that are kept: a thousand jobs may be."""
 
 
-async def recorded(answer: aiohttp.ClientResponse) -> dict[str, Any]:
+async def recorded(answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """The ``status``, ``headers`` (pairs, so that repeated ones stay) and ``body`` of an answer, read to its end.
 
-    ``body_encoding`` is ``utf-8`` for a body that is text, and ``base64`` for any other; ``truncated`` says whether the
-    answer goes on after the first BODY bytes. Raises ``UpstreamFailed`` or ``UpstreamTimeout`` if it breaks off.
+    The headers ``added`` are among them. ``body_encoding`` is ``utf-8`` for a body that is text, and ``base64`` for any
+    other; ``truncated`` says whether the answer goes on after the first BODY bytes. Raises ``UpstreamFailed`` or
+    ``UpstreamTimeout`` if it breaks off.
     """
     body = await _beginning(answer)
     truncated = len(body) > BODY
@@ -27,9 +29,11 @@ async def recorded(answer: aiohttp.ClientResponse) -> dict[str, Any]:
         text, encoding = codecs.getincrementaldecoder("utf-8")().decode(body[:BODY], final=not truncated), "utf-8"
     except UnicodeDecodeError:
         text, encoding = base64.b64encode(body[:BODY]).decode(), "base64"
+    headers = end_to_end(answer.headers)
+    replace_all(headers, added)
     return {
         "status": answer.status,
-        "headers": [list(pair) for pair in end_to_end(answer.headers).items()],
+        "headers": [list(pair) for pair in headers.items()],
         "body": text,
         "body_encoding": encoding,
         "truncated": truncated,

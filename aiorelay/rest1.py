@@ -203,15 +203,16 @@ class Rest1:
     async def _relay(self, request: web.Request, make: Make, upload: Upload) -> web.StreamResponse:
         body = Body(request, self._patience)
         async with self._digests(request, body):
-            wanted = WantedDigests(preferred_algorithm(request.headers.getall(_WANTED, [])), self._pool)
+            wanted = self._wanted(request)
             async with self._sent(await make(request, body), request, upload, wanted) as answer:
                 return await pass_back(request, answer, wanted.told(), idle=self._patience.idle)
 
     async def _relay_later(self, request: web.Request, ingest: Ingest, upload: Upload, job: Job) -> dict[str, Any]:
         """Do as ``_relay`` does once the request has been answered, and give the answer to be told by ``job``."""
         form = await self._sources.form(ingest, self._limits, on_total=lambda total: job.note(total=total))
-        async with self._sent(form, request, upload, job=job) as answer:
-            return await recorded(answer)
+        wanted = self._wanted(request)
+        async with self._sent(form, request, upload, wanted, job=job) as answer:
+            return await recorded(answer, wanted.told())
 
     @asynccontextmanager
     async def _sent(
@@ -247,6 +248,9 @@ class Rest1:
                     closing.push_async_callback(check.close)
                     body.check(check)
             yield
+
+    def _wanted(self, request: web.Request) -> WantedDigests:
+        return WantedDigests(preferred_algorithm(request.headers.getall(_WANTED, [])), self._pool)
 
     def _headers(self, request: web.Request, framed: Framed) -> "CIMultiDict[str]":
         """The head of the upstream's request, without its framing."""

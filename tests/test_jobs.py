@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import signal
@@ -171,6 +172,14 @@ async def test_job_ends_with_what_the_upstream_answered(relay, recorder, local) 
     assert (job["received"], job["total"], job["problem"]) == (10, 10, None)
     assert job["forwarded"] == len(request.body) == int(request["Content-Length"])
     assert request.parts[0][1] == b"1234567890"
+
+
+async def test_job_tells_the_digests_that_its_request_wants(relay, local) -> None:
+    client = await relay()
+    path = await client.ingest([local, local], **{"Want-Repr-Digest": "sha-256=1"})
+    job = await client.until(path, state="done")
+    told = f"somefile=sha-256=:{base64.b64encode(hashlib.sha256(b'1234567890').digest()).decode()}:"
+    assert [value for name, value in job["answer"]["headers"] if name == "Aiorelay-Digest"] == [told, told]
 
 
 async def test_upstream_request_is_as_that_of_a_plain_upload(relay, recorder, local) -> None:
