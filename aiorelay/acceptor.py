@@ -8,7 +8,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -38,7 +38,7 @@ class Connections:
     def __init__(self, prompt: float = 1.0) -> None:
         self.busy: set[web.RequestHandler] = set()
         self._prompt = prompt
-        self._open: dict[web.RequestHandler, _Arrival] = {}  # with some that are lost, until they are counted
+        self._open: dict[web.RequestHandler, _Arrival] = {}
 
     def came(self, handler: web.RequestHandler, handshake: asyncio.Task[None]) -> None:
         """Note a new one."""
@@ -59,14 +59,12 @@ class Connections:
         if handler in self._open:
             self._open[handler] = self._open.pop(handler)
 
+    def lost(self, handler: web.RequestHandler) -> None:
+        """Note that one is no more."""
+        self._open.pop(handler, None)
+
     def reach(self, limit: int) -> bool:
         """Whether there are so many."""
-        if len(self._open) >= limit:
-            self._open = {
-                handler: arrival
-                for handler, arrival in self._open.items()
-                if not arrival.handshake.done() or handler.transport is not None
-            }
         return len(self._open) >= limit
 
     def drop_one(self) -> bool:
@@ -108,8 +106,8 @@ class Connections:
 class Acceptor:
     """Accepts TLS connections for ``server`` on listening ``listeners``, at most ``limit`` at once.
 
-    ``deadline`` is the longest handshake in seconds. One connection too many takes the place of another of
-    ``connections`` that can be spared, or is closed itself.
+    ``deadline`` is the longest handshake in seconds, the wait for its first byte included. One connection too many
+    takes the place of another of ``connections`` that can be spared, or is closed itself.
     """
 
     def __init__(
@@ -155,38 +153,52 @@ class Acceptor:
             if self._connections.reach(self._limit) and not self._connections.drop_one():
                 connection.close()
                 continue
-            handler = self._server()
-            self._connections.came(handler, loop.create_task(self._shake_hands(connection, handler)))
+            self._welcome(connection)
 
-    async def _shake_hands(self, connection: socket.socket, handler: web.RequestHandler) -> None:
+    def _welcome(self, connection: socket.socket) -> None:
+        """Begin a handshake. A connection that does not come as far as TLS is closed, and one without TLS forgotten."""
+        handler = self._server()
+        ours = ExitStack()
+        ours.callback(connection.close)
+        handshake = asyncio.create_task(self._shake_hands(connection, handler, ours))
+        self._connections.came(handler, handshake)
+
+        def end(_handshake: asyncio.Task[None]) -> None:  # here, for a task that is cancelled soon enough never runs
+            ours.close()
+            if handler.transport is None:
+                self._connections.lost(handler)
+
+        handshake.add_done_callback(end)
+
+    async def _shake_hands(self, connection: socket.socket, handler: web.RequestHandler, ours: ExitStack) -> None:
+        """Wait for a handshake and do it. ``ours`` closes the connection; it is emptied when TLS takes it."""
         loop = asyncio.get_running_loop()
         # What fails here is the client's affair: plain HTTP, a certificate it does not trust, a port scan.
         with suppress(OSError, TimeoutError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = connection.getpeername()[0]
-            await self._first_byte(connection)
-            self._connections.spoke(handler)
             try:
-                await loop.connect_accepted_socket(
-                    lambda: InOnePiece(handler, self._scratch),
-                    connection,
-                    ssl=self._context,
-                    ssl_handshake_timeout=self._deadline,
-                )
+                async with asyncio.timeout(self._deadline):
+                    await _first_byte(connection)
+                    self._connections.spoke(handler)
+                    ours.pop_all()
+                    await loop.connect_accepted_socket(
+                        lambda: InOnePiece(handler, self._scratch, lambda: self._connections.lost(handler)),
+                        connection,
+                        ssl=self._context,
+                        ssl_handshake_timeout=self._deadline,
+                    )
             except ssl.SSLError as error:
                 if error.reason == "HTTP_REQUEST":  # OpenSSL knows GET, HEAD, POST and PUT when it sees them
                     log.info("%s spoke plain HTTP: https is wanted", client)
 
-    async def _first_byte(self, connection: socket.socket) -> None:
-        """Wait until a byte is there to be read, which TLS does; or close the connection."""
-        loop = asyncio.get_running_loop()
-        came = asyncio.Event()
-        loop.add_reader(connection, came.set)
-        try:
-            async with asyncio.timeout(self._deadline):
-                await came.wait()
-        except BaseException:
-            loop.remove_reader(connection)
-            connection.close()
-            raise
+
+async def _first_byte(connection: socket.socket) -> None:
+    """Wait until a byte is there to be read; reading it is the affair of TLS."""
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+    loop.add_reader(connection, came.set)
+    try:
+        await came.wait()
+    finally:
         loop.remove_reader(connection)

@@ -1,6 +1,7 @@
 """TLS records, which are 16 KiB at most, as the large blocks that an upload is made of."""
 
 import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -20,18 +21,21 @@ class InOnePiece(asyncio.BufferedProtocol):
 
     TLS comes in records of 16 KiB. To a protocol that takes bytes, asyncio gives them in an object each, which it first
     makes large enough for 256 KiB, and then joins; this one has them written behind each other. ``scratch`` is filled
-    and emptied between two steps of the loop, so that all connections can have the same.
+    and emptied within one step of the loop, so that all connections can have the same. ``on_lost`` is called when the
+    connection has been lost.
     """
 
-    def __init__(self, handler: web.RequestHandler, scratch: memoryview) -> None:
+    def __init__(self, handler: web.RequestHandler, scratch: memoryview, on_lost: Callable[[], object]) -> None:
         self._handler = handler
         self._scratch = scratch
+        self._on_lost = on_lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._handler.connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._handler.connection_lost(exc)
+        self._on_lost()
 
     def pause_writing(self) -> None:
         self._handler.pause_writing()

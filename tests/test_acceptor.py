@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
+import struct
 from contextlib import AsyncExitStack
 
 import pytest
@@ -86,7 +88,7 @@ async def two_at_once():
     authority.configure_trust(trusting)
     async with AsyncExitStack() as stack:
 
-        async def serve(*, prompt: float):
+        async def serve(*, prompt: float, deadline: float = 600):
             connections = Connections(prompt)
 
             async def answer(request):
@@ -96,7 +98,7 @@ async def two_at_once():
 
             server = web.Server(answer)
             listener = socket.create_server(("127.0.0.1", 0))
-            acceptor = Acceptor(server, [listener], context, connections, limit=2, deadline=600)
+            acceptor = Acceptor(server, [listener], context, connections, limit=2, deadline=deadline)
             stack.push_async_callback(server.shutdown)
             stack.push_async_callback(acceptor.close)
             return listener.getsockname()[1], trusting
@@ -182,6 +184,58 @@ async def test_who_has_been_idle_for_longest_makes_room(two_at_once, connect):
     assert await silent.read() == b""
     writer.write(GET)
     assert await old.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_who_has_left_is_forgotten(aiorelay_server, connect, plain_connect):
+    def remembered() -> int:
+        gc.collect()
+        return sum(type(each) is web.RequestHandler for each in gc.get_objects())
+
+    chain = await aiorelay_server()
+    port, before = int(chain.rest1.rpartition(":")[2]), remembered()
+    for _ in range(3):
+        _, silent = await plain_connect(port)
+        reader, writer = await connect(port, chain.tls, GET)
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        await close(silent)
+        await close(writer)
+    await eventually(lambda: remembered() <= before)
+
+
+async def test_those_who_come_at_once_and_find_no_room_are_closed(two_at_once):
+    port, _ = await two_at_once(prompt=600)
+    # Before the server has had a moment to look at any of them.
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(6)]
+    for each in clients[:-2]:
+        reader, writer = await asyncio.open_connection(sock=each)
+        assert await reader.read() == b""
+        await close(writer)
+    for each in clients[-2:]:
+        each.close()
+
+
+async def test_a_connection_that_was_reset_before_it_was_accepted_is_closed(two_at_once):
+    port, _ = await two_at_once(prompt=600)
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"no handshake")
+    assert b"HTTP" not in await reader.read()
+    await close(writer)
+
+
+async def test_a_deadline_is_for_the_silence_before_a_handshake_too(two_at_once, plain_connect):
+    port, _ = await two_at_once(prompt=600, deadline=1)
+    hesitant, writer = await plain_connect(port)
+    await asyncio.sleep(0.5)
+    silent, _ = await plain_connect(port)
+    await asyncio.sleep(0.25)
+    writer.write(b"\x16")
+    ends = [asyncio.create_task(each.read()) for each in (hesitant, silent)]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    assert ends[0].done()
+    await asyncio.wait(ends)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
