@@ -6,7 +6,7 @@ blocks ─▶ POST ─▶ answer        a block that raises cuts the connection:
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Self
 
@@ -105,7 +105,7 @@ class Upstream:
             exchange.add_done_callback(body.abandon)
             try:
                 await self._send(framed, body, exchange)
-                answer = await _answer(exchange, body)
+                answer = await _answer(exchange, body, self._answer_timeout)
                 answered(answer.status)
                 yield answer
             finally:
@@ -145,32 +145,27 @@ class Upstream:
                 raise
 
     async def _write(self, framed: Framed, body: "_Body") -> None:
-        writer = await body.opened
-        if writer is not None and writer.transport is not None:
-            writer.transport.set_write_buffer_limits(_KEPT)
+        await body.opened
+        taking = True
         async for block in framed.blocks:
-            # An answer of success may come before the end, and aiohttp then stops writing. It is passed on
-            # only if every check has passed, so the rest is read, if for nobody.
-            if writer is not None:
-                writer = await self._written(writer, block, body)
-        body.finish(whole=writer is not None)
+            # Where the upstream takes no more, the rest is read all the same, if for nobody: what may be wrong with it
+            # is the better answer.
+            if taking:
+                taking = await self._is_taken(body.put(block))
+        body.finish(whole=taking and await self._is_taken(body.flush()))
 
-    async def _written(self, writer: AbstractStreamWriter, block: bytes, body: "_Body") -> AbstractStreamWriter | None:
-        """Write a block, and give the writer for the next one, or None if the connection takes no more."""
-        if writer.transport is not None and not writer.transport.is_closing():
-            body.reached = True  # before it was: where the connection breaks meanwhile, some of it may have arrived
+    async def _is_taken(self, writing: Awaitable[None]) -> bool:
+        """Await ``writing``, and say whether the connection was there to take it. Raises ``UpstreamTimeout``."""
         try:
             with self._watchdog.watching():
-                for piece in _pieces(block):
-                    await writer.write(piece)
+                await writing
         except TimeoutError:
             raise UpstreamTimeout(
                 f"The upload API took no byte for {self._watchdog.seconds:g} s.", error="connection_write_timeout"
             ) from None
         except (OSError, aiohttp.ClientError):
-            return None  # the exchange ends too, and knows why
-        body.note(len(block))
-        return writer
+            return False  # the exchange ends too, and knows why
+        return True
 
 
 def _pieces(block: bytes) -> Iterator[memoryview]:
@@ -187,22 +182,38 @@ def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: as
 
 async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> None:
     """Let go of the connection, cancelled or not; one whose exchange is not complete is cut."""
+    body.drop()
     exchange.cancel()
     try:
         await ended(exchange)
     finally:
         answer = None if exchange.cancelled() or exchange.exception() is not None else exchange.result()
-        if answer is None or answer.connection is not None or not body.is_out():
+        if answer is None or not answer.closed or not body.is_out():
             body.cut()
-        if answer is not None:
-            answer.close()
+            if answer is not None:
+                answer.close()
 
 
-async def _answer(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> aiohttp.ClientResponse:
+async def _answer(
+    exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body", seconds: float
+) -> aiohttp.ClientResponse:
+    """Wait for the answer, at most so many ``seconds`` in all, however lively its head drips."""
     try:
-        return await exchange
+        async with asyncio.timeout(seconds) as waiting:
+            answer = await exchange
     except (aiohttp.ClientError, OSError, TimeoutError) as failure:
-        raise _problem(failure, reached=body.reached) from failure
+        raise _problem(
+            aiohttp.SocketTimeoutError() if waiting.expired() else failure, reached=body.reached
+        ) from failure
+    if answer.status < 200:  # RFC 9110, section 15.2: no end of a request that did not ask for another protocol
+        raise UpstreamFailed("The upload API answered with a status that is not final.", error="http_protocol_error")
+    if answer.status < 300 and not body.is_whole:
+        raise UpstreamFailed(
+            "The upload API answered before it had the whole body, and took no more of it.",
+            error="connection_terminated",
+            reached=True,
+        )
+    return answer
 
 
 # What went wrong with the upstream, the first that fits: in words, and as RFC 9209, section 2.3 names it.
@@ -244,22 +255,36 @@ class _Body(aiohttp.Payload):
     def __init__(self, length: int | None, on_sent: Callable[[int], object]) -> None:
         super().__init__(None)
         self.reached = False
+        self.is_whole = False
         self._sent = 0
         self._on_sent = on_sent
         self._size = length
-        self._whole = False
+        self._writer: AbstractStreamWriter | None = None
         self._transport: asyncio.WriteTransport | None = None
         loop = asyncio.get_running_loop()
-        self.opened: asyncio.Future[AbstractStreamWriter | None] = loop.create_future()
-        self._ended: asyncio.Future[None] = loop.create_future()
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self._is_over: asyncio.Future[None] = loop.create_future()
 
-    def note(self, written: int) -> None:
-        self._sent += written
+    async def put(self, block: bytes) -> None:
+        """Write a block. Raises an ``OSError`` or a ``ClientError`` if the connection is gone."""
+        if self._writer is None:
+            raise ConnectionResetError("the exchange was over before it began")
+        if self._transport is not None and not self._transport.is_closing():
+            self.reached = True  # before it was: where the connection breaks meanwhile, some of it may have arrived
+        for piece in _pieces(block):
+            await self._writer.write(piece)
+        self._sent += len(block)
         self._on_sent(self._sent)
+
+    async def flush(self) -> None:
+        """Wait until what was written has left: an answer that came before the end lets nobody wait for it."""
+        if self._transport is not None and self._writer is not None:
+            self._transport.set_write_buffer_limits(0)
+            await self._writer.drain()
 
     def is_out(self) -> bool:
         """Whether all of it was written, and the kernel has all that was."""
-        return self._whole and self._transport is not None and self._transport.get_write_buffer_size() == 0
+        return self.is_whole and self._transport is not None and self._transport.get_write_buffer_size() == 0
 
     def cut(self) -> None:
         """Drop its connection, and what was written but not sent: an upstream that reads no more would keep both."""
@@ -268,9 +293,13 @@ class _Body(aiohttp.Payload):
 
     def finish(self, *, whole: bool) -> None:
         """The owner writes no more; ``whole`` says whether the connection has taken all of it."""
-        self._whole = whole
-        if not self._ended.done():
-            self._ended.set_result(None)
+        self.is_whole = whole
+        self._is_over.set_result(None)
+
+    def drop(self) -> None:
+        """The owner lets go of it, finished or not."""
+        if not self._is_over.done():
+            self._is_over.cancel()
 
     def abandon(self, _exchange: object) -> None:
         """The exchange is over: nobody will ask for the body any more."""
@@ -281,9 +310,13 @@ class _Body(aiohttp.Payload):
         await self.write_with_length(writer, None)
 
     async def write_with_length(self, writer: AbstractStreamWriter, _content_length: int | None) -> None:
-        self._transport = writer.transport
-        self.opened.set_result(writer)
-        await self._ended
+        self._writer, self._transport = writer, writer.transport
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(_KEPT)
+        self.opened.set_result(None)
+        with suppress(asyncio.CancelledError):  # by aiohttp, when an answer is complete though the body is not
+            await ended(self._is_over)
+        self._is_over.result()  # or cancelled: a return would send a valid end
 
     def decode(self, _encoding: str = "utf-8", _errors: str = "strict") -> str:
         raise TypeError("a body in flight has no text")

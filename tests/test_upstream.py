@@ -132,6 +132,30 @@ async def test_upstream_that_never_answers(relay):
     await asyncio.wait_for(upstream.connections[0].cut.wait(), PATIENCE)
 
 
+@pytest.mark.parametrize(
+    ("first", "drip"),
+    [(b"", b"HTTP/1.1 102 Processing\r\n\r\n"), (b"HTTP/1.1 200 OK\r\n", b"X-A: 1\r\n")],
+    ids=["informational answers", "a head"],
+)
+async def test_upstream_that_takes_its_time_answers_too_late(relay, first, drip):
+    async def script(connection):
+        await connection.request()
+        await connection.send(first)
+        with contextlib.suppress(OSError):
+            for _ in range(50):
+                await connection.send(drip)
+                await asyncio.sleep(0.1)
+
+    _, chain = await relay(script, answer_timeout="300ms")
+    assert_problem(await ask(chain.rest1, chain.tls, SMALL), 504, "http_response_timeout")
+
+
+@pytest.mark.parametrize("status", ["101 Switching Protocols", "099 Odd"])
+async def test_answer_that_is_not_final_is_a_failure(relay, status):
+    _, chain = await relay(answering(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()))
+    assert_problem(await ask(chain.rest1, chain.tls, SMALL), 502, "http_protocol_error")
+
+
 async def test_upstream_that_stops_reading(relay):
     async def script(connection):
         await connection.head()
@@ -242,11 +266,34 @@ async def test_early_success_is_not_passed_on_before_the_verdict(relay):
     assert (answer.status, answer.json()["type"]) == (400, "urn:aiorelay:malformed-form")
 
 
-async def test_early_success_is_passed_on_after_the_verdict(relay):
-    _, chain = await relay(answering_early(DONE))
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("after", [0, MIB], ids=["after the head", "after a mebibyte"])
+async def test_early_success_is_passed_on_and_the_upstream_gets_the_whole_body(relay, after, chunked):
+    async def script(connection):
+        await connection.head()
+        while len(connection.received) < after:
+            await connection.read()
+        await connection.send(DONE)
+        await connection.request()
+
+    upstream, chain = await relay(script)
+    async with connected(chain.rest1, chain.tls) as client:
+        answer = await client.ask(request("/upload1", LARGE, chunked=chunked))
+    assert (answer.status, answer.json()) == (200, {"status": "done"})
+    await eventually(lambda: upstream.requests)
+    assert upstream.requests[0].body == LARGE
+
+
+async def test_early_success_of_an_upstream_that_takes_no_more_of_the_body_is_a_failure(relay):
+    async def script(connection):
+        await connection.head()
+        await connection.send(DONE)
+        connection.close()
+
+    _, chain = await relay(script)
     async with connected(chain.rest1, chain.tls) as client:
         answer = await client.ask(request("/upload1", LARGE))
-    assert (answer.status, answer.json()) == (200, {"status": "done"})
+    assert_problem(answer, 502, "connection_terminated")
 
 
 async def test_early_success_of_an_upstream_that_closes_is_no_success_before_the_verdict(relay):
