@@ -22,6 +22,7 @@ from aiorelay.errors import Problem, UpstreamProblem
 __all__ = ["REQUEST_ID", "ServerLog", "Stopwatch", "Upload", "configure", "identify", "log", "request_id"]
 
 REQUEST_ID = "X-Request-ID"
+_WORDS = re.compile(r"(?:\s*[\w().,;-]+(?![\w'\"]))*")
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 T = TypeVar("T")
@@ -137,13 +138,19 @@ class ServerLog(logging.LoggerAdapter[logging.Logger]):
     def exception(self, msg: object, *args: object, exc_info: Any = True, **_options: Any) -> None:
         failure = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
         text = str(msg) % args if args else str(msg)
-        self.logger.warning("%s: %s", text, " ".join(str(failure).split()) or type(failure).__name__)
+        self.logger.warning("%s: %s", text, _unquoted(failure))
 
     def debug(self, msg: object, *args: object, exc_info: Any = None, **options: Any) -> None:
         if exc_info is None:
             super().debug(msg, *args, **options)
         else:  # what looks like another protocol is worth a traceback to aiohttp, but not a line
             self.exception(msg, *args, exc_info=exc_info)
+
+
+def _unquoted(failure: BaseException | None) -> str:
+    """What ``failure`` says, as far as it quotes nothing: that may be a token, a query or a file's content."""
+    said = _WORDS.match(getattr(failure, "message", None) or str(failure))
+    return (said and said[0].strip()) or type(failure).__name__
 
 
 class _OneLine(logging.Handler):

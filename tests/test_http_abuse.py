@@ -292,6 +292,25 @@ async def test_a_refusal_is_logged_in_one_line(aiorelay_server, caplog):
     assert line == "what came is not HTTP: The only Transfer-Encoding that is understood is chunked."
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer hush\x01\r\n\r\n", "Invalid header value char"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization : Bearer hush\r\n\r\n", "Invalid header token"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: " + b"hush" * 9000 + b"\r\n\r\n", "Got more than"),
+        (b"POST /upload1?key=hush\xff HTTP/1.1\r\nHost: x\r\n\r\n", "Invalid"),
+        (b"hush hush hush\r\n\r\n", "Invalid method"),
+    ],
+    ids=["a token", "a field's name", "a long field", "a query", "content"],
+)
+async def test_what_is_not_http_is_logged_without_a_word_of_it(aiorelay_server, caplog, lines, said):
+    chain = await aiorelay_server()
+    await answers(chain.rest1, chain.tls, lines)
+    (line,) = caplog.messages
+    assert "hush" not in line
+    assert said in line
+
+
 TE = b"Transfer-Encoding"
 FITTING = FROM_CLIENTS.size - len("GET/") - 4 - len("X") - 4
 
