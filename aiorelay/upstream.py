@@ -188,7 +188,8 @@ async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") 
         await ended(exchange)
     finally:
         answer = None if exchange.cancelled() or exchange.exception() is not None else exchange.result()
-        if answer is None or not answer.closed or not body.is_out():
+        # A connection that the answer has let go of may be the next upload's by now, with that one's bytes in it.
+        if answer is None or (answer.connection is not None and not (answer.closed and body.is_out())):
             body.cut()
             if answer is not None:
                 answer.close()

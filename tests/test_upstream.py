@@ -6,9 +6,11 @@ import gzip
 import os
 import socket
 import ssl
+from collections.abc import AsyncGenerator
 
 import pytest
 import trustme
+from multidict import CIMultiDict
 from peers import (
     BOUNDARY,
     DONE,
@@ -26,6 +28,10 @@ from peers import (
     run,
 )
 from processes import FREE_PORTS, Process, started
+from yarl import URL
+
+from aiorelay.framing import Framed
+from aiorelay.upstream import Upstream
 
 MIB = 1024 * 1024
 SMALL = request("/upload1", form(part("somefile", b"content", "a.txt")))
@@ -534,3 +540,51 @@ async def test_not_ready_while_the_upstream_is_down(aiorelay_server):
     chain = await aiorelay_server(only="rest1", upstream=f"http://127.0.0.1:{port}/")
     answer = await ask(chain.rest1, chain.tls, b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
     assert answer.status == 503
+
+
+# -- a connection that is used again
+
+
+async def test_who_still_reads_its_answer_does_not_cut_the_next_upload_on_its_connection(recorder):
+    gate = asyncio.Event()
+
+    async def script(connection):
+        await connection.request()
+        await connection.send(DONE)
+        await connection.head()
+        await gate.wait()
+        await connection.request()
+        await connection.send(DONE)
+
+    async def blocks(content: bytes) -> AsyncGenerator[bytes, None]:
+        for at in range(0, len(content), 64 * 1024):
+            yield content[at : at + 64 * 1024]
+
+    sent = 0
+
+    def on_sent(size: int) -> None:
+        nonlocal sent
+        sent = size
+
+    def post(content: bytes):
+        framed = Framed(BOUNDARY.encode(), len(content), blocks(content))
+        return upstream.post(framed, CIMultiDict(), "", on_sent)
+
+    async def next_upload() -> int:
+        async with post(bytes(64 * MIB)) as answer:
+            return answer.status
+
+    recorded = await recorder(script)
+    async with Upstream(
+        URL(recorded.url), context=ssl.create_default_context(), idle=60, answer_timeout=60
+    ) as upstream:
+        async with post(b"first") as answer:
+            await answer.read()
+            next_one = asyncio.create_task(next_upload())
+            before = -1
+            while before < sent:  # until its bytes wait for the kernel
+                before = sent
+                await asyncio.wait([next_one], timeout=0.2)
+        gate.set()
+        assert await next_one == 200
+    assert len(recorded.connections) == 1
