@@ -1,8 +1,8 @@
 """Measures the relay against nginx and others, side by side, in interleaved rounds.
 
 Works: relay (one large file: straight to rest2, through the relay, through nginx to the same rest2, through a pair of
-Flask apps), parallel (eight at once), small (1 and 64 KiB), sources (from a URL and from a path), shapes (data made to
-be slow), sizes (cost and memory by size), start, checks. Without any: all.
+Flask apps), parallel (eight at once), small (1 and 64 KiB), crowd (among connections that are only held), sources (from
+a URL and from a path), shapes (data made to be slow), sizes (cost and memory by size), start, checks. Without any: all.
 
 Figures are medians. CPU seconds are those of every serving process of the chain, not of the clients; memory is the
 peak of what is in front. Ratios between cases of one run hold better than the figures themselves. Tables and a plot go

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench_case import BenchError
 
-__all__ = ["aiorelay", "clamd", "flask", "free_port", "nginx", "proxying", "serving", "storing"]
+__all__ = ["aiorelay", "clamd", "crowd", "flask", "free_port", "nginx", "proxying", "serving", "storing"]
 
 _NGINX = """
 daemon off; worker_processes 1; pid nginx.pid; error_log error.log warn; {user}
@@ -136,6 +136,17 @@ def clamd(directory: Path) -> Iterator[tuple[int, Path]]:
     with _running(command, stdout=subprocess.DEVNULL) as process:
         _wait(process, lambda: _accepts(socket.AF_UNIX, str(directory / "socket")))
         yield process.pid, directory / "socket"
+
+
+@contextmanager
+def crowd(url: str, ca: Path, count: int) -> Iterator[None]:
+    """So many clients that hold a connection to the server at ``url`` each and do next to nothing with it."""
+    host, _, port = url.removeprefix("https://").rpartition(":")
+    command = [sys.executable, str(Path(__file__).with_name("bench_crowd.py")), host, port, str(ca), str(count)]
+    with _running(command, stdout=subprocess.PIPE) as process:
+        if process.stdout is None or not process.stdout.readline():
+            raise BenchError("The crowd did not come.")
+        yield
 
 
 @contextmanager

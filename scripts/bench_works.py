@@ -7,17 +7,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench_case import CPU, MIB, RATE, RSS, BenchError, Case, Goal, Load, Work
-from bench_servers import aiorelay, clamd, flask, free_port, nginx, serving, storing
+from bench_servers import aiorelay, clamd, crowd, flask, free_port, nginx, serving, storing
 from bench_stage import BOUNDARY, Stage, run
 
 __all__ = ["WORKS"]
 
+_CROWD = 200
 _REQUESTS, _P99, _SECONDS = "requests/s", "p99 ms", "seconds"
 
 
@@ -86,6 +87,22 @@ def _small(stage: Stage) -> Work:
             case.name += f", {kib} KiB"
             cases.append(case)
     return Work("Small files, 16 keep-alive connections, tmpfs", _REQUESTS, cases)
+
+
+def _crowd(stage: Stage) -> Work:
+    memory = Path(stage.stack.enter_context(TemporaryDirectory(prefix="aiorelay-bench-", dir="/dev/shm")))
+    load = _wrk(stage.seconds, 64 * 1024)
+    alone = stage.relay("alone", load, 0, store=memory)
+
+    def beside(url: str) -> Mapping[str, float] | None:
+        with crowd(url, stage.ca, _CROWD):
+            return load(url)
+
+    among = replace(alone, name=f"among {_CROWD} idle and dripping connections", load=beside)
+    among.compare(_P99, 2, alone, at_most=True)
+    return Work(
+        "64 KiB files, 16 keep-alive connections, tmpfs, and who only holds connections", _P99, [alone, among], alone
+    )
 
 
 def _wrk(seconds: int, size: int) -> Load:
@@ -202,6 +219,7 @@ WORKS: dict[str, Callable[[Stage], Work]] = {
     "relay": _relay,
     "parallel": _parallel,
     "small": _small,
+    "crowd": _crowd,
     "sources": _sources,
     "shapes": _shapes,
     "sizes": _sizes,
