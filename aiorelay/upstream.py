@@ -280,7 +280,7 @@ class _Body(aiohttp.Payload):
     async def flush(self) -> None:
         """Wait until what was written has left: an answer that came before the end lets nobody wait for it."""
         if self._transport is not None and self._writer is not None:
-            self._transport.set_write_buffer_limits(0)
+            self._transport.set_write_buffer_limits(1)  # of 0, asyncio's TLS says that nothing reaches it already
             await self._writer.drain()
 
     def is_out(self) -> bool:

@@ -588,3 +588,29 @@ async def test_who_still_reads_its_answer_does_not_cut_the_next_upload_on_its_co
         gate.set()
         assert await next_one == 200
     assert len(recorded.connections) == 1
+
+
+@pytest.mark.parametrize("length", [None, 7], ids=["chunked", "with a length"])
+async def test_the_end_of_a_body_waits_for_no_answer(recorder, length):
+    """On a connection that is used again: on a new one, TLS has something to say before an answer."""
+    authority = trustme.CA()
+    serving, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(serving)
+    authority.configure_trust(trusting)
+    whole = asyncio.Queue()
+
+    async def script(connection):
+        while True:
+            whole.put_nowait(await connection.request())
+            await asyncio.sleep(0.3)  # longer than the silence that is allowed while a body is sent
+            await connection.send(DONE)
+
+    async def blocks() -> AsyncGenerator[bytes, None]:
+        yield b"content"
+
+    recorded = await recorder(script, tls=serving)
+    async with Upstream(URL(recorded.url), context=trusting, idle=0.1, answer_timeout=60) as upstream:
+        for _ in range(3):
+            async with upstream.post(Framed(b"b", length, blocks()), CIMultiDict(), "") as answer:
+                assert (await answer.read(), (await whole.get()).body) == (DONE.partition(b"\r\n\r\n")[2], b"content")
+    assert len(recorded.connections) == 1
