@@ -269,8 +269,10 @@ def _form_field(text: str) -> tuple[str, str]:
 
 def _send(options: argparse.Namespace) -> int:
     settings, _ = read({}, os.environ, find_file(None, os.environ))
-    from aiorelay.client import Errand, is_confidential, read_token, send  # noqa: PLC0415 - as costly as serving
+    from aiorelay.client import STDIN, Errand, is_confidential, read_token, send  # noqa: PLC0415 - as costly as serving
 
+    if options.sources.count(STDIN) > 1:
+        raise UsageError("SOURCE: standard input can be sent only once")
     if options.token_file and not is_confidential(options.to):
         raise UsageError("--token-file: a token would be readable on the way; give an https URL with --to")
     generated = settings.state_dir / "tls" / "ca.pem"

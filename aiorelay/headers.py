@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from aiohttp import hdrs
+from aiohttp.http import HttpVersion
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiorelay.hops import HOP_BY_HOP
@@ -26,9 +27,14 @@ def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ())
     return CIMultiDict((name, _utf_8(value)) for name, value in headers.items() if name.lower() not in dropped)
 
 
-def add_trace(headers: "CIMultiDict[str]", *, client: str | None, host: str | None, request_id: str) -> None:
-    """Say in a request where it came through: Via (RFC 9110), Forwarded (RFC 7239) and X-Request-ID."""
-    _append(headers, hdrs.VIA, "1.1 aiorelay")
+def add_trace(
+    headers: "CIMultiDict[str]", *, version: HttpVersion, client: str | None, host: str | None, request_id: str
+) -> None:
+    """Say in a request where it came through: Via (RFC 9110), Forwarded (RFC 7239) and X-Request-ID.
+
+    ``version`` is the one that it was received in.
+    """
+    _append(headers, hdrs.VIA, f"{version.major}.{version.minor} aiorelay")
     elements = [f"for={_node(client)}"]
     if host:
         elements.append(f'host="{host}"')

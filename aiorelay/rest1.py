@@ -265,7 +265,13 @@ class Rest1:
             without = without | {"authorization"}
         headers = end_to_end(request.headers, without=without)
         headers[hdrs.CONTENT_TYPE] = media_type
-        add_trace(headers, client=request.remote, host=request.headers.get(hdrs.HOST), request_id=request_id.get())
+        add_trace(
+            headers,
+            version=request.version,
+            client=request.remote,
+            host=request.headers.get(hdrs.HOST),
+            request_id=request_id.get(),
+        )
         return headers
 
 

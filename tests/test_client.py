@@ -639,6 +639,7 @@ def test_token_leaves_the_machine_only_over_tls(url, confidential):
         (["a", "--field", "novalue"], "aiorelay: --field: it is not a form field; write it as NAME=VALUE"),
         (["a", "--field", "=v"], "aiorelay: --field: it is not a form field; write it as NAME=VALUE"),
         (["a", "--max-size", "5"], "aiorelay: there is no flag --max-size"),
+        (["-", "a", "-"], "aiorelay: SOURCE: standard input can be sent only once"),
         (["a", "--token-file", "t", "--to", "http://example.org"], "aiorelay: --token-file: a token would be readable"),
     ],
 )

@@ -293,6 +293,11 @@ async def test_nothing_is_added_but_where_the_request_came_through(relay):
     assert passed_on["Forwarded"] == 'for=127.0.0.1;host="relay.example";proto=https'
 
 
+async def test_via_names_the_version_that_the_request_came_in(relay):
+    _, passed_on = await relay.ask(request("/upload1", FORM).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+    assert passed_on["Via"] == "1.0 aiorelay"
+
+
 async def test_via_and_forwarded_are_appended_to(relay):
     lines = ["Via: 1.0 first", "Via: 1.1 second", "Forwarded: for=192.0.2.1;proto=http", "Forwarded: for=unknown"]
     _, passed_on = await relay.ask(request("/upload1", FORM, *lines))

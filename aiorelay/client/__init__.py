@@ -9,8 +9,9 @@ meter      bars on a terminal
 token      the bearer token, and where it may be sent
 """
 
+from aiorelay.client.files import STDIN
 from aiorelay.client.outcome import Outcome
 from aiorelay.client.sending import Errand, send
 from aiorelay.client.token import is_confidential, read_token
 
-__all__ = ["Errand", "Outcome", "is_confidential", "read_token", "send"]
+__all__ = ["STDIN", "Errand", "Outcome", "is_confidential", "read_token", "send"]
