@@ -70,11 +70,11 @@ class Connections:
     def drop_one(self) -> bool:
         """Drop the one that can best be spared, and say whether there was one.
 
-        That is the slow handshake that began first, else the first of those who have not said a word, else the one that
-        has been idle for longest. One with a request in flight is not dropped, nor is one in the midst of a prompt
-        handshake: whom many follow would never get as far as a request.
+        That is the slow handshake that began first, else the one that has been idle for longest, else the first of
+        those who have not said a word: it may have come just now. One with a request in flight is not dropped, nor is
+        one in the midst of a prompt handshake: whom many follow would never get as far as a request.
         """
-        spared = self._slow_handshake() or self._silent() or self._idle()
+        spared = self._slow_handshake() or self._idle() or self._silent()
         if spared is None:
             return False
         self._open.pop(spared).handshake.cancel()

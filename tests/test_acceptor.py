@@ -202,6 +202,19 @@ async def test_who_has_left_is_forgotten(aiorelay_server, connect, plain_connect
     await eventually(lambda: remembered() <= before)
 
 
+async def test_those_who_come_at_once_push_out_the_idle_and_not_each_other(two_at_once, connect):
+    port, trusting = await two_at_once(prompt=600)
+    for _ in range(2):
+        idle, _ = await connect(port, trusting, GET)
+        await idle.readuntil(b"\r\n\r\n")
+    newcomers = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
+    for each in newcomers:
+        reader, writer = await asyncio.open_connection(sock=each, ssl=trusting, server_hostname="localhost")
+        writer.write(GET)
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        await close(writer)
+
+
 async def test_those_who_come_at_once_and_find_no_room_are_closed(two_at_once):
     port, _ = await two_at_once(prompt=600)
     # Before the server has had a moment to look at any of them.
