@@ -70,11 +70,11 @@ class Connections:
     def drop_one(self) -> bool:
         """Drop the one that can best be spared, and say whether there was one.
 
-        That is the slow handshake that began first, else the one that has been idle for longest, else the first of
-        those who have not said a word: it may have come just now. One with a request in flight is not dropped, nor is
-        one in the midst of a prompt handshake: whom many follow would never get as far as a request.
+        That is the slow handshake that began first, else the one that has been quiet for longest: idle, or without a
+        word since it came. One with a request in flight is not dropped, nor is one in the midst of a prompt handshake:
+        whom many follow would never get as far as a request.
         """
-        spared = self._slow_handshake() or self._idle() or self._silent()
+        spared = self._slow_handshake() or self._quiet()
         if spared is None:
             return False
         self._open.pop(spared).handshake.cancel()
@@ -95,12 +95,9 @@ class Connections:
         pending = (each for each in self._open.items() if not each[1].handshake.done())
         return next((handler for handler, arrival in pending if arrival.at <= began_before), None)
 
-    def _idle(self) -> web.RequestHandler | None:
-        shaken = (handler for handler, arrival in self._open.items() if arrival.handshake.done())
-        return next((handler for handler in shaken if handler not in self.busy), None)
-
-    def _silent(self) -> web.RequestHandler | None:
-        return next((handler for handler, arrival in self._open.items() if arrival.silent), None)
+    def _quiet(self) -> web.RequestHandler | None:
+        quiet = (handler for handler, arrival in self._open.items() if arrival.silent or arrival.handshake.done())
+        return next((handler for handler in quiet if handler not in self.busy), None)
 
 
 class Acceptor:
