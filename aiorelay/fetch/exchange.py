@@ -13,6 +13,7 @@ from aiorelay import errors
 from aiorelay.fetch.dial import Dialler, Resolver
 from aiorelay.guard import Listener, Network
 from aiorelay.pace import Pace
+from aiorelay.watchdog import Watchdog
 
 __all__ = ["BrokenOffError", "Exchange", "Exchanges", "Limits"]
 
@@ -56,6 +57,7 @@ class Exchange:
         self._dialler = dialler
         self._limits = limits
         self._pace = Pace(limits.min_rate)
+        self._watchdog = Watchdog(limits.idle)
         self._deadline = asyncio.timeout(None)
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(self._connected)
@@ -99,7 +101,7 @@ class Exchange:
             raise BrokenOffError
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._limits.idle):
+            with self._watchdog.watching():
                 block = await self._response.content.readany()
         except TimeoutError:
             raise errors.SourceTimeout(f"{who} fell silent in the middle of the file.") from None
