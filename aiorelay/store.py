@@ -13,7 +13,6 @@ while another writes, and a filesystem without flock is not swept at all.
 
 import asyncio
 import fcntl
-import logging
 import os
 import re
 import secrets
@@ -25,6 +24,7 @@ from typing import Final, Self
 
 from aiorelay.errors import StartupError
 from aiorelay.filenames import numbered, safe
+from aiorelay.telemetry import log
 from aiorelay.threads import ended, outcome
 from aiorelay.writer import FULL, Writer, storage_problems
 
@@ -35,8 +35,6 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # O_EXCL: nor through a link that lies there
 _INCOMING: Final = ".incoming-"
 _OURS: Final = re.compile(re.escape(_INCOMING) + "[0-9a-f]{32}")
-
-_log = logging.getLogger(__name__)
 
 
 class Store:
@@ -175,7 +173,7 @@ class Incoming:
         except FileNotFoundError:
             pass  # somebody emptied the store under us, and that is what we were about to do
         except OSError as error:
-            _log.warning("cannot remove %s (%s); the next start sweeps it", self._root / self._name, error.strerror)
+            log.warning("cannot remove %s (%s); the next start sweeps it", self._root / self._name, error.strerror)
         finally:
             os.close(self._fd)
 
@@ -249,7 +247,7 @@ def _sweep(root_fd: int) -> None:
             except FileNotFoundError:
                 pass  # kept or removed meanwhile, by whoever shares the store
             except OSError as error:
-                _log.warning("cannot sweep %s from the store (%s)", name, error.strerror)
+                log.warning("cannot sweep %s from the store (%s)", name, error.strerror)
 
 
 def _sweep_one(root_fd: int, name: str) -> None:

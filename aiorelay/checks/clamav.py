@@ -26,7 +26,6 @@ from aiorelay.upload import Part
 
 __all__ = ["Address", "ClamAV", "Outcome", "Scan", "Verdict", "parse_reply"]
 
-
 Address = tuple[str, int] | Path
 """Where clamd listens: a host and a TCP port, or a unix socket."""
 

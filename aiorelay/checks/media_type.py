@@ -20,7 +20,6 @@ from aiorelay.upload import Part
 
 __all__ = ["Accept", "accept", "canonical", "libmagic"]
 
-
 _TOKEN = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*"  # noqa: S105 - a grammar: RFC 6838, section 4.2
 _TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}")
 _FAMILY = re.compile(rf"({_TOKEN}/|\*/)\*")
