@@ -14,9 +14,7 @@ __all__ = ["CONTENT_DIGESTS", "add_trace", "end_to_end", "replace_all", "spelt_a
 
 # Digests of the content as the client framed it (RFC 9530; RFC 3230; RFC 1864): untrue once it is framed anew.
 CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
-
-
-# In bytes: aiohttp, nginx and Apache take no longer fields unless told to.
+# In characters, nearly always of one byte: aiohttp, nginx and Apache take no longer fields unless told to.
 _LONG = 8000
 
 

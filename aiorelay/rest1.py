@@ -211,19 +211,16 @@ class Rest1:
         """Do as ``_relay`` does once the request has been answered, and give the answer to be told by ``job``."""
         form = await self._sources.form(ingest, self._limits, on_total=lambda total: job.note(total=total))
         wanted = self._wanted(request)
-        async with self._sent(form, request, upload, wanted, job=job) as answer:
+        async with self._sent(form, request, upload, wanted, job) as answer:
             return await recorded(answer, wanted.told())
 
     @asynccontextmanager
     async def _sent(
-        self, form: Form, request: web.Request, upload: Upload, *more: Maker, job: Job | None = None
+        self, form: Form, request: web.Request, upload: Upload, wanted: WantedDigests, job: Job | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Send the form once it is checked, and give the answer.
-
-        ``more`` checks than all uploads have. How far it has come is noted for ``job``, if it is one.
-        """
+        """Send the checked form, and give the answer. How far it has come is noted for ``job``, if it is one."""
         tally = Tally(upload, self._metrics, job)
-        form = checked(form, [tally.received, *more, *self._checks, tally.checked])
+        form = checked(form, [tally.received, wanted, *self._checks, tally.checked])
         async with aclosing(requiring_file(form, self._field)) as parts:
             framed = await frame(Form(form.boundary, parts, form.length))
             headers = self._headers(request, framed)

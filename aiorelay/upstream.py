@@ -212,7 +212,6 @@ async def _answer(
         raise UpstreamFailed(
             "The upload API answered before it had the whole body, and took no more of it.",
             error="connection_terminated",
-            reached=True,
         )
     return answer
 
