@@ -224,6 +224,15 @@ async def test_answer_that_stalls_is_broken_off(relay):
 TOO_LARGE = b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 8\r\nX-Limit: 1\r\n\r\ntoo much"
 
 
+def answering_and_closing(answer: bytes):
+    async def script(connection):
+        await connection.head()
+        await connection.send(answer)
+        connection.close()
+
+    return script
+
+
 async def test_early_refusal_reaches_a_client_that_still_sends(relay):
     upstream, chain = await relay(answering_early(TOO_LARGE))
     async with connected(chain.rest1, chain.tls) as client:
@@ -250,13 +259,7 @@ async def test_early_refusal_of_an_upstream_that_closes_reaches_the_client(relay
 
 async def test_early_refusal_that_a_reset_overtakes_is_a_failure_of_the_upstream(relay):
     """RFC 9112, section 9.6: who closes while the other still sends may have its answer erased by TCP."""
-
-    async def script(connection):
-        await connection.head()
-        await connection.send(TOO_LARGE)
-        connection.close()
-
-    _, chain = await relay(script)
+    _, chain = await relay(answering_and_closing(TOO_LARGE))
     async with connected(chain.rest1, chain.tls) as client:
         answer = await client.ask(request("/upload1", LARGE))
     assert answer.status in {413, 502}
@@ -291,12 +294,7 @@ async def test_early_success_is_passed_on_and_the_upstream_gets_the_whole_body(r
 
 
 async def test_early_success_of_an_upstream_that_takes_no_more_of_the_body_is_a_failure(relay):
-    async def script(connection):
-        await connection.head()
-        await connection.send(DONE)
-        connection.close()
-
-    _, chain = await relay(script)
+    _, chain = await relay(answering_and_closing(DONE))
     async with connected(chain.rest1, chain.tls) as client:
         answer = await client.ask(request("/upload1", LARGE))
     assert_problem(answer, 502, "connection_terminated")
