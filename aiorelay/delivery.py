@@ -73,9 +73,10 @@ class Delivery:
 
             @asynccontextmanager
             async def one_try() -> AsyncGenerator[aiohttp.ClientResponse, None]:
-                async with aclosing(self._blocks(spool)) as blocks:
+                async with aclosing(spool.read()) as blocks:
                     body = Framed(framed.boundary, spool.size, blocks)
-                    async with self._upstream.post(body, headers.copy(), query, on_sent) as answer:
+                    post = self._upstream.post(body, headers.copy(), query, on_sent, notice=self._notice)
+                    async with post as answer:
                         yield answer
 
             yield await self._answer(one_try, stack, repeatable="Idempotency-Key" in headers)
@@ -104,9 +105,3 @@ class Delivery:
             log.warning("the upstream did not take a spooled upload (%s); trying again", why)
             await asyncio.sleep(self._backoff * 2 ** (attempt - 1))
         return await stack.enter_async_context(one_try())
-
-    async def _blocks(self, spool: Spool) -> AsyncGenerator[bytes, None]:
-        await asyncio.sleep(self._notice)  # the first block is asked for once there is a connection
-        async with aclosing(spool.read()) as blocks:
-            async for block in blocks:
-                yield block

@@ -1,7 +1,7 @@
 """The only view of the upload API: one framed body goes out as one POST, and its answer comes back.
 
-blocks ─▶ POST ─▶ answer        a block that raises cuts the connection: the body never ends
-             ◀──────────        an answer that comes before the end ends the sending
+blocks ─▶ held back ─▶ POST ─▶ answer     a block that raises cuts the connection: the body never ends
+                         ◀───────────     an answer that comes before the end ends the sending
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from yarl import URL
 from aiorelay.errors import UpstreamFailed, UpstreamProblem, UpstreamTimeout
 from aiorelay.framing import Framed
 from aiorelay.headers import replace_all, spelt_alike
+from aiorelay.held_back import HeldBack
 from aiorelay.threads import ended
 from aiorelay.tracing import UNTRACED, Tracing
 from aiorelay.watchdog import Watchdog
@@ -91,20 +92,25 @@ class Upstream:
         headers: "CIMultiDict[str]",
         query: str,
         on_sent: Callable[[int], object] = lambda _bytes: None,
+        *,
+        notice: float = 0.0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a body, and give the answer for as long as the context lasts.
 
-        ``query`` is joined to the URL's own as it is. ``on_sent`` is told how many bytes of the body have been written
-        so far, after each block. Raises whatever ``framed.blocks`` raises, and
-        ``UpstreamFailed`` or ``UpstreamTimeout``.
+        The connection is opened once there is something to send: a body of at most ``held_back.LIMIT`` bytes is read
+        to its end first. ``query`` is joined to the URL's own as it is. ``on_sent`` is told how many bytes of the body
+        have been written so far, after each block. The first byte waits for ``notice`` seconds on its connection.
+        Raises whatever ``framed.blocks`` raises, and ``UpstreamFailed`` or ``UpstreamTimeout``.
         """
+        held_back = HeldBack(framed.blocks)
+        await held_back.look_ahead()
         replace_all(headers, self._headers)
         with self._tracing.exchange(headers, self.url) as answered:
             body = _Body(framed.length, on_sent)
             exchange = asyncio.create_task(self._exchange(body, headers, query))
             exchange.add_done_callback(body.abandon)
             try:
-                await self._send(framed, body, exchange)
+                await self._send(held_back, body, exchange, notice)
                 answer = await _answer(exchange, body, self._answer_timeout)
                 answered(answer.status)
                 yield answer
@@ -134,24 +140,32 @@ class Upstream:
             server_hostname=self._server_name,
         )
 
-    async def _send(self, framed: Framed, body: "_Body", exchange: "asyncio.Task[aiohttp.ClientResponse]") -> None:
-        """Write the blocks until they end, or until an answer makes the rest of them pointless."""
+    async def _send(
+        self, held_back: HeldBack, body: "_Body", exchange: "asyncio.Task[aiohttp.ClientResponse]", notice: float
+    ) -> None:
+        """Write the body to its end, or until an answer makes the rest of it pointless."""
         try:
             async with asyncio.timeout(None) as sending:
                 exchange.add_done_callback(lambda done: _stop_if_final(done, sending))
-                await self._write(framed, body)
+                await body.opened
+                if notice:
+                    await asyncio.sleep(notice)
+                await self._write(held_back, body)
         except TimeoutError:
             if not sending.expired():
                 raise
 
-    async def _write(self, framed: Framed, body: "_Body") -> None:
-        await body.opened
+    async def _write(self, held_back: HeldBack, body: "_Body") -> None:
         taking = True
-        async for block in framed.blocks:
+
+        async def put(block: bytes | memoryview) -> None:
             # Where the upstream takes no more, the rest is read all the same, if for nobody: what may be wrong with it
             # is the better answer.
+            nonlocal taking
             if taking:
                 taking = await self._is_taken(body.put(block))
+
+        await held_back.write_to(put)
         body.finish(whole=taking and await self._is_taken(body.flush()))
 
     async def _is_taken(self, writing: Awaitable[None]) -> bool:
@@ -168,7 +182,7 @@ class Upstream:
         return True
 
 
-def _pieces(block: bytes) -> Iterator[memoryview]:
+def _pieces(block: bytes | memoryview) -> Iterator[memoryview]:
     view = memoryview(block)
     return (view[at : at + _PIECE] for at in range(0, len(block), _PIECE))
 
@@ -259,21 +273,23 @@ class _Body(aiohttp.Payload):
         self._sent = 0
         self._on_sent = on_sent
         self._size = length
+        self._writing = asyncio.Lock()
         self._writer: AbstractStreamWriter | None = None
         self._transport: asyncio.WriteTransport | None = None
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self._is_over: asyncio.Future[None] = loop.create_future()
 
-    async def put(self, block: bytes) -> None:
-        """Write a block. Raises an ``OSError`` or a ``ClientError`` if the connection is gone."""
+    async def put(self, block: bytes | memoryview) -> None:
+        """Write a block after those that others write. Raises an ``OSError`` or ``ClientError`` if that cannot be."""
         if self._writer is None:
             raise ConnectionResetError("the exchange was over before it began")
-        if self._transport is not None and not self._transport.is_closing():
-            self.reached = True  # before it was: where the connection breaks meanwhile, some of it may have arrived
-        for piece in _pieces(block):
-            await self._writer.write(piece)
-        self._sent += len(block)
+        async with self._writing:
+            if self._transport is not None and not self._transport.is_closing():
+                self.reached = True  # before it was: where the connection breaks meanwhile, some of it may have arrived
+            for piece in _pieces(block):
+                await self._writer.write(piece)
+            self._sent += len(block)
         self._on_sent(self._sent)
 
     async def flush(self) -> None:
