@@ -1,35 +1,38 @@
 """Zip files, judged by their directory and by what stands around it (PKWARE APPNOTE 6.3, sections 4.3 to 4.5).
 
-    find_directories   end records → where the directory is, or that this is no zip
-    inspect_zip        every entry, in both its headers; nothing unaccounted for that some program would read
+    inspect_zips       every entry, in both its headers and in full; nothing unlisted that some program would unpack
+    inspect_content    one entry's content, of a zip or of a tar: no archive, or a document that is judged in its turn
 
-No entry is inflated, but for its first bytes (to see whether it is an archive itself) and for the target of a
-symbolic link (at most a path's length). So sizes are what both headers of an entry agree on: a program that inflates
-more than that ignores the directory, and what its entries can hold at all is bounded by how deflate works.
+Every entry is inflated, to see that it is as long as both its headers say and that it is no archive itself.
 """
 
+import re
 import stat
 import struct
+import tempfile
 import zlib
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import BinaryIO, NamedTuple
 
-from aiorelay.checks.archive_kinds import HEAD, ZIP_HEADS
+from aiorelay.checks.archive_hidden import END_RECORD, LONGEST_END, SEARCHED, ZIP_ENTRY, Detector, search
+from aiorelay.checks.archive_inflate import STORED, Part, unpacked
+from aiorelay.checks.archive_kinds import HEAD, ZIP_HEADS, is_document
 from aiorelay.checks.archive_rules import Tally, damaged
 
-__all__ = ["Directory", "find_directories", "inspect_zip"]
+__all__ = ["inspect_content", "inspect_zips"]
 
-_LOCAL, _CENTRAL, _END, _END64, _LOCATOR = (b"PK" + mark for mark in (b"\3\4", b"\1\2", b"\5\6", b"\6\6", b"\6\7"))
+_LOCAL, _CENTRAL, _END64, _LOCATOR = (b"PK" + mark for mark in (b"\3\4", b"\1\2", b"\6\6", b"\6\7"))
+_ANY_LOCAL = re.compile(re.escape(_LOCAL))
 _DESCRIPTOR = b"PK\7\10"
-_LONGEST_COMMENT = 0xFFFF
+_ANY_DESCRIPTOR = re.compile(_DESCRIPTOR)
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # "see the zip64 field"
 
 _FLAG_ENCRYPTED, _FLAG_DESCRIPTOR, _FLAG_STRONG, _FLAG_UTF8, _FLAG_MASKED = 1, 1 << 3, 1 << 6, 1 << 11, 1 << 13
-_STORED, _DEFLATED, _AES = 0, 8, 99
+_AES = 99
 _EXTRA_ZIP64, _EXTRA_STRONG, _EXTRA_UNICODE_PATH, _EXTRA_AES = 0x0001, 0x0017, 0x7075, 0x9901
 _FLAGS_ENCRYPTED = _FLAG_ENCRYPTED | _FLAG_STRONG | _FLAG_MASKED
 _EXTRAS_ENCRYPTED = {_EXTRA_STRONG, _EXTRA_AES}
-_MOST_DEFLATED = 1032  # times: no deflate stream inflates to more (258 bytes from 2 bits)
 _LONGEST_PATH = 4096  # bytes; PATH_MAX on Linux
 
 # flags, method, crc, packed, size, lengths of name and extra; the directory: …, of comment, disk, attributes, offset
@@ -39,7 +42,7 @@ _END_LENGTH, _LOCATOR_LENGTH, _END64_LENGTH = 22, 20, 56
 _MOST_DIRECTORIES = 16
 
 
-class Directory(NamedTuple):
+class _Directory(NamedTuple):
     """The central directory: where it starts and ends in the file, and how many entries it has.
 
     Offsets that it gives count from byte ``shift`` of the file: what is before belongs to another format.
@@ -70,35 +73,81 @@ class _Entry(NamedTuple):
         return self.name.decode("utf-8" if self.flags & _FLAG_UTF8 else "cp437", "surrogateescape")
 
 
-def find_directories(file: BinaryIO, size: int) -> list[Directory]:
+def inspect_zips(file: BinaryIO, size: int, tally: Tally, *, is_tar: bool = False) -> None:
+    """Judge the zip that a file of ``size`` bytes is, or each that is in it. Raises ``ArchiveRefused``.
+
+    Outside of them, no entry may be where a program would find it that reads front to back: bsdtar does in a file that
+    begins with ``PK``, 7-Zip at the beginning of any file but a tar, whose own entries are judged.
+    """
+    head = _peek(file, 0, 4)
+    streamed = head.startswith(b"PK")
+    pattern, searched = (_ANY_LOCAL, size) if streamed else (ZIP_ENTRY, min(SEARCHED, size))
+    end = 0
+    for directory in _find_directories(file, size, is_tar=is_tar):
+        start = _inspect_zip(file, directory, tally.another())
+        if not is_tar:
+            _no_hidden_entry(file, end, min(start, searched), pattern)
+        end = directory.end
+    if not is_tar and not head.startswith(ZIP_HEADS):
+        _no_hidden_entry(file, end, searched, pattern)
+
+
+def inspect_content(name: str, pieces: Iterator[bytes], tally: Tally) -> None:
+    """Judge the content of the last entry, and read all of ``pieces``. Raises ``ArchiveRefused``."""
+    head = b""
+    while len(head) < HEAD and (piece := next(pieces, b"")):
+        head += piece
+    detector = Detector()
+    pieces = chain([head] if head else [], pieces)
+    if is_document(name, head):
+        within = tally.within()
+        with tempfile.TemporaryFile() as copy:
+            for piece in pieces:
+                detector.feed(piece)
+                copy.write(piece)
+            inspect_zips(copy, copy.tell(), within)
+        if detector.tar:
+            tally.nested()
+        return
+    tally.content(name, head)
+    for piece in pieces:
+        detector.feed(piece)
+    if detector.tar or detector.zip:
+        tally.nested()
+
+
+def _find_directories(file: BinaryIO, size: int, *, is_tar: bool = False) -> list[_Directory]:
     """Find the directory of a zip file of ``size`` bytes; none if it is no zip.
 
     A file that begins like a zip must have one, whose record ends the file (but for zeros: some writers fill a block).
-    In any other, programs look for one in its tail, for self-extracting archives are made like that, and so are
-    polyglots: then it is each that is there. Raises ``ArchiveRefused`` where two programs could find two directories,
-    or one finds none.
+    Any other may hold several: self-extracting archives are made like that, and so are polyglots. Most programs look
+    in the tail, 7-Zip at the beginning. In a tar it is the last, which the former would find. Raises
+    ``ArchiveRefused`` where two programs could find two directories, or one finds none.
     """
-    tail_start = max(0, size - _END_LENGTH - _LONGEST_COMMENT)
-    tail = _read(file, tail_start, size - tail_start)
-    ends = [tail_start + at for at in _occurrences(tail, _END) if at + _END_LENGTH <= len(tail)]
+    tail_start = max(0, size - LONGEST_END)
+    tail = (at for at in search(file, END_RECORD, tail_start, size) if at + _END_LENGTH <= size)
     if not _peek(file, 0, 4).startswith(ZIP_HEADS):
-        ends = [at for at in ends if _ends_directory(file, at)]
+        head = search(file, END_RECORD, 0, 0 if is_tar else min(SEARCHED, tail_start))
+        found = (at for at in chain(head, tail) if _ends_directory(file, at))
+        ends = list(found)[-1:] if is_tar else list(islice(found, _MOST_DIRECTORIES + 1))
         if len(ends) > _MOST_DIRECTORIES:
             raise damaged("several zips are hidden in it")
         return [_directory(file, at) for at in ends]
+    ends = list(tail)
     if not ends:
         raise damaged("the zip has no directory")
-    whole = [at for at in ends if _ends_file(tail[at - tail_start :])]
+    whole = [at for at in ends if _ends_file(_read(file, at, size - at))]
     if whole != ends[-1:]:
         raise damaged("the zip has several directories, or data after its end")
     return [_directory(file, whole[0])]
 
 
-def inspect_zip(file: BinaryIO, directory: Directory, tally: Tally) -> None:
-    """Hold every entry of a zip file against the rules. Raises ``ArchiveRefused``."""
+def _inspect_zip(file: BinaryIO, directory: _Directory, tally: Tally) -> int:
+    """Hold every entry against the rules; return where the first one starts."""
     tally.announced(directory.entries)
-    end = 0
-    for entry in sorted(_entries(file, directory), key=lambda entry: entry.offset):
+    entries = sorted(_entries(file, directory), key=lambda entry: entry.offset)
+    first = end = entries[0].offset if entries else directory.start
+    for entry in entries:
         tally.entry(entry.size)
         tally.path(entry.path)
         if entry.other_name is not None:
@@ -107,16 +156,17 @@ def inspect_zip(file: BinaryIO, directory: Directory, tally: Tally) -> None:
             tally.encrypted()
         if entry.offset < end:
             raise damaged("two entries overlap")
-        _no_hidden_entry(file, end, entry.offset)
+        _no_hidden_entry(file, end, entry.offset, _ANY_LOCAL)
         start, end = _extent(file, entry)
         if end > directory.start:
             raise damaged("an entry overlaps the directory")
         _look_into(file, entry, start, tally)
-    _no_hidden_entry(file, end, directory.start)
+    _no_hidden_entry(file, end, directory.start, _ANY_LOCAL)
     tally.finish()
+    return first
 
 
-def _directory(file: BinaryIO, at: int) -> Directory:
+def _directory(file: BinaryIO, at: int) -> _Directory:
     """Read the end record at ``at``, and the zip64 one if there is one: they must agree, and there be one disk."""
     disk, first_disk, here, count, length, offset, _ = struct.unpack("<4H2LH", _read(file, at + 4, 18))
     end, end64_offset = at, None
@@ -141,10 +191,10 @@ def _directory(file: BinaryIO, at: int) -> Directory:
         raise damaged("the zip has two directories, depending on where it is taken to begin")
     if not shift and end64_offset not in (None, end):
         raise damaged("the zip64 end record is not where it should be")
-    return Directory(end - length, end, count, shift)
+    return _Directory(end - length, end, count, shift)
 
 
-def _entries(file: BinaryIO, directory: Directory) -> Iterator[_Entry]:
+def _entries(file: BinaryIO, directory: _Directory) -> Iterator[_Entry]:
     """Read the directory: as many entries as it says, and nothing else."""
     at = directory.start
     for _ in range(directory.entries):
@@ -162,7 +212,7 @@ def _entries(file: BinaryIO, directory: Directory) -> Iterator[_Entry]:
         yield _Entry(
             offset=directory.shift + offset,
             name=name,
-            other_name=extra[_EXTRA_UNICODE_PATH][5 : 5 + _LONGEST_PATH + 1] if _EXTRA_UNICODE_PATH in extra else None,
+            other_name=_other_name(extra),
             flags=flags,
             method=method,
             crc=crc,
@@ -187,17 +237,22 @@ def _extent(file: BinaryIO, entry: _Entry) -> tuple[int, int]:
     said = (crc, *_widened((size, packed), extra))
     true = (entry.crc, entry.size, entry.packed)
     streamed = bool(flags & _FLAG_DESCRIPTOR)  # written before all that was known: it may be 0 and follow the data
-    if name != entry.name or method != entry.method or (flags ^ entry.flags) & _FLAGS_ENCRYPTED:
+    if (name, method, _other_name(extra)) != (entry.name, entry.method, entry.other_name) or (
+        flags ^ entry.flags
+    ) & _FLAGS_ENCRYPTED:
         raise damaged("an entry's header and the directory disagree")
     if any(a != b and not (streamed and a == 0) for a, b in zip(said, true, strict=True)):
         raise damaged("an entry's header and the directory disagree about its size or checksum")
-    if method == _STORED and entry.packed != entry.size:
+    wide = extra.get(_EXTRA_ZIP64, b"")[:16]
+    if len(wide) == 16 and struct.unpack("<2Q", wide) not in ((entry.size, entry.packed), (0, 0) if streamed else ()):
+        raise damaged("an entry's zip64 field and the directory disagree")  # Java reads it whatever the header says
+    if method == STORED and entry.packed != entry.size:
         raise damaged("an entry that is not compressed has two sizes")
-    if method == _DEFLATED and entry.size > entry.packed * _MOST_DEFLATED:
-        raise damaged("an entry says that it holds more than it can")
     start = entry.offset + _LOCAL_HEADER.size + name_length + extra_length
     end = start + entry.packed
     if streamed:
+        if method == STORED:
+            _no_early_descriptor(file, start, end)
         end += _descriptor_length(file, end, entry, needed=said != true)
     return start, end
 
@@ -216,17 +271,27 @@ def _descriptor_length(file: BinaryIO, at: int, entry: _Entry, *, needed: bool) 
     return 0
 
 
-def _no_hidden_entry(file: BinaryIO, start: int, stop: int) -> None:
-    """Refuse an entry that the directory does not list where one is looked for: some programs read front to back."""
-    if start < stop and _peek(file, start, 4) == _LOCAL:
+def _no_early_descriptor(file: BinaryIO, start: int, end: int) -> None:
+    """Refuse stored data that seem to end early to programs that look for the descriptor, front to back."""
+    for at in search(file, _ANY_DESCRIPTOR, start, end):
+        size = _peek(file, at + 8, 8)
+        if at - start in (int.from_bytes(size[:4], "little"), int.from_bytes(size, "little")):
+            raise damaged("an entry seems to end within its data")
+
+
+def _no_hidden_entry(file: BinaryIO, start: int, stop: int, pattern: re.Pattern[bytes]) -> None:
+    """Refuse an entry that the directory does not list, where a program looks for one that reads front to back."""
+    if next(search(file, pattern, start, stop), None) is not None:
         raise damaged("there is an entry that the directory does not list")
 
 
 def _look_into(file: BinaryIO, entry: _Entry, start: int, tally: Tally) -> None:
-    """Judge what kind of entry it is, and its first bytes."""
+    """Judge what kind of entry it is, and its content."""
     kind = stat.S_IFMT(entry.mode)
+    content = _content(file, entry, start)
     if kind == stat.S_IFLNK:
-        tally.symlink(entry.path, _content(file, entry, start, _LONGEST_PATH + 1).decode("utf-8", "surrogateescape"))
+        target = b"" if entry.size > _LONGEST_PATH else b"".join(content)
+        tally.symlink(entry.path, target.decode("utf-8", "surrogateescape"))
     elif kind in (
         stat.S_IFCHR,
         stat.S_IFBLK,
@@ -234,23 +299,20 @@ def _look_into(file: BinaryIO, entry: _Entry, start: int, tally: Tally) -> None:
     ):  # S_IFIFO is how zip marks a file that it read from a pipe
         tally.special()
     else:
-        tally.content(entry.path, _content(file, entry, start, HEAD))
+        inspect_content(entry.path, content, tally)
 
 
-def _content(file: BinaryIO, entry: _Entry, start: int, length: int) -> bytes:
-    """Give the first ``length`` bytes of an entry, or fewer; none if it is in one of the rare compressions."""
-    if entry.method not in (_STORED, _DEFLATED):
-        return b""
-    packed = _read(file, start, min(entry.packed, 2 * length + 1024))  # enough for the worst that deflate does
-    if entry.method == _STORED:
-        return packed[:length]
-    try:
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, length)
-    except zlib.error:
-        raise damaged("an entry cannot be inflated") from None
-    if not min(entry.size, length) <= len(content) <= entry.size:
+def _content(file: BinaryIO, entry: _Entry, start: int) -> Iterator[bytes]:
+    """Unpack an entry, which must hold what its headers say."""
+    size = checksum = 0
+    for piece in unpacked(Part(file, start, start + entry.packed), entry.method):
+        size += len(piece)
+        checksum = zlib.crc32(piece, checksum)
+        if size > entry.size:
+            break
+        yield piece
+    if (size, checksum) != (entry.size, entry.crc):
         raise damaged("an entry does not hold what it says")
-    return content
 
 
 def _extra(field: bytes) -> dict[int, bytes]:
@@ -259,11 +321,16 @@ def _extra(field: bytes) -> dict[int, bytes]:
     at = 0
     while at + 4 <= len(field):
         tag, length = struct.unpack_from("<2H", field, at)
-        if tag in extra and tag == _EXTRA_ZIP64:
-            raise damaged("an entry has two zip64 fields")
+        if tag in extra and tag in (_EXTRA_ZIP64, _EXTRA_UNICODE_PATH):
+            raise damaged("an entry has two zip64 fields, or two other names")
         extra[tag] = field[at + 4 : at + 4 + length]
         at += 4 + length
     return extra
+
+
+def _other_name(extra: dict[int, bytes]) -> bytes | None:
+    field = extra.get(_EXTRA_UNICODE_PATH)
+    return None if field is None else field[5 : 5 + _LONGEST_PATH + 1]
 
 
 def _widened(values: tuple[int, ...], extra: dict[int, bytes]) -> tuple[int, ...]:
