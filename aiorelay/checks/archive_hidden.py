@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from aiorelay.checks.archive_kinds import HEAD, has_tar_checksum
 
-__all__ = ["END_RECORD", "LONGEST_END", "SEARCHED", "ZIP_ENTRY", "Detector", "search"]
+__all__ = ["END_RECORD", "LONGEST_END", "SEARCHED", "ZIP_ENTRY", "Detector", "is_zip_entry", "search"]
 
 SEARCHED = 8 << 20
 """Bytes of a file's beginning in which 7-Zip searches for signatures."""
@@ -23,15 +23,20 @@ END_RECORD = re.compile(b"PK\5\6")
 LONGEST_END = 22 + 0xFFFF
 """Longest end record of a zip, comment included: how far from a file's end one is looked for."""
 
-ZIP_ENTRY = re.compile(rb"PK\x03\x04[\0-\x7f].{3}[\0-\x63]\0", re.DOTALL)
-"""A local header as 7-Zip accepts one: a version below 128 and a known method. Random bytes match one time in 2^42."""
+ZIP_ENTRY = re.compile(b"PK\3\4")
+
+_ENTRY = re.compile(
+    rb"PK\x03\x04[\0-\x7f].{3}[\0-\x63]\0.{16}(?:[\1-\xff][\0-\x0f]|\0[\1-\x0f])..[^\0-\x1f]", re.DOTALL
+)
+"""A version below 128, a known method, and a name that a file can have."""
 
 _USTAR = re.compile(b"ustar")
 _USTAR_AT = 257  # bytes from a header's beginning
 _LEAST_DIRECTORY = 46  # bytes: one entry without a name
 _FULL_32 = 0xFFFFFFFF  # "see the zip64 record"
 _PIECE = 1 << 20
-_LONGEST_MATCH = 16
+_NAME_READ = 255  # bytes of a name that must be free of NUL
+_LONGEST_MATCH = 32
 
 
 class Detector:
@@ -55,7 +60,9 @@ class Detector:
         headers = range(-start % HEAD, len(window) - HEAD + 1, HEAD)
         self.tar = self.tar or any(has_tar_checksum(window, at) for at in headers)
         if start < SEARCHED:
-            self._zip_entry = self._zip_entry or ZIP_ENTRY.search(window) is not None
+            self._zip_entry = self._zip_entry or any(
+                is_zip_entry(window, match.start()) for match in ZIP_ENTRY.finditer(window)
+            )
             ustars = (match.start() - _USTAR_AT for match in _USTAR.finditer(window))
             self.tar = self.tar or any(at >= 0 and has_tar_checksum(window, at) for at in ustars)
 
@@ -76,6 +83,14 @@ class Detector:
             or _LEAST_DIRECTORY <= length <= position
             or offset + _LEAST_DIRECTORY <= position
         )
+
+
+def is_zip_entry(data: bytes, at: int) -> bool:
+    """Whether 7-Zip would take what is at ``at`` for a local header: programs hold the signature alone."""
+    if _ENTRY.match(data, at) is None:
+        return False
+    name_length = int.from_bytes(data[at + 26 : at + 28], "little")
+    return b"\0" not in data[at + 30 : at + 30 + min(name_length, _NAME_READ)]
 
 
 def search(file: BinaryIO, pattern: re.Pattern[bytes], start: int, stop: int) -> Iterator[int]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import BinaryIO, NamedTuple
 
-from aiorelay.checks.archive_hidden import END_RECORD, LONGEST_END, SEARCHED, ZIP_ENTRY, Detector, search
+from aiorelay.checks.archive_hidden import END_RECORD, LONGEST_END, SEARCHED, ZIP_ENTRY, Detector, is_zip_entry, search
 from aiorelay.checks.archive_inflate import STORED, Part, unpacked
 from aiorelay.checks.archive_kinds import HEAD, ZIP_HEADS, is_document
 from aiorelay.checks.archive_rules import Tally, damaged
@@ -23,7 +23,6 @@ from aiorelay.checks.archive_rules import Tally, damaged
 __all__ = ["inspect_content", "inspect_zips"]
 
 _LOCAL, _CENTRAL, _END64, _LOCATOR = (b"PK" + mark for mark in (b"\3\4", b"\1\2", b"\6\6", b"\6\7"))
-_ANY_LOCAL = re.compile(re.escape(_LOCAL))
 _DESCRIPTOR = b"PK\7\10"
 _ANY_DESCRIPTOR = re.compile(_DESCRIPTOR)
 _FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # "see the zip64 field"
@@ -81,15 +80,15 @@ def inspect_zips(file: BinaryIO, size: int, tally: Tally, *, is_tar: bool = Fals
     """
     head = _peek(file, 0, 4)
     streamed = head.startswith(b"PK")
-    pattern, searched = (_ANY_LOCAL, size) if streamed else (ZIP_ENTRY, min(SEARCHED, size))
+    searched = size if streamed else min(SEARCHED, size)
     end = 0
     for directory in _find_directories(file, size, is_tar=is_tar):
         start = _inspect_zip(file, directory, tally.another())
         if not is_tar:
-            _no_hidden_entry(file, end, min(start, searched), pattern)
+            _no_hidden_entry(file, end, min(start, searched), surely=not streamed)
         end = directory.end
     if not is_tar and not head.startswith(ZIP_HEADS):
-        _no_hidden_entry(file, end, searched, pattern)
+        _no_hidden_entry(file, end, searched, surely=not streamed)
 
 
 def inspect_content(name: str, pieces: Iterator[bytes], tally: Tally) -> None:
@@ -156,12 +155,12 @@ def _inspect_zip(file: BinaryIO, directory: _Directory, tally: Tally) -> int:
             tally.encrypted()
         if entry.offset < end:
             raise damaged("two entries overlap")
-        _no_hidden_entry(file, end, entry.offset, _ANY_LOCAL)
+        _no_hidden_entry(file, end, entry.offset)
         start, end = _extent(file, entry)
         if end > directory.start:
             raise damaged("an entry overlaps the directory")
         _look_into(file, entry, start, tally)
-    _no_hidden_entry(file, end, directory.start, _ANY_LOCAL)
+    _no_hidden_entry(file, end, directory.start)
     tally.finish()
     return first
 
@@ -279,10 +278,11 @@ def _no_early_descriptor(file: BinaryIO, start: int, end: int) -> None:
             raise damaged("an entry seems to end within its data")
 
 
-def _no_hidden_entry(file: BinaryIO, start: int, stop: int, pattern: re.Pattern[bytes]) -> None:
-    """Refuse an entry that the directory does not list, where a program looks for one that reads front to back."""
-    if next(search(file, pattern, start, stop), None) is not None:
-        raise damaged("there is an entry that the directory does not list")
+def _no_hidden_entry(file: BinaryIO, start: int, stop: int, *, surely: bool = False) -> None:
+    """Refuse an unlisted entry where a program looks for one that reads front to back; ``surely``: as 7-Zip does."""
+    for at in search(file, ZIP_ENTRY, start, stop):
+        if not surely or is_zip_entry(_peek(file, at, HEAD), 0):
+            raise damaged("there is an entry that the directory does not list")
 
 
 def _look_into(file: BinaryIO, entry: _Entry, start: int, tally: Tally) -> None:

@@ -38,6 +38,11 @@ _TAR_PADDING = 10_240
 _COMPRESSED = re.compile(rb"\x1f\x8b\x08[\0-\x1f].{4}[\0\2\4]|BZh[1-9]1AY&SY|\xfd7zXZ\0", re.DOTALL)
 """Where 7-Zip finds compressed data in a file of another format."""
 
+_UNREADABLE = re.compile(
+    rb"7z\xbc\xaf\x27\x1c\0[\2-\4].{10}\0\0|Rar!\x1a\x07(?:\0..\x73|\x01\0.{4}[\3-\x7f][\1\4])", re.DOTALL
+)
+"""Where 7-Zip finds archives of others, by more than their signature: programs that read them hold that, too."""
+
 _DISC_AT, _DISC = 32_769, b"CD001"  # ISO 9660: directory entries may share their data
 
 
@@ -52,7 +57,7 @@ def inspect(file: BinaryIO, limits: Limits) -> None:
     tally = Tally(limits, size)
     head = Part(file, 0, size).read(HEAD)
     if is_unreadable(head) or Part(file, min(_DISC_AT, size), size).read(len(_DISC)) == _DISC:
-        raise ArchiveRefused("The file is an archive of a format that cannot be looked into.")
+        raise _unreadable()
     is_tar = is_tar_header(head)
     if kind := compression(head):
         _inspect_stream(_counted(inflated(file, kind), tally), tally)
@@ -79,12 +84,18 @@ def _inspect_stream(pieces: Iterator[bytes], tally: Tally) -> None:
 
 
 def _inspect_hidden_streams(file: BinaryIO, size: int, tally: Tally) -> None:
-    """Count what compressed data inflate to that are behind others."""
+    """Count what compressed data inflate to that are behind others; refuse those that nothing here reads."""
+    if next(search(file, _UNREADABLE, 0, min(SEARCHED, size)), None) is not None:
+        raise _unreadable()
     for at in search(file, _COMPRESSED, 0, min(SEARCHED, size)):
         kind = compression(Part(file, at, size).read(16))
         if kind is not None:
             for piece in as_far_as_sound(Part(file, at, size), kind):
                 tally.more(len(piece))
+
+
+def _unreadable() -> ArchiveRefused:
+    return ArchiveRefused("The file is, or holds, an archive of a format that cannot be looked into.")
 
 
 def _refuse_hidden_tar(pieces: Iterator[bytes]) -> None:
