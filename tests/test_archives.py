@@ -381,6 +381,12 @@ COMMANDS = {
     "bsdtar, pax": "bsdtar -c --format pax -f - .",
     "bsdtar, xz": "bsdtar -cJf - .",
     "7z, zip": "7z a -bd ../out.zip . >/dev/null && cat ../out.zip",
+    **{f"7z, {m}": f"7z a -bd -mm={m} ../out.zip . >/dev/null && cat ../out.zip" for m in ("BZip2", "LZMA")},
+    "bsdtar, stored zip": "bsdtar -c --format zip --options zip:compression=store -f - .",
+    "bsdtar, lzma": "bsdtar -c --lzma -f - .",
+    "jar": "jar cf ../out.jar . && cat ../out.jar",
+    "jar, stored": "jar c0f ../out.jar . && cat ../out.jar",
+    "zip, an entry deleted": "zip -qr - . | cat > ../out.zip && zip -qd ../out.zip a.txt && cat ../out.zip",
     "7z, tar": "7z a -bd ../out.tar . >/dev/null && cat ../out.tar",
 }
 
