@@ -2,12 +2,14 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import shutil
 import struct
 import subprocess
 import tempfile
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -28,6 +30,8 @@ from test_archives import (
     unicode_path,
     verdict,
 )
+
+from aiorelay.checks.archives import Limits, inspect
 
 KIB, MIB = 1 << 10, 1 << 20
 MOST_BYTES, MOST_ENTRIES = MIB, 50
@@ -270,3 +274,16 @@ def test_refused(make: Callable[[], bytes], reason: str) -> None:
     found = verdict(make(), max_size=MOST_BYTES, max_entries=MOST_ENTRIES)
     assert found is not None
     assert any(part in found for part in reason.split("|")), found
+
+
+@pytest.mark.parametrize("method", [8, 12])
+def test_large_entries_are_never_in_memory(method: int) -> None:
+    packed = python_zip(("zeros", bytes(64 * MIB)), method=method)
+    limits = Limits(max_ratio=10**6, max_size=65 * MIB, max_entries=1)
+    tracemalloc.start()
+    try:
+        inspect(io.BytesIO(packed), limits)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * MIB

@@ -12,7 +12,8 @@ name, passes untouched.
 
 What some tool would unpack is what counts: archives behind other data are found as well.
 
-    archives ─▶ archive_tar ─▶ archive_zip ─▶ archive_inflate, archive_hidden ─▶ archive_rules ─▶ archive_kinds
+    archives ─▶ archive_tar ─▶ archive_zip ─▶ archive_zip_records ─▶ archive_hidden ──▶ archive_kinds
+                                                               └▶ archive_inflate ─▶ archive_rules ─▶ archive_kinds
 """
 
 import re
