@@ -263,6 +263,11 @@ LIARS: dict[str, tuple[Callable[[], bytes], str]] = {
             "bsdtar -c --format newc hidden",
             "bsdtar -c --format xar hidden",
             "bsdtar -c --uuencode hidden",
+            "printf 'A letter.\\n\\n' && bsdtar -cz --uuencode hidden",
+            "bsdtar -c --b64encode hidden",
+            "printf 'P*M\\030\\4\\0\\0\\0abcd' && zstd -cq hidden",
+            "printf '#mtree\\n./hidden type=file mode=0644 size=3000000\\n'",
+            "printf '# A list.\\n\\n./hidden mode=0644 type=file size=3000000\\n'",
             "bsdtar -cZ hidden",
         )
     },

@@ -8,6 +8,7 @@ from typing import Literal
 
 __all__ = [
     "HEAD",
+    "UUENCODED",
     "ZIP_HEADS",
     "Compression",
     "compression",
@@ -31,10 +32,15 @@ _ENDINGS = re.compile(
 )
 _UNREADABLE = re.compile(
     rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|MSCF\0\0\0\0|xar!|..-l[hz][0-9ds]-|07070[127][0-9A-Fa-f]{6}|\xed\xab\xee\xdb"
-    rb"|\x1f\x9d|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP\x01|LRZI|\x89LZO\0\r\n|begin(?:-base64)? [0-7]{3,4} ",
+    rb"|\x1f\x9d|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP\x01|LRZI|\x89LZO\0\r\n"
+    rb"|[\x50-\x5f]\x2a\x4d\x18|(?:[ \t]*#[^\n]*\n|[ \t]*\r?\n)*(?:#mtree|[^<\n]* type=(?:file|dir|link)[ \r\n])",
     re.DOTALL,
 )
-"""7z, rar, cab, xar, lzh, cpio, rpm; compress, lz4 (and its old form), lzip, lrzip, lzop, uuencode."""
+"""7z, rar, cab, xar, lzh, cpio, rpm; compress, lz4 (and its old form), lzip, lrzip, lzop, frames that lz4 and zstd skip;
+mtree, a text from which bsdtar makes files of any size."""
+
+UUENCODED = re.compile(rb"(?:^|\n)begin(?:-base64)? [0-7]{3,4} [^\n]{1,255}\n[!-z]{2,76}\r?\n")
+"""What bsdtar decodes wherever it is among the first lines of a text."""
 
 _COMPRESSIONS: dict[Compression, re.Pattern[bytes]] = {
     "gzip": re.compile(rb"\x1f\x8b\x08"),
@@ -44,6 +50,7 @@ _COMPRESSIONS: dict[Compression, re.Pattern[bytes]] = {
     "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
 }
 _CHECKSUM = re.compile(rb"[ \0]*([0-7]+)(?:[ \0].*)?", re.DOTALL)
+_ASCII = bytes(range(128))
 _SIZE = re.compile(rb"[ \0]*[0-7]*(?:[ \0].*)?|[\x80\xff].*", re.DOTALL)
 # Office files embed one another as a matter of course: a chart in a presentation is a workbook.
 _DOCUMENT_NAME = re.compile(r".*\.(?:(?:doc|dot|xls|xlt|ppt|pot|pps)[xm]|xlsb|vsdx|od[tspgfb]|epub)", re.IGNORECASE)
@@ -86,7 +93,7 @@ def tar_checksums(block: bytes) -> tuple[int, int]:
     """Add up the header ``block`` as unsigned and as signed bytes."""
     summed = block[:148] + b" " * 8 + block[156:HEAD]
     unsigned = sum(summed)
-    return unsigned, unsigned - 256 * sum(byte > 127 for byte in summed)
+    return unsigned, unsigned - 256 * len(summed.translate(None, _ASCII))
 
 
 def is_document(name: str, head: bytes) -> bool:

@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 from aiorelay.checks.archive_hidden import SEARCHED, Detector, search
 from aiorelay.checks.archive_inflate import PIECE, Part, as_far_as_sound, inflated
-from aiorelay.checks.archive_kinds import HEAD, ZIP_HEADS, compression, is_tar_header, is_unreadable
+from aiorelay.checks.archive_kinds import HEAD, UUENCODED, ZIP_HEADS, compression, is_tar_header, is_unreadable
 from aiorelay.checks.archive_rules import Limits, Tally, damaged
 from aiorelay.checks.archive_tar import inspect_tar
 from aiorelay.checks.archive_zip import inspect_content, inspect_zips
@@ -35,7 +35,6 @@ __all__ = ["Limits", "inspect"]
 _TAR_PADDING = 10_240
 """Bytes that a tar of nothing is long: they inflate from next to none, and are not held against the ratio."""
 
-
 _COMPRESSED = re.compile(rb"\x1f\x8b\x08[\0-\x1f].{4}[\0\2\4]|BZh[1-9]1AY&SY|\xfd7zXZ\0", re.DOTALL)
 """Where 7-Zip finds compressed data in a file of another format."""
 
@@ -44,6 +43,7 @@ _UNREADABLE = re.compile(
 )
 """Where 7-Zip finds archives of others, by more than their signature: programs that read them hold that, too."""
 
+_BEGINNING = 128 << 10  # bytes in which bsdtar looks for uuencoded data
 _DISC_AT, _DISC = 32_769, b"CD001"  # ISO 9660: directory entries may share their data
 
 
@@ -56,8 +56,9 @@ def inspect(file: BinaryIO, limits: Limits) -> None:
     """
     size = file.seek(0, SEEK_END)
     tally = Tally(limits, size)
-    head = Part(file, 0, size).read(HEAD)
-    if is_unreadable(head) or Part(file, min(_DISC_AT, size), size).read(len(_DISC)) == _DISC:
+    beginning = Part(file, 0, size).read(_BEGINNING)
+    head = beginning[:HEAD]
+    if is_unreadable(head) or UUENCODED.search(beginning) or beginning.startswith(_DISC, _DISC_AT):
         raise _unreadable()
     is_tar = is_tar_header(head)
     if kind := compression(head):
@@ -65,8 +66,8 @@ def inspect(file: BinaryIO, limits: Limits) -> None:
     elif is_tar:
         inspect_tar(_pieces(file, size), tally)
     elif not head.startswith(ZIP_HEADS):
-        _inspect_hidden_streams(file, size, tally.another())
-    inspect_zips(file, size, tally, is_tar=is_tar)
+        _inspect_hidden_streams(file, size, tally)
+    inspect_zips(file, size, Tally(limits, size), is_tar=is_tar)  # a program unpacks the zips of a file, or the rest
     if not is_tar:
         _refuse_hidden_tar(_pieces(file, size))
 
