@@ -31,15 +31,18 @@ _ENDINGS = re.compile(
     re.IGNORECASE,
 )
 _UNREADABLE = re.compile(
-    rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|MSCF\0\0\0\0|xar!|..-l[hz][0-9ds]-|07070[127][0-9A-Fa-f]{6}|\xed\xab\xee\xdb"
-    rb"|\x1f\x9d|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP\x01|LRZI|\x89LZO\0\r\n"
+    rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|MSCF\0\0\0\0|xar!|..-l[hz][0-9ds]-|07070[127][0-9A-Fa-f]{6}"
+    rb"|\xed\xab\xee\xdb|\x1f\x9d|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP\x01|LRZI|\x89LZO\0\r\n"
     rb"|[\x50-\x5f]\x2a\x4d\x18|(?:[ \t]*#[^\n]*\n|[ \t]*\r?\n)*(?:#mtree|[^<\n]* type=(?:file|dir|link)[ \r\n])",
     re.DOTALL,
 )
-"""7z, rar, cab, xar, lzh, cpio, rpm; compress, lz4 (and its old form), lzip, lrzip, lzop, frames that lz4 and zstd skip;
-mtree, a text from which bsdtar makes files of any size."""
+"""7z, rar, cab, xar, lzh, cpio, rpm; compress, lz4 (and its old form), lzip, lrzip, lzop, frames that
+lz4 and zstd skip; mtree, a text from which bsdtar makes files of any size."""
 
-UUENCODED = re.compile(rb"(?:^|\n)begin(?:-base64)? [0-7]{3,4} [^\n]{1,255}\n[!-z]{2,76}\r?\n")
+UUENCODED = re.compile(
+    rb"(?:^|\n)begin(?: [0-7]{3,4} [^\n]{1,255}\n[!-`][ -`]{1,84}"
+    rb"|-base64 [0-7]{3,4} [^\n]{1,255}\n[A-Za-z0-9+/=]{4,128})\r?\n"
+)
 """What bsdtar decodes wherever it is among the first lines of a text."""
 
 _COMPRESSIONS: dict[Compression, re.Pattern[bytes]] = {
