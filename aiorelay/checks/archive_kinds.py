@@ -6,24 +6,55 @@ No format is believed because of a name alone; an entry *inside* an archive is s
 import re
 from typing import Literal
 
-__all__ = ["HEAD", "ZIP_HEADS", "Compression", "compression", "is_archive", "is_tar_header"]
+__all__ = [
+    "HEAD",
+    "UUENCODED",
+    "ZIP_HEADS",
+    "Compression",
+    "compression",
+    "has_tar_checksum",
+    "is_archive",
+    "is_document",
+    "is_tar_header",
+    "is_unreadable",
+]
 
 HEAD = 512
 """Bytes of a file's beginning that all this takes: a tar header is that long."""
 
 ZIP_HEADS = (b"PK\x03\x04", b"PK\x05\x06")
 
-Compression = Literal["gzip", "bzip2", "xz"]
+Compression = Literal["gzip", "bzip2", "xz", "lzma", "zstd"]
 
 _ENDINGS = re.compile(
     r"\.(?:zip|zipx|jar|war|ear|aar|apk|tar|tgz|taz|tbz2?|tb2|txz|tlz|tzst|gz|bz2|xz|lzma|lz|lz4|zst|z|7z|rar|cab|arj|lzh|cpio)",
     re.IGNORECASE,
 )
-_MAGIC = (
-    *(*ZIP_HEADS, b"PK\x07\x08", b"\x1f\x9d", b"7z\xbc\xaf\x27\x1c"),
-    *(b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"LZIP\x01", b"MSCF\0\0\0\0"),
+_UNREADABLE = re.compile(
+    rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|MSCF\0\0\0\0|xar!|..-l[hz][0-9ds]-|07070[127][0-9A-Fa-f]{6}"
+    rb"|\xed\xab\xee\xdb|\x1f\x9d|\x04\x22\x4d\x18|\x02\x21\x4c\x18|LZIP\x01|LRZI|\x89LZO\0\r\n"
+    rb"|[\x50-\x5f]\x2a\x4d\x18|(?:[ \t]*#[^\n]*\n|[ \t]*\r?\n)*(?:#mtree|[^<\n]* type=(?:file|dir|link)[ \r\n])",
+    re.DOTALL,
 )
-_BZIP2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
+"""7z, rar, cab, xar, lzh, cpio, rpm; compress, lz4 (and its old form), lzip, lrzip, lzop, frames that
+lz4 and zstd skip; mtree, a text from which bsdtar makes files of any size."""
+
+UUENCODED = re.compile(
+    rb"(?:^|\n)begin(?: [0-7]{3,4} [^\n]{1,255}\n[!-`][ -`]{1,84}"
+    rb"|-base64 [0-7]{3,4} [^\n]{1,255}\n[A-Za-z0-9+/=]{4,128})\r?\n"
+)
+"""What bsdtar decodes wherever it is among the first lines of a text."""
+
+_COMPRESSIONS: dict[Compression, re.Pattern[bytes]] = {
+    "gzip": re.compile(rb"\x1f\x8b\x08"),
+    "bzip2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+    "lzma": re.compile(rb"\x5d\0\0.[\0-\x08](?:\xff{8}|.{5}\0{3})", re.DOTALL),  # with the usual lc, lp and pb
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
+}
+_CHECKSUM = re.compile(rb"[ \0]*([0-7]+)(?:[ \0].*)?", re.DOTALL)
+_ASCII = bytes(range(128))
+_SIZE = re.compile(rb"[ \0]*[0-7]*(?:[ \0].*)?|[\x80\xff].*", re.DOTALL)
 # Office files embed one another as a matter of course: a chart in a presentation is a workbook.
 _DOCUMENT_NAME = re.compile(r".*\.(?:(?:doc|dot|xls|xlt|ppt|pot|pps)[xm]|xlsb|vsdx|od[tspgfb]|epub)", re.IGNORECASE)
 _DOCUMENT_HEAD = re.compile(
@@ -32,12 +63,13 @@ _DOCUMENT_HEAD = re.compile(
 
 
 def compression(head: bytes) -> Compression | None:
-    """Tell what a file that begins with ``head`` is compressed with, of what can be looked into."""
-    if head.startswith(b"\x1f\x8b\x08"):
-        return "gzip"
-    if head.startswith(b"\xfd7zXZ\0"):
-        return "xz"
-    return "bzip2" if _BZIP2.match(head) else None
+    """Tell what a file that begins with ``head`` is compressed with, of what some Python can decompress."""
+    return next((kind for kind, magic in _COMPRESSIONS.items() if magic.match(head)), None)
+
+
+def is_unreadable(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is an archive, or compressed, in a format that nothing here reads."""
+    return _UNREADABLE.match(head) is not None
 
 
 def is_tar_header(block: bytes) -> bool:
@@ -49,24 +81,36 @@ def is_tar_header(block: bytes) -> bool:
         return False
     if block[257:262] == b"ustar":
         return True
-    field = re.fullmatch(rb"[ \0]*([0-7]+)[ \0]*", block[148:156])
-    return field is not None and int(field[1], 8) in tar_checksums(block)
+    return has_tar_checksum(block, 0)
+
+
+def has_tar_checksum(data: bytes, at: int) -> bool:
+    """Whether there is a header at ``at``, by its checksum and by its size: fields that every tar reads."""
+    field = _CHECKSUM.fullmatch(data, at + 148, at + 156)
+    if field is None or _SIZE.fullmatch(data, at + 124, at + 136) is None:
+        return False
+    return int(field[1], 8) in tar_checksums(data[at : at + HEAD])
 
 
 def tar_checksums(block: bytes) -> tuple[int, int]:
     """Add up the header ``block`` as unsigned and as signed bytes."""
     summed = block[:148] + b" " * 8 + block[156:HEAD]
     unsigned = sum(summed)
-    return unsigned, unsigned - 256 * sum(byte > 127 for byte in summed)
+    return unsigned, unsigned - 256 * len(summed.translate(None, _ASCII))
+
+
+def is_document(name: str, head: bytes) -> bool:
+    """Whether an entry is an Office document or an e-book, by its ending and by its first bytes: a zip file."""
+    return _DOCUMENT_NAME.fullmatch(name) is not None and _DOCUMENT_HEAD.match(head) is not None
 
 
 def is_archive(name: str, head: bytes) -> bool:
-    """Whether an entry is an archive or compressed, by its ending or by its first bytes.
-
-    Office documents and e-books are zip files, but count as the documents that they are, if name and content agree.
-    """
-    if _ENDINGS.fullmatch(name[name.rfind(".") :] if "." in name else ""):
-        return True
-    if _DOCUMENT_NAME.fullmatch(name) and _DOCUMENT_HEAD.match(head):
-        return False
-    return head.startswith(_MAGIC) or compression(head) is not None or is_tar_header(head)
+    """Whether an entry is an archive or compressed, by its ending or by its first bytes."""
+    ending = name[name.rfind(".") :] if "." in name else ""
+    return (
+        _ENDINGS.fullmatch(ending) is not None
+        or head.startswith((*ZIP_HEADS, b"PK\x07\x08", b"PK00"))
+        or compression(head) is not None
+        or is_unreadable(head)
+        or is_tar_header(head)
+    )

@@ -14,6 +14,7 @@ from aiorelay.errors import ArchiveRefused
 __all__ = ["Limits", "Tally", "damaged", "leads_out", "link_leads_out"]
 
 _LONGEST_PATH = 4096  # characters; PATH_MAX on Linux
+_DEEPEST = 3  # a document, in a document, in a document, in an archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +31,34 @@ def damaged(what: str) -> ArchiveRefused:
     return ArchiveRefused(f"The archive is damaged or ambiguous: {what}.")
 
 
+@dataclass(slots=True)
+class _Sums:
+    """Entries and unpacked bytes of an archive and of the documents in it."""
+
+    entries: int = 0
+    inflated: int = 0
+
+
 class Tally:
     """What one archive of ``size`` bytes comes to so far; each method raises ``ArchiveRefused``."""
 
-    def __init__(self, limits: Limits, size: int) -> None:
+    def __init__(self, limits: Limits, size: int, sums: _Sums | None = None, depth: int = 0) -> None:
         self._limits = limits
         self._size = size
-        self._entries = 0
-        self._inflated = 0
+        self._sums = sums or _Sums()
+        self._depth = depth
         self._parents: set[str] = set()
         self._links: set[str] = set()
+
+    def another(self) -> "Tally":
+        """Give the tally of a second archive in the same file: paths of its own, the same limits and sums."""
+        return Tally(self._limits, self._size, self._sums, self._depth)
+
+    def within(self) -> "Tally":
+        """Give the tally of a document that the last entry is. Refuse one that lies too deep in others."""
+        if self._depth >= _DEEPEST:
+            raise self._objection("is a document in too many others")
+        return Tally(self._limits, self._size, self._sums, self._depth + 1)
 
     def announced(self, entries: int) -> None:
         """Take the number of entries that the archive says it has."""
@@ -55,15 +74,19 @@ class Tally:
 
     def entry(self, size: int) -> None:
         """Take the next entry and the bytes that it unpacks to."""
-        self._entries += 1
-        self.announced(self._entries)
-        self._inflated += size
-        self.inflated(self._inflated)
+        self._sums.entries += 1
+        self.announced(self._sums.entries)
+        self.more(size)
+
+    def more(self, size: int) -> None:
+        """Take further bytes that something unpacks to."""
+        self._sums.inflated += size
+        self.inflated(self._sums.inflated)
 
     def path(self, name: str) -> None:
         """Take the last entry's name, or another that some program would use."""
         if "\0" in name or len(name) > _LONGEST_PATH:
-            raise damaged(f"entry {self._entries} has an impossible name")
+            raise damaged(f"entry {self._sums.entries} has an impossible name")
         if leads_out(name):
             raise self._objection("has a path that leads out of the archive")
         self._parents.add(_key(name).rpartition("/")[0])
@@ -88,9 +111,13 @@ class Tally:
             raise self._objection("is a link that leads out of the archive")
 
     def content(self, name: str, head: bytes) -> None:
-        """Take the first ``HEAD`` bytes of the last entry, as far as they are at hand."""
+        """Take the first ``HEAD`` bytes of the last entry."""
         if is_archive(name, head):
-            raise self._objection("is an archive itself")
+            self.nested()
+
+    def nested(self) -> None:
+        """The last entry is an archive, or holds one behind other data."""
+        raise self._objection("is an archive itself")
 
     def finish(self) -> None:
         """Refuse entries that lie behind a link of the archive's own: where they end up cannot be told by names."""
@@ -102,7 +129,7 @@ class Tally:
                     raise ArchiveRefused("The archive unpacks files through a link of its own.")
 
     def _objection(self, what: str) -> ArchiveRefused:
-        return ArchiveRefused(f"Entry {self._entries} of the archive {what}.")
+        return ArchiveRefused(f"Entry {self._sums.entries} of the archive {what}.")
 
 
 def leads_out(path: str) -> bool:

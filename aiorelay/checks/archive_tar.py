@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from aiorelay.checks.archive_kinds import HEAD, tar_checksums
+from aiorelay.checks.archive_kinds import tar_checksums
 from aiorelay.checks.archive_rules import Tally, damaged
+from aiorelay.checks.archive_zip import inspect_content
 
 __all__ = ["inspect_tar"]
 
@@ -81,7 +82,7 @@ def _entry(stream: "_Stream", block: bytes, tally: Tally) -> None:
 
 
 def _judge(stream: "_Stream", header: _Header, extension: _Extension, size: int, tally: Tally) -> None:
-    """Judge one entry by its names, its kind and the first bytes of its data, and skip the rest of them."""
+    """Judge one entry by its names, its kind and its data."""
     names = _texts(extension.name, header.name)  # both: a program may not know the extension
     for name in names:
         tally.path(name)
@@ -100,9 +101,8 @@ def _judge(stream: "_Stream", header: _Header, extension: _Extension, size: int,
     elif header.kind != _DIRECTORY:
         while header.kind == _SPARSE and header.extended:  # the map of a sparse file goes on, block by block
             header = header._replace(extended=stream.read(_BLOCK)[504] != 0)
-        head = stream.read(min(size, HEAD))
-        tally.content(names[0], head)
-        stream.skip(size - len(head) + -size % _BLOCK)
+        inspect_content(names[0], stream.pieces(size), tally)
+        stream.skip(-size % _BLOCK)
 
 
 def _extensions(stream: "_Stream", header: _Header) -> tuple[_Extension, _Header]:
@@ -231,6 +231,14 @@ class _Stream:
 
     def skip(self, length: int) -> None:
         if sum(map(len, self._take(length))) < length:
+            raise damaged("it ends too early")
+
+    def pieces(self, length: int) -> Iterator[bytes]:
+        """Give exactly ``length`` bytes, piece by piece."""
+        for piece in self._take(length):
+            length -= len(piece)
+            yield bytes(piece)
+        if length:
             raise damaged("it ends too early")
 
     def expect_zeros(self) -> None:

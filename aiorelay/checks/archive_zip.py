@@ -1,104 +1,76 @@
-"""Zip files, judged by their directory and by what stands around it (PKWARE APPNOTE 6.3, sections 4.3 to 4.5).
+"""Zip files, judged by their directory and by what stands around it.
 
-    find_directories   end records → where the directory is, or that this is no zip
-    inspect_zip        every entry, in both its headers; nothing unaccounted for that some program would read
+    inspect_zips       every entry, in both its headers and in full; nothing unlisted that some program would unpack
+    inspect_content    one entry's content, of a zip or of a tar: no archive, or a document that is judged in its turn
 
-No entry is inflated, but for its first bytes (to see whether it is an archive itself) and for the target of a
-symbolic link (at most a path's length). So sizes are what both headers of an entry agree on: a program that inflates
-more than that ignores the directory, and what its entries can hold at all is bounded by how deflate works.
+Every entry is inflated, to see that it is as long as both its headers say and that it is no archive itself.
 """
 
 import stat
-import struct
+import tempfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from itertools import chain
+from typing import BinaryIO
 
-from aiorelay.checks.archive_kinds import HEAD, ZIP_HEADS
+from aiorelay.checks.archive_hidden import SEARCHED, ZIP_ENTRY, Detector, is_zip_entry, search
+from aiorelay.checks.archive_inflate import Part, unpacked
+from aiorelay.checks.archive_kinds import HEAD, ZIP_HEADS, is_document
 from aiorelay.checks.archive_rules import Tally, damaged
+from aiorelay.checks.archive_zip_records import LONGEST_PATH, Directory, Entry, entries, extent, find_directories, peek
 
-__all__ = ["Directory", "find_directories", "inspect_zip"]
-
-_LOCAL, _CENTRAL, _END, _END64, _LOCATOR = (b"PK" + mark for mark in (b"\3\4", b"\1\2", b"\5\6", b"\6\6", b"\6\7"))
-_DESCRIPTOR = b"PK\7\10"
-_LONGEST_COMMENT = 0xFFFF
-_FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF  # "see the zip64 field"
-
-_FLAG_ENCRYPTED, _FLAG_DESCRIPTOR, _FLAG_STRONG, _FLAG_UTF8, _FLAG_MASKED = 1, 1 << 3, 1 << 6, 1 << 11, 1 << 13
-_STORED, _DEFLATED, _AES = 0, 8, 99
-_EXTRA_ZIP64, _EXTRA_STRONG, _EXTRA_UNICODE_PATH, _EXTRA_AES = 0x0001, 0x0017, 0x7075, 0x9901
-_FLAGS_ENCRYPTED = _FLAG_ENCRYPTED | _FLAG_STRONG | _FLAG_MASKED
-_EXTRAS_ENCRYPTED = {_EXTRA_STRONG, _EXTRA_AES}
-_MOST_DEFLATED = 1032  # times: no deflate stream inflates to more (258 bytes from 2 bits)
-_LONGEST_PATH = 4096  # bytes; PATH_MAX on Linux
-
-# flags, method, crc, packed, size, lengths of name and extra; the directory: …, of comment, disk, attributes, offset
-_LOCAL_HEADER = struct.Struct("<4x 2x 2H 4x 3L 2H")
-_CENTRAL_HEADER = struct.Struct("<4x 4x 2H 4x 3L 4H 2x 2L")
-_END_LENGTH, _LOCATOR_LENGTH, _END64_LENGTH = 22, 20, 56
-_MOST_DIRECTORIES = 16
+__all__ = ["inspect_content", "inspect_zips"]
 
 
-class Directory(NamedTuple):
-    """The central directory: where it starts and ends in the file, and how many entries it has.
+def inspect_zips(file: BinaryIO, size: int, tally: Tally, *, is_tar: bool = False) -> None:
+    """Judge the zip that a file of ``size`` bytes is, or each that is in it. Raises ``ArchiveRefused``.
 
-    Offsets that it gives count from byte ``shift`` of the file: what is before belongs to another format.
+    Outside of them, no entry may be where a program would find it that reads front to back: bsdtar does in a file that
+    begins with ``PK``, 7-Zip at the beginning of any file but a tar, whose own entries are judged.
     """
-
-    start: int
-    end: int
-    entries: int
-    shift: int
-
-
-class _Entry(NamedTuple):
-    """What the directory says of one entry; ``offset`` counts from the file's start."""
-
-    offset: int
-    name: bytes
-    other_name: bytes | None
-    flags: int
-    method: int
-    crc: int
-    packed: int
-    size: int
-    mode: int
-    encrypted: bool
-
-    @property
-    def path(self) -> str:
-        return self.name.decode("utf-8" if self.flags & _FLAG_UTF8 else "cp437", "surrogateescape")
-
-
-def find_directories(file: BinaryIO, size: int) -> list[Directory]:
-    """Find the directory of a zip file of ``size`` bytes; none if it is no zip.
-
-    A file that begins like a zip must have one, whose record ends the file (but for zeros: some writers fill a block).
-    In any other, programs look for one in its tail, for self-extracting archives are made like that, and so are
-    polyglots: then it is each that is there. Raises ``ArchiveRefused`` where two programs could find two directories,
-    or one finds none.
-    """
-    tail_start = max(0, size - _END_LENGTH - _LONGEST_COMMENT)
-    tail = _read(file, tail_start, size - tail_start)
-    ends = [tail_start + at for at in _occurrences(tail, _END) if at + _END_LENGTH <= len(tail)]
-    if not _peek(file, 0, 4).startswith(ZIP_HEADS):
-        ends = [at for at in ends if _ends_directory(file, at)]
-        if len(ends) > _MOST_DIRECTORIES:
-            raise damaged("several zips are hidden in it")
-        return [_directory(file, at) for at in ends]
-    if not ends:
-        raise damaged("the zip has no directory")
-    whole = [at for at in ends if _ends_file(tail[at - tail_start :])]
-    if whole != ends[-1:]:
-        raise damaged("the zip has several directories, or data after its end")
-    return [_directory(file, whole[0])]
-
-
-def inspect_zip(file: BinaryIO, directory: Directory, tally: Tally) -> None:
-    """Hold every entry of a zip file against the rules. Raises ``ArchiveRefused``."""
-    tally.announced(directory.entries)
+    head = peek(file, 0, 4)
+    streamed = head.startswith(b"PK")
+    searched = size if streamed else min(SEARCHED, size)
     end = 0
-    for entry in sorted(_entries(file, directory), key=lambda entry: entry.offset):
+    for directory in find_directories(file, size, is_tar=is_tar):
+        start = _inspect_zip(file, directory, tally.another())
+        if not is_tar:
+            _no_hidden_entry(file, end, min(start, searched), surely=not streamed)
+        end = directory.end
+    if not is_tar and not head.startswith(ZIP_HEADS):
+        _no_hidden_entry(file, end, searched, surely=not streamed)
+
+
+def inspect_content(name: str, pieces: Iterator[bytes], tally: Tally) -> None:
+    """Judge the content of the last entry, and read all of ``pieces``. Raises ``ArchiveRefused``."""
+    head = b""
+    while len(head) < HEAD and (piece := next(pieces, b"")):
+        head += piece
+    detector = Detector()
+    pieces = chain([head] if head else [], pieces)
+    if is_document(name, head):
+        within = tally.within()
+        with tempfile.TemporaryFile() as copy:
+            for piece in pieces:
+                detector.feed(piece)
+                copy.write(piece)
+            inspect_zips(copy, copy.tell(), within)
+        if detector.tar:
+            tally.nested()
+        return
+    tally.content(name, head)
+    for piece in pieces:
+        detector.feed(piece)
+    if detector.tar or detector.zip:
+        tally.nested()
+
+
+def _inspect_zip(file: BinaryIO, directory: Directory, tally: Tally) -> int:
+    """Hold every entry against the rules; return where the first one starts."""
+    tally.announced(directory.entries)
+    listed = sorted(entries(file, directory), key=lambda entry: entry.offset)
+    first = end = listed[0].offset if listed else directory.start
+    for entry in listed:
         tally.entry(entry.size)
         tally.path(entry.path)
         if entry.other_name is not None:
@@ -108,125 +80,29 @@ def inspect_zip(file: BinaryIO, directory: Directory, tally: Tally) -> None:
         if entry.offset < end:
             raise damaged("two entries overlap")
         _no_hidden_entry(file, end, entry.offset)
-        start, end = _extent(file, entry)
+        start, end = extent(file, entry)
         if end > directory.start:
             raise damaged("an entry overlaps the directory")
         _look_into(file, entry, start, tally)
     _no_hidden_entry(file, end, directory.start)
     tally.finish()
+    return first
 
 
-def _directory(file: BinaryIO, at: int) -> Directory:
-    """Read the end record at ``at``, and the zip64 one if there is one: they must agree, and there be one disk."""
-    disk, first_disk, here, count, length, offset, _ = struct.unpack("<4H2LH", _read(file, at + 4, 18))
-    end, end64_offset = at, None
-    if at >= _LOCATOR_LENGTH and (locator := _read(file, at - _LOCATOR_LENGTH, _LOCATOR_LENGTH)).startswith(_LOCATOR):
-        _, end64_offset, _ = struct.unpack("<LQL", locator[4:])
-        end = at - _LOCATOR_LENGTH - _END64_LENGTH
-        record = _read(file, end, _END64_LENGTH) if end >= 0 else b""
-        if not record.startswith(_END64) or record[4:12] != struct.pack("<Q", 44):
-            raise damaged("the zip64 end record is not where it should be")
-        small = (disk, first_disk, here, count, length, offset)
-        large = struct.unpack("<2L4Q", record[16:])
-        full = (_FULL_16,) * 4 + (_FULL_32,) * 2
-        if any(a not in (b, c) for a, b, c in zip(small, large, full, strict=True)):
-            raise damaged("the end records of the zip disagree")
-        disk, first_disk, here, count, length, offset = large
-    elif _FULL_32 in (length, offset):
-        raise damaged("the zip64 end record is missing")
-    shift = end - length - offset
-    if disk or first_disk or here != count or shift < 0:
-        raise damaged("the end record of the zip cannot be true")
-    if shift and (end64_offset not in (None, end - shift) or _read(file, offset, 4) == _CENTRAL):
-        raise damaged("the zip has two directories, depending on where it is taken to begin")
-    if not shift and end64_offset not in (None, end):
-        raise damaged("the zip64 end record is not where it should be")
-    return Directory(end - length, end, count, shift)
+def _no_hidden_entry(file: BinaryIO, start: int, stop: int, *, surely: bool = False) -> None:
+    """Refuse an unlisted entry where a program looks for one that reads front to back; ``surely``: as 7-Zip does."""
+    for at in search(file, ZIP_ENTRY, start, stop):
+        if not surely or is_zip_entry(peek(file, at, HEAD), 0):
+            raise damaged("there is an entry that the directory does not list")
 
 
-def _entries(file: BinaryIO, directory: Directory) -> Iterator[_Entry]:
-    """Read the directory: as many entries as it says, and nothing else."""
-    at = directory.start
-    for _ in range(directory.entries):
-        header = _peek(file, at, _CENTRAL_HEADER.size)
-        if not header.startswith(_CENTRAL) or len(header) < _CENTRAL_HEADER.size:
-            raise damaged("the directory has fewer entries than it says")
-        (flags, method, crc, packed, size, name_length, extra_length, comment_length, disk, attributes, offset) = (
-            _CENTRAL_HEADER.unpack(header)
-        )
-        name = _read(file, at + _CENTRAL_HEADER.size, min(name_length, _LONGEST_PATH + 1))
-        extra = _extra(_read(file, at + _CENTRAL_HEADER.size + name_length, extra_length))
-        size, packed, offset = _widened((size, packed, offset), extra)
-        if disk not in (0, _FULL_16):
-            raise damaged("an entry is on another disk")
-        yield _Entry(
-            offset=directory.shift + offset,
-            name=name,
-            other_name=extra[_EXTRA_UNICODE_PATH][5 : 5 + _LONGEST_PATH + 1] if _EXTRA_UNICODE_PATH in extra else None,
-            flags=flags,
-            method=method,
-            crc=crc,
-            packed=packed,
-            size=size,
-            mode=attributes >> 16,
-            encrypted=bool(flags & _FLAGS_ENCRYPTED or method == _AES or _EXTRAS_ENCRYPTED & extra.keys()),
-        )
-        at += _CENTRAL_HEADER.size + name_length + extra_length + comment_length
-    if at != directory.end:
-        raise damaged("the directory has more than the entries that it says")
-
-
-def _extent(file: BinaryIO, entry: _Entry) -> tuple[int, int]:
-    """Compare an entry's own header with the directory; return where its data start and all that is its ends."""
-    header = _peek(file, entry.offset, _LOCAL_HEADER.size)
-    if not header.startswith(_LOCAL) or len(header) < _LOCAL_HEADER.size:
-        raise damaged("the directory lists an entry that is not there")
-    flags, method, crc, packed, size, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-    name = _read(file, entry.offset + _LOCAL_HEADER.size, name_length)
-    extra = _extra(_read(file, entry.offset + _LOCAL_HEADER.size + name_length, extra_length))
-    said = (crc, *_widened((size, packed), extra))
-    true = (entry.crc, entry.size, entry.packed)
-    streamed = bool(flags & _FLAG_DESCRIPTOR)  # written before all that was known: it may be 0 and follow the data
-    if name != entry.name or method != entry.method or (flags ^ entry.flags) & _FLAGS_ENCRYPTED:
-        raise damaged("an entry's header and the directory disagree")
-    if any(a != b and not (streamed and a == 0) for a, b in zip(said, true, strict=True)):
-        raise damaged("an entry's header and the directory disagree about its size or checksum")
-    if method == _STORED and entry.packed != entry.size:
-        raise damaged("an entry that is not compressed has two sizes")
-    if method == _DEFLATED and entry.size > entry.packed * _MOST_DEFLATED:
-        raise damaged("an entry says that it holds more than it can")
-    start = entry.offset + _LOCAL_HEADER.size + name_length + extra_length
-    end = start + entry.packed
-    if streamed:
-        end += _descriptor_length(file, end, entry, needed=said != true)
-    return start, end
-
-
-def _descriptor_length(file: BinaryIO, at: int, entry: _Entry, *, needed: bool) -> int:
-    """Measure the data descriptor at ``at`` (4.3.9: signed or not, of 32 or 64 bits), which must be true."""
-    found = _peek(file, at, 24)
-    sizes = [struct.pack("<LQQ", entry.crc, entry.packed, entry.size)]
-    if max(entry.packed, entry.size) <= _FULL_32:
-        sizes.append(struct.pack("<3L", entry.crc, entry.packed, entry.size))
-    for descriptor in (*(_DESCRIPTOR + form for form in sizes), *sizes):
-        if found.startswith(descriptor):
-            return len(descriptor)
-    if needed:
-        raise damaged("what follows an entry and the directory disagree about its size or checksum")
-    return 0
-
-
-def _no_hidden_entry(file: BinaryIO, start: int, stop: int) -> None:
-    """Refuse an entry that the directory does not list where one is looked for: some programs read front to back."""
-    if start < stop and _peek(file, start, 4) == _LOCAL:
-        raise damaged("there is an entry that the directory does not list")
-
-
-def _look_into(file: BinaryIO, entry: _Entry, start: int, tally: Tally) -> None:
-    """Judge what kind of entry it is, and its first bytes."""
+def _look_into(file: BinaryIO, entry: Entry, start: int, tally: Tally) -> None:
+    """Judge what kind of entry it is, and its content."""
     kind = stat.S_IFMT(entry.mode)
+    content = _content(file, entry, start)
     if kind == stat.S_IFLNK:
-        tally.symlink(entry.path, _content(file, entry, start, _LONGEST_PATH + 1).decode("utf-8", "surrogateescape"))
+        target = b"" if entry.size > LONGEST_PATH else b"".join(content)
+        tally.symlink(entry.path, target.decode("utf-8", "surrogateescape"))
     elif kind in (
         stat.S_IFCHR,
         stat.S_IFBLK,
@@ -234,81 +110,17 @@ def _look_into(file: BinaryIO, entry: _Entry, start: int, tally: Tally) -> None:
     ):  # S_IFIFO is how zip marks a file that it read from a pipe
         tally.special()
     else:
-        tally.content(entry.path, _content(file, entry, start, HEAD))
+        inspect_content(entry.path, content, tally)
 
 
-def _content(file: BinaryIO, entry: _Entry, start: int, length: int) -> bytes:
-    """Give the first ``length`` bytes of an entry, or fewer; none if it is in one of the rare compressions."""
-    if entry.method not in (_STORED, _DEFLATED):
-        return b""
-    packed = _read(file, start, min(entry.packed, 2 * length + 1024))  # enough for the worst that deflate does
-    if entry.method == _STORED:
-        return packed[:length]
-    try:
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, length)
-    except zlib.error:
-        raise damaged("an entry cannot be inflated") from None
-    if not min(entry.size, length) <= len(content) <= entry.size:
+def _content(file: BinaryIO, entry: Entry, start: int) -> Iterator[bytes]:
+    """Unpack an entry, which must hold what its headers say."""
+    size = checksum = 0
+    for piece in unpacked(Part(file, start, start + entry.packed), entry.method):
+        size += len(piece)
+        checksum = zlib.crc32(piece, checksum)
+        if size > entry.size:
+            break
+        yield piece
+    if (size, checksum) != (entry.size, entry.crc):
         raise damaged("an entry does not hold what it says")
-    return content
-
-
-def _extra(field: bytes) -> dict[int, bytes]:
-    """Split an extra field (4.5). What is too short for a header of its own is padding."""
-    extra: dict[int, bytes] = {}
-    at = 0
-    while at + 4 <= len(field):
-        tag, length = struct.unpack_from("<2H", field, at)
-        if tag in extra and tag == _EXTRA_ZIP64:
-            raise damaged("an entry has two zip64 fields")
-        extra[tag] = field[at + 4 : at + 4 + length]
-        at += 4 + length
-    return extra
-
-
-def _widened(values: tuple[int, ...], extra: dict[int, bytes]) -> tuple[int, ...]:
-    """Replace those of ``values`` that are full by what the zip64 field says, in their order (4.5.3)."""
-    wide = extra.get(_EXTRA_ZIP64, b"")
-    result = []
-    for value in values:
-        if value == _FULL_32:
-            if len(wide) < 8:
-                raise damaged("an entry lacks its zip64 sizes")
-            result.append(int.from_bytes(wide[:8], "little"))
-            wide = wide[8:]
-        else:
-            result.append(value)
-    return tuple(result)
-
-
-def _ends_directory(file: BinaryIO, at: int) -> bool:
-    """Whether the end record at ``at`` has a directory before it, in one of the places that programs look in."""
-    length, offset = struct.unpack("<2L", _read(file, at + 12, 8))
-    return _CENTRAL in (_peek(file, at - length, 4) if length <= at else b"", _peek(file, offset, 4)) or (
-        at >= _LOCATOR_LENGTH and _peek(file, at - _LOCATOR_LENGTH, 4) == _LOCATOR
-    )
-
-
-def _ends_file(record: bytes) -> bool:
-    """Whether an end record, given with all that follows it, is the last of the file but for its comment and zeros."""
-    end = _END_LENGTH + int.from_bytes(record[20:22], "little")
-    return end <= len(record) and not record[end:].strip(b"\0")
-
-
-def _occurrences(data: bytes, mark: bytes) -> Iterator[int]:
-    at = data.find(mark)
-    while at >= 0:
-        yield at
-        at = data.find(mark, at + 1)
-
-
-def _peek(file: BinaryIO, at: int, length: int) -> bytes:
-    file.seek(at)
-    return file.read(length)
-
-
-def _read(file: BinaryIO, at: int, length: int) -> bytes:
-    found = _peek(file, at, length)
-    if len(found) < length:
-        raise damaged("it ends too early")
-    return found
