@@ -82,7 +82,7 @@ class Upload:
     def _parts(self) -> list[bytes]:
         extra = _part(EXTRA_FIELD, None, None, self.extra_value.encode())
         wanted = [_part(name, None, None, value.encode()) for name, value in self.fields]
-        content = f"{self.mark}\n".encode() + _CONTENT if self.content is None else self.content
+        content = f"{self.filename}\n".encode() + _CONTENT if self.content is None else self.content
         media_type = mimetypes.guess_type(self.filename)[0] or "application/octet-stream"
         file = [_part(self.field, self.filename, media_type, content)] * self.has_file
         return wanted + [extra] * self.extra_before + file + [extra] * self.extra_after
