@@ -319,14 +319,36 @@ def _probe_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--header", metavar=header, type=_as(HEADER), action="append", default=[], help="header added to every request"
     )
+    parser.add_argument(
+        "--form",
+        metavar="NAME=VALUE *",
+        type=_form_field,
+        action="append",
+        default=[],
+        help="form field that the API wants, sent before the file",
+    )
+    parser.add_argument("--filename", metavar="NAME", help="what the names of the test files end in (default: .txt)")
+    parser.add_argument("--content", metavar="FILE", type=_as(PATH), help="file whose content is uploaded")
+    parser.add_argument(
+        "--no-patience",
+        dest="patience",
+        action="store_false",
+        help="do not measure how long the API waits for a slow body (takes up to 90 s)",
+    )
     parser.add_argument("--json", action="store_true", help="report as a JSON object")
 
 
 def _probe(options: argparse.Namespace) -> int:
     settings, _ = read({}, os.environ, find_file(None, os.environ))
-    from aiorelay.probe import Target, as_json, as_lines, probe  # noqa: PLC0415 - brings cryptography along
+    from aiorelay.probe import Target, as_json, as_lines, is_complete, probe  # noqa: PLC0415 - brings cryptography along
 
     generated = settings.state_dir / "tls" / "ca.pem"
+    try:
+        content = options.content.read_bytes() if options.content else None
+    except OSError as error:
+        raise UsageError(f"--content: {options.content} cannot be read: {error.strerror}") from None
+    if options.patience and sys.stderr is not None and sys.stderr.isatty():
+        print("aiorelay: probing; how long the API waits is measured too, up to 90 s", file=sys.stderr)
     findings = probe(
         Target(
             url=options.url,
@@ -335,11 +357,15 @@ def _probe(options: argparse.Namespace) -> int:
             cacert=options.cacert,
             own_ca=generated if generated.is_file() else None,
             insecure=options.insecure,
+            form=tuple(options.form),
+            filename=options.filename,
+            content=content,
+            patience=options.patience,
         )
     )
     for line in [as_json(findings)] if options.json else as_lines(findings):
         print(_one_line(line))
-    return 0
+    return 0 if is_complete(findings, patience=options.patience) else FAILED
 
 
 COMMANDS = {

@@ -20,6 +20,7 @@ from aiorelay.errors import UpstreamFailed, UpstreamProblem, UpstreamTimeout
 from aiorelay.framing import Framed
 from aiorelay.headers import replace_all, spelt_alike
 from aiorelay.held_back import HeldBack
+from aiorelay.telemetry import log
 from aiorelay.threads import ended
 from aiorelay.tracing import UNTRACED, Tracing
 from aiorelay.watchdog import Watchdog
@@ -64,6 +65,7 @@ class Upstream:
         self._answer_timeout = answer_timeout
         self._connect_timeout = connect_timeout
         self._tracing = tracing
+        self._redirect_warned = False
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -113,9 +115,16 @@ class Upstream:
                 await self._send(held_back, body, exchange, notice)
                 answer = await _answer(exchange, body, self._answer_timeout)
                 answered(answer.status)
+                self._warn_of_redirect(answer.status)
                 yield answer
             finally:
                 await _end(exchange, body)
+
+    def _warn_of_redirect(self, status: int) -> None:
+        """Warn once: a client that follows a redirect sends its body again, past the relay (RFC 9110, section 15.4)."""
+        if status in {307, 308} and not self._redirect_warned:
+            self._redirect_warned = True
+            log.warning("the upload API redirects (%d): clients would go around the relay; correct --upstream", status)
 
     async def reachable(self) -> bool:
         """Whether a connection to the upstream can be made, TLS included."""

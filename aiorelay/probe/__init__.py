@@ -9,8 +9,8 @@ report     the findings as lines and as JSON
 The requests are raw on purpose: half of them are broken, as a relay breaks off an upload that a check has refused.
 """
 
-from aiorelay.probe.findings import NAMES, Finding
+from aiorelay.probe.findings import NAMES, Finding, is_complete
 from aiorelay.probe.report import as_json, as_lines
 from aiorelay.probe.trials import Target, probe
 
-__all__ = ["NAMES", "Finding", "Target", "as_json", "as_lines", "probe"]
+__all__ = ["NAMES", "Finding", "Target", "as_json", "as_lines", "is_complete", "probe"]

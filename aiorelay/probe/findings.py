@@ -17,7 +17,7 @@ from aiorelay.probe.uploads import Upload
 from aiorelay.probe.wire import Outcome, Silence
 from aiorelay.settings import SETTINGS
 
-__all__ = ["NAMES", "Evidence", "Finding", "Setup", "Trial", "judge", "judge_unreached"]
+__all__ = ["NAMES", "Evidence", "Finding", "Patience", "Setup", "Trial", "is_complete", "judge", "judge_unreached"]
 
 NAMES = (
     "reachable",
@@ -28,18 +28,23 @@ NAMES = (
     "order_sensitive",
     "filenames",
     "answers_early",
+    "patience",
+    "alive",
     "flags",
 )
 
 # Too many requests, and unavailable: they say nothing about the upload.
 _BUSY = {429, 503}
 
+_NO_TLS = "the URL is http"
+_WHAT_IT_WANTS = "give what it asks for with --field, --form, --filename, --content or --header"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A value, None where it could not be found out, and the reason in words."""
 
-    value: bool | str | tuple[str, ...] | None
+    value: bool | str | tuple[str, ...] | dict[str, float] | None
     reason: str
 
 
@@ -81,16 +86,29 @@ class Trial:
         return self.outcome.mentions(self.upload.mark)
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that the API waits for a silent and for a dripping body, at most ``bound``; None where unreachable."""
+
+    silent: float | None
+    dripping: float | None
+    bound: float
+
+
 @dataclass(slots=True)
 class Evidence:
     """The trials. Where the plain upload was not taken there is only one more: ``early``, sent by half.
 
-    ``cuts`` were broken off before their closing boundary, as the relay does it; ``unfinished`` is a whole request
-    without one.
+    ``without_file`` is the form that no API can take; ``last`` is a plain upload after all
+    others. ``cuts`` were broken off before their closing boundary, as the relay does it; ``unfinished`` is a whole
+    request without one.
     """
 
     early: Trial
     plain: Trial
+    last: Trial
+    without_file: Trial | None = None
+    patience: Patience | None = None
     chunked: Trial | None = None
     field_first: Trial | None = None
     field_last: Trial | None = None
@@ -98,13 +116,28 @@ class Evidence:
     cuts: Sequence[Trial] = ()
     unfinished: Trial | None = None
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the answer to the plain upload differs from that to a form without a file."""
+        other = self.without_file
+        return other is not None and (self.plain.named or self.plain.outcome.kind != other.outcome.kind)
+
     def took(self, trial: Trial) -> bool:
-        return trial.taken and (trial.named or not self.plain.named)
+        if not trial.taken or (self.plain.named and not trial.named):
+            return False
+        return trial.named or self.without_file is None or trial.outcome.kind != self.without_file.outcome.kind
 
     def words(self, trial: Trial) -> str:
         """What the API did with an upload, as what goes on from "it"."""
         unnamed = trial.taken and not self.took(trial)
         return f"{trial.outcome} without naming the file" if unnamed else str(trial.outcome)
+
+
+def is_complete(findings: Mapping[str, Finding], *, patience: bool) -> bool:
+    """Whether every finding could be had; without ``patience`` that one was not asked for, nor TLS of an http URL."""
+    unasked = {"tls_verified"} if findings["tls_verified"].reason == _NO_TLS else set()
+    unasked |= set() if patience else {"patience"}
+    return all(finding.value is not None for name, finding in findings.items() if name not in unasked)
 
 
 def judge_unreached(setup: Setup, error: OSError) -> dict[str, Finding]:
@@ -117,7 +150,7 @@ def judge_unreached(setup: Setup, error: OSError) -> dict[str, Finding]:
         reason = f"{_sentence(error.verify_message)}; --cacert names its CA, --insecure goes on without"
         findings["tls_verified"] = Finding(False, reason)
     elif setup.url.scheme == "http":
-        findings["tls_verified"] = Finding(None, "the URL is http")
+        findings["tls_verified"] = Finding(None, _NO_TLS)
     return findings
 
 
@@ -128,15 +161,17 @@ def judge(setup: Setup, evidence: Evidence) -> dict[str, Finding]:
         "tls_verified": _tls_verified(setup),
         "answers_early": _answers_early(evidence),
     }
-    if evidence.plain.taken:
+    if evidence.plain.taken and evidence.tells_apart:
         findings |= {
             **_lengths(evidence),
             "keeps_truncated": _keeps_truncated(evidence),
             "order_sensitive": _order_sensitive(evidence),
             "filenames": _filenames(evidence),
+            "patience": _patience(evidence.patience),
+            "alive": _alive(evidence),
         }
         findings["flags"] = _flags(setup, findings)
-    refusal = Finding(None, _refusal(setup, evidence.plain))
+    refusal = Finding(None, _refusal(setup, evidence))
     return {name: findings.get(name, refusal) for name in NAMES}
 
 
@@ -160,28 +195,59 @@ def _sentence(text: str) -> str:
 
 def _tls_verified(setup: Setup) -> Finding:
     if setup.url.scheme == "http":
-        return Finding(None, "the URL is http")
+        return Finding(None, _NO_TLS)
     if setup.unverified is not None:
         return Finding(False, f"{_sentence(setup.unverified)}; --insecure went on without")
     return Finding(True, f"by {setup.cacert}" if setup.cacert else "by the system's trust or the generated CA")
 
 
-def _refusal(setup: Setup, plain: Trial) -> str:
-    """Why a plain upload was not taken, as far as its status says."""
-    said = f"the plain upload was not taken: it {plain.outcome}"
+def _refusal(setup: Setup, evidence: Evidence) -> str:
+    """Why nothing was seen to be taken: what the API said."""
+    plain = evidence.plain
+    if plain.taken:
+        return (
+            f"its answer to an upload is like that to a form without a file, so nothing was seen to be taken: it "
+            f"{plain.outcome.excerpt}; {_WHAT_IT_WANTS}"
+        )
+    said = f"the plain upload was not taken: it {plain.outcome.excerpt}"
     match plain.outcome.status:
-        case 401 | 403:
-            return f"{said}; give what it wants with --header 'Authorization: ...'"
         case 404 | 405:
             return f"{said}; is there an upload API at this path?"
         case int(status) if 300 <= status < 400:
-            return f"{said}; give the URL that it redirects to"
+            return f"{said}; {_redirect(setup.url, plain.outcome)}"
         case 429 | 503:
             return f"{said}; try again later"
         case int(status) if 400 <= status <= 500:
-            return f"{said}; perhaps its file field is not {setup.field!r}: name it with --field"
+            return f"{said}; {_WHAT_IT_WANTS}"
         case _:
             return said
+
+
+def _redirect(url: URL, outcome: Outcome) -> str:
+    """The URL to use instead of one that redirects."""
+    try:
+        target = url.join(URL(outcome.location or ""))
+    except ValueError:
+        return "its Location is no URL"
+    return f"use {target}" if outcome.location else "it names no other URL"
+
+
+def _patience(patience: Patience | None) -> Finding:
+    if patience is None:
+        return Finding(None, "not measured, as --no-patience says")
+    if patience.silent is None or patience.dripping is None:
+        return Finding(None, "it could not be reached any more when its patience was measured")
+    advice = "; use --upstream-mode spool" if patience.dripping < patience.bound else ""
+    seconds = {"silent": patience.silent, "dripping": patience.dripping}
+    return Finding(seconds, f"seconds that it waited for the rest of an upload, of {patience.bound:g}{advice}")
+
+
+def _alive(evidence: Evidence) -> Finding:
+    """Whether the last plain upload was taken as the first one was."""
+    last = evidence.last
+    if evidence.took(last):
+        return Finding(True, "it took a plain upload after all others")
+    return Finding(None, f"it {last.outcome.excerpt} to a plain upload after all others; is it still running?")
 
 
 def _lengths(evidence: Evidence) -> dict[str, Finding]:
@@ -206,7 +272,7 @@ def _keeps_truncated(evidence: Evidence) -> Finding:
     whole request whose form has no end is the next best sign.
     """
     names = _joined(trial.upload.filename for trial in evidence.cuts)
-    look = f"to be sure, see that its storage holds no {names}"
+    look = f"to be sure, see that its storage holds no {names}, nor a temporary file with this name in its content"
     for trial in (evidence.early, *evidence.cuts):
         if evidence.took(trial):
             return Finding(True, f"it {trial.outcome} to an upload that was not whole; use --upstream-mode spool")
@@ -264,8 +330,10 @@ def _answers_early(evidence: Evidence) -> Finding:
 
 
 def _flags(setup: Setup, findings: Mapping[str, Finding]) -> Finding:
-    flags = ["--upstream", str(setup.url)]
-    if findings["keeps_truncated"].value is not False:  # in doubt, the safe one
+    flags = ["serve", "--upstream", str(setup.url)]
+    patience = findings["patience"]
+    cuts_dripping = isinstance(patience.value, dict) and "--upstream-mode spool" in patience.reason
+    if findings["keeps_truncated"].value is not False or cuts_dripping:  # in doubt, the safe one
         flags += ["--upstream-mode", "spool"]
     if findings["accepts_chunked"].value is False:
         flags += ["--upstream-chunked", "never"]
@@ -277,7 +345,7 @@ def _flags(setup: Setup, findings: Mapping[str, Finding]) -> Finding:
         flags += ["--upstream-ca", str(setup.cacert)]
     for name, _ in setup.headers:
         flags += ["--upstream-header", f"{name}: ***"]
-    note = "put the values of the headers for ***" if setup.headers else "for aiorelay serve"
+    note = "put the values of the headers for ***" if setup.headers else "to be pasted after aiorelay"
     return Finding(shlex.join(flags), note)
 
 

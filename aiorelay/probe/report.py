@@ -9,9 +9,16 @@ __all__ = ["as_json", "as_lines"]
 
 
 def as_lines(findings: Mapping[str, Finding]) -> Iterator[str]:
-    """One line for each finding: ``name: value  (reason)``."""
+    """One line for each finding, ``name: value  (reason)``, each reason once; the flags end it alone."""
+    told = set()
     for name, finding in findings.items():
-        yield f"{name}: {_words(finding.value)}  ({finding.reason})"
+        reason = "" if finding.reason in told else f"  ({finding.reason})"
+        told.add(finding.reason)
+        if name == "flags" and finding.value is not None:
+            yield f"flags:{reason}"
+            yield _words(finding.value)
+        else:
+            yield f"{name}: {_words(finding.value)}{reason}"
 
 
 def as_json(findings: Mapping[str, Finding]) -> str:
@@ -20,12 +27,14 @@ def as_json(findings: Mapping[str, Finding]) -> str:
     return json.dumps(values | {"reasons": {name: finding.reason for name, finding in findings.items()}})
 
 
-def _words(value: bool | str | tuple[str, ...] | None) -> str:  # noqa: FBT001 - a value, not a switch
+def _words(value: bool | str | tuple[str, ...] | dict[str, float] | None) -> str:  # noqa: FBT001 - a value, not a switch
     match value:
         case None:
             return "unknown"
         case bool():
             return "yes" if value else "no"
+        case dict():
+            return ", ".join(f"{name} {seconds:g} s" for name, seconds in value.items())
         case tuple():
             return ", ".join(value) or "none"
         case _:

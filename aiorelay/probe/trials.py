@@ -2,12 +2,13 @@
 
 import secrets
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from yarl import URL
 
-from aiorelay.probe.findings import Evidence, Finding, Setup, Trial, judge, judge_unreached
+from aiorelay.probe.findings import Evidence, Finding, Patience, Setup, Trial, judge, judge_unreached
 from aiorelay.probe.uploads import FILENAMES, Upload
 from aiorelay.probe.wire import Wire
 from aiorelay.tls import client_context
@@ -17,12 +18,18 @@ __all__ = ["Target", "probe"]
 # Seconds to wait for the answer to a whole upload, and for one that comes before the upload is whole.
 _PATIENCE = 15.0
 _EARLY = 1.0
+# Seconds after which a wait of the API counts as long enough, and what drips meanwhile each second, as the relay's
+# own pace while it awaits a verdict.
+_BOUND = 90.0
+_DRIP = b"\n" * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """The upload API to probe.
 
+    ``form`` are fields that the API wants, ``filename`` the end of the files' names, ``content`` what the files hold.
+    ``patience`` measures how long the API waits, which takes up to 90 s.
     ``field`` is the form field of the file, ``headers`` go with every request, ``cacert`` (PEM) is trusted instead of
     the system's CAs and ``own_ca``; ``insecure`` goes on where the certificate does not verify.
     """
@@ -33,6 +40,10 @@ class Target:
     cacert: Path | None = None
     own_ca: Path | None = None
     insecure: bool = False
+    form: tuple[tuple[str, str], ...] = ()
+    filename: str | None = None
+    content: bytes | None = None
+    patience: bool = True
 
 
 def probe(target: Target) -> dict[str, Finding]:
@@ -45,7 +56,7 @@ def probe(target: Target) -> dict[str, Finding]:
         wire, setup.unverified = _connect(target)
     except OSError as error:
         return judge_unreached(setup, error)
-    return judge(setup, _Trials(wire, target.field).evidence())
+    return judge(setup, _Trials(wire, target).evidence())
 
 
 def _connect(target: Target) -> tuple[Wire, str | None]:
@@ -67,16 +78,20 @@ def _connect(target: Target) -> tuple[Wire, str | None]:
 class _Trials:
     """The trials of one run; their files share a random word."""
 
-    def __init__(self, wire: Wire, field: str) -> None:
+    def __init__(self, wire: Wire, target: Target) -> None:
         self._wire = wire
-        self._field = field
+        self._target = target
         self._run = secrets.token_hex(4)
 
     def evidence(self) -> Evidence:
         plain = self._whole(self._upload("plain"))
         early = self._early()
         if not plain.taken:
-            return Evidence(plain=plain, early=early)
+            return Evidence(plain=plain, early=early, last=plain)
+        without_file = self._whole(self._upload("without-file", has_file=False))
+        if not Evidence(plain=plain, early=early, without_file=without_file, last=plain).tells_apart:
+            last = self._whole(self._upload("last"))
+            return Evidence(plain=plain, early=early, without_file=without_file, last=last)
         chunked = self._chunked(self._upload("chunked"))
         return Evidence(
             plain=plain,
@@ -90,13 +105,45 @@ class _Trials:
             },
             cuts=[self._cut(), self._chunked_cut()] if chunked.taken else [self._cut()],
             unfinished=self._unfinished(),
+            without_file=without_file,
+            patience=self._patience() if self._target.patience else None,
+            last=self._whole(self._upload("last")),
         )
 
+    def _patience(self) -> Patience:
+        """Measure a silent and a dripping body side by side."""
+
+        def measure(label: str, drip: bytes) -> float | None:
+            upload = self._upload(label)
+            length = len(upload.unfinished) + int(_BOUND * 2) * len(_DRIP)
+            headers = [("Content-Type", upload.content_type), ("Content-Length", str(length))]
+            return self._wire.wait(headers, upload.unfinished, drip=drip, bound=_BOUND)
+
+        with ThreadPoolExecutor(2) as pool:
+            silent, dripping = pool.map(measure, ("silent", "dripping"), (b"", _DRIP))
+        return Patience(silent, dripping, _BOUND)
+
     def _upload(
-        self, label: str, special: str = "", *, extra_before: bool = False, extra_after: bool = False
+        self,
+        label: str,
+        special: str = "",
+        *,
+        extra_before: bool = False,
+        extra_after: bool = False,
+        has_file: bool = True,
     ) -> Upload:
-        mark = f"aiorelay-probe-{self._run}-{label}"
-        return Upload(self._field, mark, special, extra_before, extra_after)
+        target = self._target
+        return Upload(
+            target.field,
+            f"aiorelay-probe-{self._run}-{label}",
+            special,
+            extra_before,
+            extra_after,
+            ending=f"-{target.filename}" if target.filename else ".txt",
+            fields=target.form,
+            content=target.content,
+            has_file=has_file,
+        )
 
     def _whole(self, upload: Upload) -> Trial:
         return self._with_length(upload, len(upload.body), upload.body)

@@ -1,7 +1,10 @@
 """The test uploads: small forms as bytes, framed as the relay frames them, harmless and recognisable by name."""
 
+import mimetypes
+import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 from aiorelay.head import write_head
 from aiorelay.upload import Part
@@ -20,7 +23,10 @@ _CONTENT = b"Sent by `aiorelay probe` to learn what this upload API accepts. It 
 class Upload:
     """A form with a small file in ``field``, and perhaps another field before or after it.
 
-    ``mark`` begins the file's name, and is in no other upload's; ``special`` goes on from there.
+    ``mark`` begins the file's name, and is in no other upload's; ``special`` and ``ending`` go on from there.
+    ``fields`` are those that the API wants, before the file. ``content`` replaces the text that holds the mark.
+    An upload without a file (``has_file``) is one that no API can take. The boundary appears nowhere else: some
+    servers split at the bare boundary, without its dashes and line break.
     """
 
     field: str
@@ -28,10 +34,15 @@ class Upload:
     special: str = ""
     extra_before: bool = False
     extra_after: bool = False
+    ending: str = ".txt"
+    fields: tuple[tuple[str, str], ...] = ()
+    content: bytes | None = None
+    has_file: bool = True
+    boundary: str = dataclass_field(default_factory=lambda: secrets.token_hex(16))
 
     @property
     def filename(self) -> str:
-        return f"{self.mark}{self.special}.txt"
+        return f"{self.mark}{self.special}{self.ending}"
 
     @property
     def spellings(self) -> tuple[str, str]:
@@ -44,30 +55,37 @@ class Upload:
 
     @property
     def content_type(self) -> str:
-        return f"multipart/form-data; boundary={self.mark}"
+        return f"multipart/form-data; boundary={self.boundary}"
 
     @property
     def body(self) -> bytes:
         """The whole form."""
-        return self.unfinished + self._closing
+        return (self._delimited + self._closing)[2:]
 
     @property
     def unfinished(self) -> bytes:
         """The form without its closing boundary: what an upstream has when the relay breaks off at the latest."""
-        return self._delimiter.join((b"", *self._parts()))[2:]
+        return self._delimited[2:]
+
+    @property
+    def _delimited(self) -> bytes:
+        return self._delimiter.join((b"", *self._parts()))
 
     @property
     def _delimiter(self) -> bytes:
-        return b"\r\n--" + self.mark.encode() + b"\r\n"
+        return b"\r\n--" + self.boundary.encode() + b"\r\n"
 
     @property
     def _closing(self) -> bytes:
-        return b"\r\n--" + self.mark.encode() + b"--\r\n"
+        return b"\r\n--" + self.boundary.encode() + b"--\r\n"
 
     def _parts(self) -> list[bytes]:
         extra = _part(EXTRA_FIELD, None, None, self.extra_value.encode())
-        file = _part(self.field, self.filename, "text/plain", _CONTENT)
-        return [extra] * self.extra_before + [file] + [extra] * self.extra_after
+        wanted = [_part(name, None, None, value.encode()) for name, value in self.fields]
+        content = f"{self.filename}\n".encode() + _CONTENT if self.content is None else self.content
+        media_type = mimetypes.guess_type(self.filename)[0] or "application/octet-stream"
+        file = [_part(self.field, self.filename, media_type, content)] * self.has_file
+        return wanted + [extra] * self.extra_before + file + [extra] * self.extra_after
 
 
 def _part(name: str, filename: str | None, media_type: str | None, content: bytes) -> bytes:

@@ -6,6 +6,7 @@ import html
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -36,6 +37,19 @@ class Outcome:
     status: int | None = None
     texts: tuple[str, ...] = ()
     silence: Silence | None = None
+    location: str | None = None
+    keys: frozenset[str] = frozenset()
+
+    @property
+    def kind(self) -> tuple[int | None, frozenset[str]]:
+        """What answers of the same meaning have in common: the status and the keys of the JSON document."""
+        return self.status, self.keys
+
+    @property
+    def excerpt(self) -> str:
+        """The status with the first 200 bytes of the answer, for people."""
+        said = self.texts[0].encode()[:200].decode("utf-8", "ignore").strip() if self.texts else ""
+        return f"{self}: {said}" if said else str(self)
 
     def __str__(self) -> str:
         return f"answered {self.status}" if self.silence is None else self.silence.value
@@ -86,6 +100,30 @@ class Wire:
             connection.settimeout(patience)
             return _answer(connection)
 
+    def wait(self, headers: Iterable[tuple[str, str]], body: bytes, *, drip: bytes, bound: float) -> float | None:
+        """Send a head and ``body``, then ``drip`` each second, and measure the seconds until an answer or a hang-up.
+
+        An empty ``drip`` is a silent body. Gives ``bound`` where nothing happens until then, None where no connection
+        can be made.
+        """
+        try:
+            connection = self.dial()
+        except OSError:
+            return None
+        begun = time.monotonic()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(self._head(headers) + body)
+            while (left := begun + bound - time.monotonic()) > 0:
+                connection.settimeout(min(1.0, left))
+                try:
+                    connection.recv(1)
+                except TimeoutError:
+                    connection.settimeout(max(left, 1.0))
+                    connection.sendall(drip)
+                else:
+                    break
+        return min(round(time.monotonic() - begun, 1), bound)
+
     def _head(self, headers: Iterable[tuple[str, str]]) -> bytes:
         host = ("Host", self._url.host_port_subcomponent or "")
         given = {name.lower() for name, _ in self._headers}
@@ -119,7 +157,18 @@ def _answer(connection: socket.socket) -> Outcome:
     with contextlib.suppress(OSError, HTTPException, ValueError):  # the status says most
         body = response.read(_LONGEST_ANSWER)
     heads = [value for name, value in response.getheaders() if name.lower() == "location"]
-    return Outcome(response.status, tuple(_texts(body.decode("utf-8", "replace"), heads)))
+    text = body.decode("utf-8", "replace")
+    return Outcome(
+        response.status, tuple(_texts(text, heads)), location=heads[0] if heads else None, keys=frozenset(_keys(text))
+    )
+
+
+def _keys(body: str) -> Iterator[str]:
+    """The keys at the top of a JSON document."""
+    with contextlib.suppress(ValueError, RecursionError):
+        document = json.loads(body)
+        if isinstance(document, dict):
+            yield from document
 
 
 def _texts(body: str, heads: Iterable[str]) -> Iterator[str]:

@@ -34,7 +34,7 @@ class Upload(BaseHTTPRequestHandler):
                 file.flush()
         if left and manner == "hang-up":
             return
-        self.send_response(201)
+        self.send_response(201 if file else 400)
         self.end_headers()
 
     def log_message(self, *_):
