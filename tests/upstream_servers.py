@@ -85,7 +85,12 @@ class UploadApi:
         return self._log.decode(errors="replace")
 
     def stored(self) -> list[StoredFile]:
-        return sorted(stored_file(path.name, path.read_bytes()) for path in self.store.iterdir())
+        """The files that are there now; one that is removed meanwhile is not."""
+        found = []
+        for path in self.store.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(stored_file(path.name, path.read_bytes()))
+        return sorted(found)
 
 
 @dataclass(frozen=True)
