@@ -9,7 +9,7 @@ import random
 import time
 
 import pytest
-from peers import Recorder, ask, connected, form, json_request, part, request
+from peers import Recorder, ask, connected, eventually, form, json_request, part, request
 from upstream_servers import IDLE_CLOCKS, REQUEST_CLOCKS, SERVERS, stored_file
 
 from aiorelay import Refused
