@@ -105,7 +105,7 @@ async def test_a_scanner_that_falls_silent_is_unavailable(relay, impatient, reco
 
 
 async def test_a_validator_that_hangs_is_our_own_failure(relay, impatient):
-    chain = await relay(impatient, validator=[f"{__name__}:Hanging"], idle_timeout="1s")
+    chain = await relay(impatient, validator=[f"{__name__}:Hanging"], validator_timeout=OURS, idle_timeout="1s")
     try:
         assert problem(await ask(chain.rest1, chain.tls, UPLOAD)) == (500, "internal")
     finally:
