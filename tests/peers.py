@@ -343,9 +343,9 @@ class Client:
         del self.received[: end + 4]
         return head
 
-    async def answer(self) -> Message:
-        """Read an answer, to its end or the connection's."""
-        async with asyncio.timeout(PATIENCE):
+    async def answer(self, patience: float = PATIENCE) -> Message:
+        """Read an answer, to its end or the connection's, for at most ``patience`` seconds."""
+        async with asyncio.timeout(patience):
             while not ((message := parse(bytes(self.received), answer=True)) and message.whole):
                 if not await self._read():
                     break
@@ -353,11 +353,11 @@ class Client:
         del self.received[: message.end]
         return message
 
-    async def ask(self, *blocks: bytes) -> Message:
+    async def ask(self, *blocks: bytes, patience: float = PATIENCE) -> Message:
         """Send a request, and give the answer even if it comes before the request's end."""
         sending = asyncio.create_task(self.send(*blocks))
         try:
-            return await self.answer()
+            return await self.answer(patience)
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -396,10 +396,10 @@ async def connected(url: str, tls: ssl.SSLContext) -> AsyncGenerator[Client, Non
             await writer.wait_closed()
 
 
-async def ask(url: str, tls: ssl.SSLContext, *blocks: bytes) -> Message:
+async def ask(url: str, tls: ssl.SSLContext, *blocks: bytes, patience: float = PATIENCE) -> Message:
     """Send one request over a connection of its own, and give the answer."""
     async with connected(url, tls) as client:
-        return await client.ask(*blocks)
+        return await client.ask(*blocks, patience=patience)
 
 
 async def run(*command: str, stdin: bytes = b"") -> tuple[int, str, str]:

@@ -1070,7 +1070,7 @@ async def test_tls_handshake_that_never_ends_is_a_timeout(opened: Opener) -> Non
 async def test_head_that_does_not_come_is_a_timeout(opened: Opener, head: bytes) -> None:
     async with origin(Answer(head, "hang")) as server:
         with pytest.raises(errors.SourceTimeout):
-            await opened(server.url(), limits=Limits(first_byte=0.2))
+            await opened(server.url(), limits=Limits(idle=0.2))
         await server.gone.wait()
 
 
@@ -1084,7 +1084,7 @@ async def test_silence_in_the_body_is_a_timeout(opened: Opener) -> None:
 
 async def test_slow_reader_is_no_silence(opened: Opener) -> None:
     async with origin(ok(DATA * 8)) as server:
-        remote = await opened(server.url(), limits=Limits(idle=0.3, first_byte=0.3))
+        remote = await opened(server.url(), limits=Limits(idle=0.3))
         await anext(remote.chunks)
         await asyncio.sleep(0.6)  # longer than the limit: the source has said all that it could
         assert len(await read(remote)) > 0

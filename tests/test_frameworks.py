@@ -2,74 +2,31 @@
 
 import asyncio
 import contextlib
-import os
 import random
-import shutil
-import socket
-import sys
-from pathlib import Path
 
 import pytest
 from peers import BOUNDARY, PATIENCE, Client, ask, eventually, form, json_request, part, request
+from upstream_servers import SERVERS
 
-TESTS = Path(__file__).parent
-PYTHON = sys.executable
 # Larger than what the frameworks keep in memory, and full of what multipart readers stumble over.
 CONTENT = random.Random(2).randbytes(3_000_000) + f"\r\n--{BOUNDARY[:-1]}\r\n\r\n--".encode() * 99  # noqa: S311 - no secret
-DJANGO = (PYTHON, "-m", "gunicorn", "--chdir", "{tests}/upstreams", "--bind", "fd://{fd}")
-FRAMEWORKS = {
-    "flask": (PYTHON, "{tests}/upstreams/flask_app.py", "{fd}", "{store}"),
-    "starlette": (
-        PYTHON,
-        "-m",
-        "uvicorn",
-        "--app-dir",
-        "{tests}/upstreams",
-        "--fd",
-        "{fd}",
-        "starlette_app:application",
-    ),
-    "django, synchronous": (*DJANGO, "django_app:application"),
-    "django, threaded": (*DJANGO, "--worker-class", "gthread", "django_app:application"),
-    "express": ("node", "{tests}/node/express_multer.mjs", "{fd}", "{store}"),
-}
-needs_length = pytest.mark.parametrize("framework", [name for name in FRAMEWORKS if name.startswith("django")])
-every = pytest.mark.parametrize("framework", FRAMEWORKS)
+needs_length = pytest.mark.parametrize("framework", ["gunicorn", "gunicorn-gthread"])
+every = pytest.mark.parametrize("framework", SERVERS)
 
 
 @pytest.fixture
-def store(tmp_path):
-    (tmp_path / "store").mkdir()
-    return tmp_path / "store"
+async def upstream(framework, upload_api):
+    return await upload_api(framework)
 
 
 @pytest.fixture
-async def upstream(framework, store):
-    """The port of an upload API on ``framework``, a program that is handed a listening socket."""
-    if framework == "express" and not (shutil.which("node") and (TESTS / "node/node_modules/multer").is_dir()):
-        missing = "node or the packages of tests/node are not installed"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        values = {"fd": listener.fileno(), "store": store, "tests": TESTS}
-        process = await asyncio.create_subprocess_exec(
-            *[word.format(**values) for word in FRAMEWORKS[framework]],
-            pass_fds=[listener.fileno()],
-            env={**os.environ, "STORE": str(store)},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,  # they complain about the broken uploads, as they should
-        )
-        port = listener.getsockname()[1]
-    yield port
-    process.terminate()
-    await process.wait()
+def store(upstream):
+    return upstream.store
 
 
 @pytest.fixture
 async def relay(upstream, aiorelay_server, tmp_path):
-    return await aiorelay_server(
-        only="rest1", upstream=f"http://127.0.0.1:{upstream}/upload", local_root=[tmp_path], answer_timeout="20s"
-    )
+    return await aiorelay_server(only="rest1", upstream=upstream.url, local_root=[tmp_path], answer_timeout="20s")
 
 
 async def directly(port, sent):
@@ -84,7 +41,7 @@ def a_form(name, fields=("note", "text")):
 
 @every
 async def test_form_arrives_as_it_does_directly(framework, upstream, relay, store):
-    direct = await directly(upstream, request("/upload", a_form("direct.pdf")))
+    direct = await directly(upstream.port, request("/upload", a_form("direct.pdf")))
     assert direct.status == 200, framework
     relayed = await ask(relay.rest1, relay.tls, request("/upload1", a_form("relayed.pdf")))
     assert relayed.status == 200
@@ -116,8 +73,7 @@ async def test_nothing_of_a_broken_form_is_stored(framework, relay, store, end):
 
 @needs_length
 async def test_chunks_are_spooled_for_who_does_not_take_them(framework, upstream, aiorelay_server, store):
-    url = f"http://127.0.0.1:{upstream}/upload"
-    relay = await aiorelay_server(only="rest1", upstream=url, upstream_chunked="never")
+    relay = await aiorelay_server(only="rest1", upstream=upstream.url, upstream_chunked="never")
     sent = request("/upload1", a_form("chunked.pdf"), chunked=True)
     async with asyncio.timeout(PATIENCE):
         assert (await ask(relay.rest1, relay.tls, sent)).status == 200, framework

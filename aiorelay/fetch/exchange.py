@@ -34,14 +34,14 @@ _NOT_HTTP = "{who} gave no valid HTTP answer."
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Longest waits in seconds: for DNS, for one connection, for the response head, between two reads.
+    """Longest waits in seconds: for DNS, for one connection, and for a byte of the source (``idle``).
 
-    ``min_rate`` is the least bytes a second (see ``Pace``).
+    ``idle`` bounds the response head as a whole, and each read of the body. ``min_rate`` is the least bytes a second
+    (see ``Pace``).
     """
 
     dns: float = 5.0
     connect: float = 5.0
-    first_byte: float = 15.0
     idle: float = 30.0
     min_rate: int = 0
 
@@ -120,7 +120,7 @@ class Exchange:
             self._response.close()
 
     async def _connected(self, *_: object) -> None:
-        self._deadline.reschedule(asyncio.get_running_loop().time() + self._limits.first_byte)
+        self._deadline.reschedule(asyncio.get_running_loop().time() + self._limits.idle)
 
     def _problem(self, failure: Exception, who: str) -> errors.Problem:
         if isinstance(failure, aiohttp.ClientConnectorError) and self._dialler.refusal:

@@ -1,4 +1,4 @@
-"""An upload API on Django, for gunicorn: STORE names its directory."""
+"""An upload API on Django, for gunicorn: STORE names its directory; more bytes than MAX_BODY are answered with 413."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,17 @@ from pathlib import Path
 import django
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
-from django.http import HttpResponseBadRequest, JsonResponse
+from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.urls import path
 
 settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="for tests", USE_TZ=True)
 django.setup()
+MAX_BODY = float(os.environ.get("MAX_BODY", "inf"))
 
 
 def upload(request):
+    if int(request.headers.get("Content-Length", 0)) > MAX_BODY:
+        return HttpResponse("too large", status=413)
     if "somefile" not in request.FILES:
         return HttpResponseBadRequest("no file")
     file = request.FILES["somefile"]

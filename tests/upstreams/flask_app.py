@@ -1,15 +1,22 @@
-"""An upload API on Flask's development server: flask_app.py FD STORE [FIELD]."""
+"""An upload API on Flask's development server: flask_app.py FD STORE [FIELD].
 
+Optional variables: MAX_BODY (bytes; more is answered with 413), IDLE (seconds of silence on a connection), CERTIFICATE
+(a PEM with chain and key: it speaks TLS).
+"""
+
+import os
 import sys
 from pathlib import Path
 
 from flask import Flask, request
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.utils import secure_filename
 
 descriptor, store = int(sys.argv[1]), Path(sys.argv[2])
 field = next(iter(sys.argv[3:]), "somefile")
 app = Flask(__name__)
+if "MAX_BODY" in os.environ:
+    app.config["MAX_CONTENT_LENGTH"] = int(os.environ["MAX_BODY"])
 
 
 @app.post("/upload")
@@ -20,4 +27,11 @@ def upload():
     return {"status": "done", "path": str(path), "fields": request.form}
 
 
-make_server("127.0.0.1", 0, app, threaded=True, fd=descriptor).serve_forever()
+class Handler(WSGIRequestHandler):
+    timeout = float(os.environ["IDLE"]) if "IDLE" in os.environ else None
+
+
+certificate = os.environ.get("CERTIFICATE")
+tls = (certificate, certificate) if certificate else None
+server = make_server("127.0.0.1", 0, app, threaded=True, fd=descriptor, request_handler=Handler, ssl_context=tls)
+server.serve_forever()

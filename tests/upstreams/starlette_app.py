@@ -1,14 +1,18 @@
-"""An upload API on Starlette, for uvicorn: STORE names its directory."""
+"""An upload API on Starlette, for uvicorn: STORE names its directory; more than MAX_BODY bytes get 413."""
 
 import os
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
+
+MAX_BODY = float(os.environ.get("MAX_BODY", "inf"))
 
 
 async def upload(request):
+    if int(request.headers.get("Content-Length", 0)) > MAX_BODY:
+        return PlainTextResponse("too large", status_code=413)
     async with request.form() as form:
         file = form["somefile"]
         target = Path(os.environ["STORE"]) / Path(file.filename).name
