@@ -405,7 +405,7 @@ async def test_connection_that_the_upstream_closed_meanwhile_is_not_used_again(r
 
 async def test_connection_of_a_refused_upload_is_not_used_again(relay):
     upstream, chain = await relay()
-    bad = request("/upload1", form(part("somefile", b"x" * 100_000, "a.txt"), end=b"?\r\n"))
+    bad = request("/upload1", form(part("somefile", b"x" * 1_000_000, "a.txt"), end=b"?\r\n"))
     assert (await ask(chain.rest1, chain.tls, bad)).status == 400
     assert (await ask(chain.rest1, chain.tls, SMALL)).status == 200
     assert [len(connection.requests) for connection in upstream.connections] == [0, 1]
