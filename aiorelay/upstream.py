@@ -23,6 +23,7 @@ from aiorelay.held_back import HeldBack
 from aiorelay.telemetry import log
 from aiorelay.threads import ended
 from aiorelay.tracing import UNTRACED, Tracing
+from aiorelay.upstream_connection import AnswerRescue
 from aiorelay.watchdog import Watchdog
 
 __all__ = ["Upstream"]
@@ -338,6 +339,7 @@ class _Body(aiohttp.Payload):
         self._writer, self._transport = writer, writer.transport
         if self._transport is not None:
             self._transport.set_write_buffer_limits(_KEPT)
+            AnswerRescue.attach(self._transport)
         self.opened.set_result(None)
         with suppress(asyncio.CancelledError):  # by aiohttp, when an answer is complete though the body is not
             await ended(self._is_over)

@@ -257,12 +257,13 @@ async def test_early_refusal_of_an_upstream_that_closes_reaches_the_client(relay
     assert (answer.status, answer.body) == (413, b"too much"), round_
 
 
-async def test_early_refusal_that_a_reset_overtakes_is_a_failure_of_the_upstream(relay):
-    """RFC 9112, section 9.6: who closes while the other still sends may have its answer erased by TCP."""
+@pytest.mark.parametrize("round_", range(10))
+async def test_early_refusal_that_a_reset_overtakes_reaches_the_client(relay, round_):
+    """The system keeps what arrived before a reset; it is read after the write has failed."""
     _, chain = await relay(answering_and_closing(TOO_LARGE))
     async with connected(chain.rest1, chain.tls) as client:
         answer = await client.ask(request("/upload1", LARGE))
-    assert answer.status in {413, 502}
+    assert (answer.status, answer.body) == (413, b"too much"), round_
 
 
 async def test_early_success_is_not_passed_on_before_the_verdict(relay):
