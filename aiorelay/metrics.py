@@ -47,6 +47,10 @@ class Metrics:
             "aiorelay_scans_total", "Virus scans that ended, by verdict", ["outcome"], registry=registry
         )
 
+        self.validators_given_up = Counter(
+            "aiorelay_validators_given_up", "Validators that took longer than validator-timeout", registry=registry
+        )
+
     def ended(self, upload: Upload) -> None:
         """Count an upload that has ended, and what it took."""
         self.uploads.labels(upload.endpoint, upload.outcome).inc()

@@ -40,6 +40,7 @@ from aiorelay.rest2 import Rest2
 from aiorelay.settings import Settings
 from aiorelay.sources import Sources
 from aiorelay.spool import Spool
+from aiorelay.threads import Threads
 from aiorelay.tracing import UNTRACED, Tracing, tracing
 from aiorelay.upstream import Upstream
 
@@ -140,7 +141,14 @@ async def relaying(premises: Premises) -> AsyncGenerator[None, None]:
             field=settings.field,
             limits=premises.limits,
             max_uploads=settings.max_uploads,
-            checks=chosen(settings, pool, spool=spool, on_scan=premises.metrics.scanned),
+            checks=chosen(
+                settings,
+                pool,
+                stack.enter_context(Threads("validator")),
+                spool=spool,
+                on_scan=premises.metrics.scanned,
+                on_timeout=premises.metrics.validators_given_up.inc,
+            ),
             patience=premises.patience,
             pool=pool,
         )

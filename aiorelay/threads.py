@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from itertools import count
+from queue import SimpleQueue
+from threading import Semaphore, Thread
 from typing import Any, TypeVar
 
-__all__ = ["ended", "outcome"]
+__all__ = ["Threads", "ended", "outcome"]
 
 _Result = TypeVar("_Result")
 
@@ -31,3 +35,45 @@ async def ended(job: asyncio.Future[Any]) -> None:
         job.exception()
     if cancelled is not None:
         raise cancelled
+
+
+class Threads(Executor):
+    """Threads without an upper limit: work starts at once, in an idle thread or in a new one.
+
+    For work that may hang: a thread that never comes back keeps neither other work nor the end of the process waiting.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._idle = Semaphore(0)
+        self._started = count(1)
+        self._threads: list[Thread] = []
+
+    def submit(self, fn: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Future[_Result]:
+        future: Future[_Result] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+                    future.set_exception(error)
+
+        self._work.put(run)
+        if not self._idle.acquire(blocking=False):
+            thread = Thread(target=self._serve, name=f"{self._name}_{next(self._started)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - Executor's
+        """End the threads that are idle, and the others when their work is done. Waits for none: one may hang."""
+        for _ in self._threads:
+            self._work.put(None)
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # or what it holds would live until the next comes
+            self._idle.release()

@@ -446,7 +446,9 @@ async def test_cancelled_job_leaves_the_upstream_an_incomplete_request(relay, re
     origin, upstream = await recorder(source(gate)), await recorder()
     client = await relay(upstream=upstream.url)
     path = await client.ingest(origin.url)
-    await eventually(lambda: bool(upstream.connections) and BLOCK[: len(BLOCK) // 2] in upstream.connections[0].received)
+    await eventually(
+        lambda: bool(upstream.connections) and BLOCK[: len(BLOCK) // 2] in upstream.connections[0].received
+    )
     job = await client.json(path, "DELETE")
     assert (job["state"], job["received"], job["answer"]) == ("cancelled", len(BLOCK), None)
     await asyncio.wait_for(upstream.connections[0].cut.wait(), PATIENCE)

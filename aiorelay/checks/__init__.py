@@ -114,7 +114,8 @@ class OffLoop:
     ``inline`` bytes is judged on the loop, which for mere arithmetic is cheaper than the hop.
 
     What the validator raises that is none of its ``objections`` becomes ``Internal``; the log has ``name``, which
-    exception it was and where.
+    exception it was and where. So does a piece that takes longer than ``timeout`` seconds, if that is given: its thread
+    is left to itself, and ``on_timeout`` called.
     """
 
     PIECE = 512 * 1024
@@ -127,7 +128,11 @@ class OffLoop:
         name: str,
         inline: int = 0,
         objections: type[Problem] = Problem,
+        timeout: float | None = None,
+        on_timeout: Callable[[], object] = lambda: None,
     ) -> None:
+        self._timeout = timeout
+        self._on_timeout = on_timeout
         self._validator = validator
         self._pool = pool
         self._name = name
@@ -169,8 +174,15 @@ class OffLoop:
 
     async def _settle(self) -> None:
         in_work, self._in_work = self._in_work, None
-        if in_work is not None:
-            await in_work
+        if in_work is None:
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                await in_work
+        except TimeoutError as late:
+            log.error("%s gave no verdict for %g s; its thread is given up", self._name, self._timeout)
+            self._on_timeout()
+            raise Internal("A check of the file took too long; the log of the relay says which.") from late
 
     def _run_piece(self, piece: Iterable[bytes], last: bool) -> None:  # noqa: FBT001 - executors pass no keywords
         self._run(piece, last=last)

@@ -12,16 +12,24 @@ from aiorelay.checks.own import load
 from aiorelay.checks.size import max_size
 from aiorelay.settings import Settings
 from aiorelay.spool import Spool
+from aiorelay.threads import Threads
 
 __all__ = ["chosen"]
 
 
 def chosen(
-    settings: Settings, pool: Executor, *, spool: Callable[[], Spool], on_scan: Callable[[Outcome], None]
+    settings: Settings,
+    pool: Executor,
+    threads: Threads,
+    *,
+    spool: Callable[[], Spool],
+    on_scan: Callable[[Outcome], None],
+    on_timeout: Callable[[], object],
 ) -> list[Maker]:
     """The makers of the checks that ``settings`` turn on.
 
-    ``pool`` runs what is slow, ``spool`` makes room for what must be whole to be judged, ``on_scan`` counts scans.
+    ``pool`` runs what is slow, ``threads`` what may hang, ``spool`` makes room for what must be whole to be judged.
+    ``on_scan`` counts scans, ``on_timeout`` validators that were given up.
 
     Raises ``StartupError`` for a validator that cannot be loaded.
     """
@@ -33,5 +41,7 @@ def chosen(
     if settings.clamd is not None:
         fail_open = settings.clamd_fail == "open"
         makers.append(ClamAV(settings.clamd, timeout=settings.clamd_timeout, fail_open=fail_open, on_outcome=on_scan))
-    makers.extend(load(name, pool) for name in settings.validator)
+    makers.extend(
+        load(name, threads, timeout=settings.validator_timeout, on_timeout=on_timeout) for name in settings.validator
+    )
     return makers

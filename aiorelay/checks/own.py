@@ -12,10 +12,12 @@ from aiorelay.upload import Part
 __all__ = ["load"]
 
 
-def load(name: str, pool: Executor) -> Maker:
+def load(name: str, pool: Executor, *, timeout: float, on_timeout: Callable[[], object]) -> Maker:
     """Find the callable ``name``, ``(part: Part) -> Validator``, and make a check of it for every file.
 
-    It is called, and its validators run, in threads of ``pool``, one call at a time for each file: they may be slow.
+    It is called, and its validators run, in threads of ``pool``, one call at a time for each file: they may be slow,
+    but none may take longer than ``timeout`` seconds for a piece of the file or for its verdict. ``on_timeout`` is
+    called for each that does.
     Raises ``StartupError`` if there is no such callable, saying which part of the name is wrong.
     """
     make_validator = _find(name)
@@ -23,7 +25,14 @@ def load(name: str, pool: Executor) -> Maker:
     def make(part: Part) -> Check | None:
         if not part.is_file:
             return None
-        return OffLoop(_Late(make_validator, part), pool, name=f"validator {name}", objections=Refused)
+        return OffLoop(
+            _Late(make_validator, part),
+            pool,
+            name=f"validator {name}",
+            objections=Refused,
+            timeout=timeout,
+            on_timeout=on_timeout,
+        )
 
     return make
 

@@ -159,6 +159,7 @@ class Settings:
         "checks", choice("closed", "open"), "closed", "refuse what cannot be scanned, or let it through with a warning"
     )
     validator: tuple[str, ...] = many("checks", VALIDATOR, "validator of your own")
+    validator_timeout: float = one("checks", time(), 60, "longest wait for a validator, for each piece and its verdict")
     archive_max_ratio: int | None = one(
         "checks",
         count(least=1),

@@ -1,0 +1,46 @@
+"""Validators that never come to a verdict: each is given up in time, and stops nobody else."""
+
+import asyncio
+import threading
+
+import aiohttp
+
+RELEASE = threading.Event()
+
+
+class Hanging:
+    """Hangs for files called ``hang``, and takes all others."""
+
+    def __init__(self, part):
+        self.hangs = part.filename == "hang"
+
+    def feed(self, chunk):
+        pass
+
+    def finish(self):
+        if self.hangs:
+            RELEASE.wait()
+
+
+async def upload(session, chain, filename):
+    form = aiohttp.FormData()
+    form.add_field("somefile", b"bytes", filename=filename)
+    async with session.post(f"{chain.rest1}/upload1", data=form, ssl=chain.tls) as answer:
+        return answer.status, (await answer.json(content_type=None)).get("type")
+
+
+async def test_a_hundred_hanging_validators_are_given_up_and_stop_no_other_upload(aiorelay_server):
+    chain = await aiorelay_server(validator=[f"{__name__}:Hanging"], validator_timeout="5s")
+    try:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            hanging = [asyncio.create_task(upload(session, chain, "hang")) for _ in range(100)]
+            done, _ = await asyncio.wait(
+                [asyncio.create_task(upload(session, chain, "other")), *hanging], return_when=asyncio.FIRST_COMPLETED
+            )
+            assert [each.result() for each in done] == [(200, None)]
+            assert await asyncio.gather(*hanging) == [(500, "urn:aiorelay:internal")] * 100
+            async with session.get(f"{chain.rest1}/metrics", ssl=chain.tls) as answer:
+                assert "aiorelay_validators_given_up_total 100.0" in await answer.text()
+    finally:
+        RELEASE.set()
+    assert [path.name for path in chain.stored()] == ["other"]
