@@ -19,7 +19,8 @@ FLOORS = (
     {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "headers", "openapi"},
     {"form", "framing", "recorded", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
     | {"access", "acceptor", "identity", "metrics", "tracing"},
-    {"checks", "jobs", "listeners", "upstream"},
+    {"checks", "jobs", "listeners", "held_back", "upstream_connection"},
+    {"upstream"},
     {"body", "sources", "delivery", "job_routes", "tally"},
     {"intake", "rest2"},
     {"rest1"},
@@ -44,7 +45,7 @@ MAY_BE_LARGE = {
     "cli": "the commands, each a few lines, beside the one table that lists them",
 }
 MOST_LINES_OF_A_FUNCTION = 40
-MOST_LINES_OF_A_MODULE = 250
+MOST_LINES_OF_A_MODULE = 300
 
 
 def modules() -> dict[str, Path]:

@@ -12,7 +12,9 @@ from aiorelay.upload import Part
 __all__ = ["load"]
 
 
-def load(name: str, pool: Executor, *, timeout: float, on_timeout: Callable[[], object]) -> Maker:
+def load(
+    name: str, pool: Executor, *, timeout: float | None = None, on_timeout: Callable[[], object] = lambda: None
+) -> Maker:
     """Find the callable ``name``, ``(part: Part) -> Validator``, and make a check of it for every file.
 
     It is called, and its validators run, in threads of ``pool``, one call at a time for each file: they may be slow,
