@@ -296,8 +296,8 @@ async def test_closed_standard_input_is_one_sentence(recorder):
 async def test_interrupt_breaks_the_upload_off_with_status_130_and_no_traceback(recorder):
     api = await recorder()
     process = await program("-", "--to", api.url)
-    process.stdin.write(b"x" * 100_000)
-    await eventually(lambda: api.connections and len(api.connections[0].received) > 50_000)
+    process.stdin.write(b"x" * 1_000_000)
+    await eventually(lambda: api.connections and len(api.connections[0].received) > 500_000)
     process.send_signal(signal.SIGINT)
     assert await finished(process) == (130, "", "")
     await eventually(api.connections[0].cut.is_set)

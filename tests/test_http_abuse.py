@@ -17,6 +17,7 @@ LENGTH = f"Content-Length: {len(FORM)}"
 CHUNKED = chunks(FORM) + b"0\r\n\r\n"
 SMUGGLED = request("/upload1", form(part("somefile", b"smuggled", "smuggled.txt")), "Connection: close")
 KIB = 1024
+MORE_THAN_IS_KEPT_BACK = 512 * KIB
 
 
 def raw(*lines: str | bytes, body: bytes = FORM, start: str = "POST /upload1 HTTP/1.1", end: bytes = b"\r\n") -> bytes:
@@ -240,7 +241,8 @@ async def test_chunks_that_break_in_mid_body_are_answered_400_and_never_end_upst
     upstream = await recorder()
     chain = await aiorelay_server(only="rest1", upstream=upstream.url, idle_timeout="10m")
 
-    begun = raw("Transfer-Encoding: chunked", body=chunks(FORM[:-9]))
+    large = form(part("somefile", b"x" * MORE_THAN_IS_KEPT_BACK, "a.txt"))
+    begun = raw("Transfer-Encoding: chunked", body=chunks(large[:-9]))
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(connected(chain.rest1, chain.tls)) for _ in BROKEN_CHUNKS]
         for client in clients:

@@ -66,7 +66,7 @@ def relay(stranger):
 def behind_the_relay(stranger):
     """A directory: that of an API of the stranger's, behind a relay with the flags that ``probe`` advises."""
     stranger.own_api()
-    (advice,) = re.findall(r"^flags: (.*?)  \(", stranger.run(stranger.told("probe")), re.MULTILINE)
+    (advice,) = re.findall(r"^serve (.*)$", stranger.run(stranger.told("probe") + " --no-patience"), re.MULTILINE)
     command = stranger.told("--only rest1")
     assert stranger.here(command) == f"scripts/run --only rest1 {advice}"
     stranger.serve(command)

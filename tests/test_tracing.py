@@ -154,7 +154,9 @@ async def test_no_query_value_and_no_token_is_told(upload, collector, upstream, 
 
 
 async def test_a_refusal_is_told_by_the_code_of_its_problem(upload, collector):
-    refused = await upload(request("/upload1", FORM), max_size=1)
+    # More than is kept back: a smaller file is refused before there is an exchange.
+    large = form(part("somefile", b"x" * 1_000_000, "a.txt"))
+    refused = await upload(request("/upload1", large), max_size=900_000)
     assert refused.status == 413
     server, client = collector.one("POST /upload1"), collector.one("POST")
     assert attributes(server)["error.type"] == attributes(client)["error.type"] == "too-large"
