@@ -9,11 +9,14 @@ import socket
 import ssl
 from typing import Self
 
+from aiohttp.client_proto import ResponseHandler
+
 __all__ = ["AnswerRescue"]
 
 _RECEIVE = 64 * 1024
 # More than any answer to a refused upload: a peer that never stops sending must not hold up the event loop.
 _LIMIT = 4 * 1024 * 1024
+_REFUSALS = (b"HTTP/1.1 4", b"HTTP/1.1 5")
 
 
 class AnswerRescue(asyncio.Protocol):
@@ -40,6 +43,10 @@ class AnswerRescue(asyncio.Protocol):
         return rescue
 
     def data_received(self, data: bytes) -> None:
+        # Servers that refuse often hang up a moment later, with the body unread and without a word of it in the answer:
+        # the next upload would find the connection closed.
+        if data.startswith(_REFUSALS) and isinstance(self._protocol, ResponseHandler):
+            self._protocol.force_close()
         self._protocol.data_received(data)
 
     def eof_received(self) -> bool | None:

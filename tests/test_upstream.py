@@ -412,6 +412,14 @@ async def test_connection_of_a_refused_upload_is_not_used_again(relay):
     assert [len(connection.requests) for connection in upstream.connections] == [0, 1]
 
 
+async def test_connection_of_an_upload_that_the_api_refused_is_not_used_again(relay):
+    refusal = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n"
+    upstream, chain = await relay(answering(refusal))
+    statuses = [(await ask(chain.rest1, chain.tls, SMALL)).status for _ in range(3)]
+    assert statuses == [413] * 3
+    assert [len(connection.requests) for connection in upstream.connections] == [1] * 3
+
+
 async def test_answer_that_ends_with_the_connection_is_passed_back_whole(relay):
     async def script(connection):
         await connection.request()
