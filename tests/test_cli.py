@@ -242,3 +242,10 @@ def test_port_that_is_taken_is_one_line_and_status_1() -> None:
     assert done.stderr.startswith("aiorelay: ")
     assert done.stderr.endswith("; see aiorelay serve --help\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_importing_the_program_does_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import aiorelay.__main__"], capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
