@@ -4,42 +4,36 @@ async def test_my_client(aiorelay_server):
     chain = await aiorelay_server(max_size="1MiB")
     await my_upload(chain.rest1 + "/upload1", ssl=chain.tls)
     assert [f.name for f in chain.stored()] == ["report.pdf"]
+
+Every pytest where aiorelay is installed imports this module, so it imports next to nothing itself.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from pathlib import Path
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 
-from aiorelay.server import Chain, serve
-from aiorelay.settings import Settings
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiorelay.server import Chain
 
 __all__ = ["aiorelay_server"]
 
-
-@pytest.fixture(scope="session")
-def _aiorelay_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One CA for all tests of a session."""
-    return tmp_path_factory.mktemp("aiorelay-state")
+_FIXTURES = "aiorelay.pytest_fixture"
 
 
-@pytest_asyncio.fixture
-async def aiorelay_server(
-    tmp_path_factory: pytest.TempPathFactory, _aiorelay_state: Path
-) -> AsyncGenerator[Callable[..., Awaitable[Chain]], None]:
+@pytest.fixture
+def aiorelay_server(request: pytest.FixtureRequest) -> Callable[..., Awaitable[Chain]]:
     """A factory of running chains, which takes any setting by name.
 
     Each chain has free ports, a store of its own and the session's CA, unless told otherwise, and is closed
     with the test.
     """
-    async with AsyncExitStack() as stack:
-
-        async def start(**settings: object) -> Chain:
-            defaults = {"rest1_port": 0, "rest2_port": 0, "state_dir": _aiorelay_state, "grace": 0}
-            if "store" not in settings:
-                defaults |= {"store": tmp_path_factory.mktemp("aiorelay-store"), "fsync": False}
-            return await stack.enter_async_context(serve(Settings(**(defaults | settings))))
-
-        yield start
+    plugins = request.config.pluginmanager
+    if not plugins.hasplugin("asyncio"):
+        pytest.fail("aiorelay_server needs pytest-asyncio: pip install pytest-aiohttp", pytrace=False)
+    plugins.import_plugin(_FIXTURES)  # the servers, and fixtures that pytest-asyncio runs; once is enough
+    chains: Callable[..., Awaitable[Chain]] = request.getfixturevalue("_aiorelay_chains")
+    return chains

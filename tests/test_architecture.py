@@ -26,7 +26,7 @@ FLOORS = (
     {"rest1"},
     {"premises"},
     {"server"},
-    {"__init__", "client", "probe", "pytest_plugin"},
+    {"__init__", "client", "probe", "pytest_plugin", "pytest_fixture"},
     {"cli"},
     {"__main__"},
 )

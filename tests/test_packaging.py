@@ -147,11 +147,11 @@ def stored(answer):
 
 
 def test_every_module_can_be_imported_with_the_core_alone(python, tmp_path):
-    # But for the plugin, which only pytest imports.
+    # But for the two modules of the plugin, which only pytest imports.
     script = """
 import importlib, pkgutil, aiorelay
 for module in pkgutil.walk_packages(aiorelay.__path__, "aiorelay."):
-    if module.name not in {"aiorelay.pytest_plugin"}:
+    if module.name not in {"aiorelay.pytest_plugin", "aiorelay.pytest_fixture"}:
         importlib.import_module(module.name)
 print(aiorelay.__file__)
 """
@@ -162,6 +162,34 @@ print(aiorelay.__file__)
 def test_the_package_imports_nothing_of_pytest(tmp_path):
     script = "import sys, aiorelay, aiorelay.cli, aiorelay.server; print([m for m in sys.modules if 'pytest' in m])"
     assert said(sys.executable, "-c", script, cwd=tmp_path) == "[]\n"
+
+
+def test_pytest_without_asyncio_fails_only_what_asks_for_the_fixture(python, tmp_path):
+    (tmp_path / "test_stranger.py").write_text("""
+import sys
+
+def test_without_the_fixture():
+    assert not {"aiohttp", "aiorelay.server", "pytest_asyncio"} & sys.modules.keys()
+
+def test_with_the_fixture(aiorelay_server):
+    raise AssertionError("it is not given")
+""")
+    # pytest and what it needs, borrowed by their directories; no plugin of ours is among them.
+    needed = ("pytest", *closure("pytest", set()))
+    borrowed = {Path(file).parts[0] for name in needed for file in distribution(name).files}
+    (tmp_path / "borrowed").mkdir()
+    for top in borrowed - {"..", "__pycache__"}:
+        (tmp_path / "borrowed" / top).symlink_to(distribution("pytest").locate_file(top))
+    done = subprocess.run(
+        [python, "-m", "pytest", "-p", "no:cacheprovider", "test_stranger.py"],
+        cwd=tmp_path,
+        env={"PATH": os.defpath, "PYTHONPATH": str(tmp_path / "borrowed")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed, 1 error" in done.stdout, done.stdout + done.stderr
+    assert "\naiorelay_server needs pytest-asyncio: pip install pytest-aiohttp\n" in done.stdout
 
 
 def test_the_command_is_installed(python, tmp_path):

@@ -1,0 +1,33 @@
+"""What ``aiorelay_server`` gives: chains that run in the loop of the test. It is loaded by the first test that asks."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from aiorelay.server import Chain, serve
+from aiorelay.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def _aiorelay_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One CA for all tests of a session."""
+    return tmp_path_factory.mktemp("aiorelay-state")
+
+
+@pytest_asyncio.fixture
+async def _aiorelay_chains(
+    tmp_path_factory: pytest.TempPathFactory, _aiorelay_state: Path
+) -> AsyncGenerator[Callable[..., Awaitable[Chain]], None]:
+    """A factory of running chains, which are closed with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: object) -> Chain:
+            defaults = {"rest1_port": 0, "rest2_port": 0, "state_dir": _aiorelay_state, "grace": 0}
+            if "store" not in settings:
+                defaults |= {"store": tmp_path_factory.mktemp("aiorelay-store"), "fsync": False}
+            return await stack.enter_async_context(serve(Settings(**(defaults | settings))))
+
+        yield start
