@@ -44,6 +44,10 @@ class Access:
         """The client's address, as far as it can be trusted."""
         return client_address(request.remote or "unknown", request.headers, self._trusted)
 
+    def believes(self, request: web.BaseRequest) -> bool:
+        """Whether the request comes from a trusted proxy, which may say whom it speaks for."""
+        return _is_trusted(request.remote or "unknown", self._trusted)
+
 
 class Neighbourhood:
     """The door of the embedded upload API: who comes from this machine, or has one of the ``tokens``."""

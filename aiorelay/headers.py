@@ -10,7 +10,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiorelay.hops import HOP_BY_HOP
 
-__all__ = ["CONTENT_DIGESTS", "add_trace", "end_to_end", "replace_all", "spelt_alike"]
+__all__ = ["CONTENT_DIGESTS", "add_trace", "drop_client_claims", "end_to_end", "replace_all", "spelt_alike"]
 
 # Digests of the content as the client framed it (RFC 9530; RFC 3230; RFC 1864): untrue once it is framed anew.
 CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
@@ -25,18 +25,45 @@ def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ())
     return CIMultiDict((name, _utf_8(value)) for name, value in headers.items() if name.lower() not in dropped)
 
 
-def add_trace(
-    headers: "CIMultiDict[str]", *, version: HttpVersion, client: str | None, host: str | None, request_id: str
-) -> None:
-    """Say in a request where it came through: Via (RFC 9110), Forwarded (RFC 7239) and X-Request-ID.
+def drop_client_claims(headers: "CIMultiDict[str]") -> None:
+    """Remove what claims to know the client: Forwarded, X-Forwarded-* and X-Real-IP.
 
-    ``version`` is the one that it was received in.
+    With underscores too: WSGI and CGI name the environment variables of ``X_Real_IP`` and ``X-Real-IP`` alike.
+    """
+    for name in list(headers):
+        dashed = name.lower().replace("_", "-")
+        if dashed in {"forwarded", "x-real-ip"} or dashed.startswith("x-forwarded-"):
+            headers.popall(name, None)
+
+
+def add_trace(
+    headers: "CIMultiDict[str]",
+    *,
+    version: HttpVersion,
+    client: str,
+    peer: str | None,
+    host: str | None,
+    request_id: str,
+) -> None:
+    """Say in a request where it came through: Via (RFC 9110), Forwarded (RFC 7239), X-Forwarded-* and X-Request-ID.
+
+    ``version`` is the one that it was received in, from ``peer``. ``client`` is the address of the client, which
+    differs from ``peer`` where a trusted proxy has named it: a list that such a proxy has not begun begins with it.
     """
     _append(headers, hdrs.VIA, f"{version.major}.{version.minor} aiorelay")
-    elements = [f"for={_node(client)}"]
+    peer = (peer or "unknown").partition("%")[0]
+    named = [client] if client != peer else []
+    elements = [f"for={_node(peer)}"]
     if host:
         elements.append(f'host="{host}"')
+        headers.setdefault("X-Forwarded-Host", host)
+    if hdrs.FORWARDED not in headers:
+        headers.extend([(hdrs.FORWARDED, f"for={_node(each)}") for each in named])
     _append(headers, hdrs.FORWARDED, ";".join([*elements, "proto=https"]))
+    if "X-Forwarded-For" not in headers:
+        headers.extend([("X-Forwarded-For", each) for each in named])
+    _append(headers, "X-Forwarded-For", peer)
+    headers.setdefault("X-Forwarded-Proto", "https")
     headers["X-Request-ID"] = request_id
 
 

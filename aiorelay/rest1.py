@@ -32,7 +32,7 @@ from aiorelay.errors import Busy, ShuttingDown
 from aiorelay.expectation import leave_expectation, refuse_unrouted
 from aiorelay.form import Limits, requiring_file
 from aiorelay.framing import Framed, frame
-from aiorelay.headers import CONTENT_DIGESTS, add_trace, end_to_end
+from aiorelay.headers import CONTENT_DIGESTS, add_trace, drop_client_claims, end_to_end
 from aiorelay.intake import FORM, JSON, Intake, Make, by_content_type, content_type
 from aiorelay.job_routes import JobRoutes, location, shown
 from aiorelay.jobs import Job, Jobs
@@ -262,10 +262,13 @@ class Rest1:
             without = without | {"authorization"}
         headers = end_to_end(request.headers, without=without)
         headers[hdrs.CONTENT_TYPE] = media_type
+        if not self._access.believes(request):
+            drop_client_claims(headers)
         add_trace(
             headers,
             version=request.version,
-            client=request.remote,
+            client=self._access.client(request),
+            peer=request.remote,
             host=request.headers.get(hdrs.HOST),
             request_id=request_id.get(),
         )

@@ -277,6 +277,7 @@ async def test_end_to_end_headers_go_on_and_the_others_do_not(relay):
     lines = [f"{name}: {value}" for name, value in passed + kept_back]
     _, passed_on = await relay.ask(request("/upload1", FORM, *lines))
     ours = {"host", "via", "forwarded", "x-request-id", "content-type", "content-length"}
+    ours |= {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"}
     rest = [(name, value) for name, value in passed_on.headers if name.lower() not in ours]
     passed[passed.index(("X-Latin", "caf\udce9"))] = ("X-Latin", "café")
     passed[passed.index(("x-own", "2"))] = ("X-Own", "2")
@@ -288,9 +289,12 @@ async def test_end_to_end_headers_go_on_and_the_others_do_not(relay):
 async def test_nothing_is_added_but_where_the_request_came_through(relay):
     _, passed_on = await relay.ask(request("/upload1", FORM))
     added = {"Host", "Via", "Forwarded", "X-Request-ID", "Content-Type", "Content-Length"}
+    added |= {"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"}
     assert sorted(name.lower() for name, _ in passed_on.headers) == sorted(name.lower() for name in added)
     assert passed_on["Via"] == "1.1 aiorelay"
     assert passed_on["Forwarded"] == 'for=127.0.0.1;host="relay.example";proto=https'
+    assert passed_on["X-Forwarded-For"] == "127.0.0.1"
+    assert (passed_on["X-Forwarded-Proto"], passed_on["X-Forwarded-Host"]) == ("https", "relay.example")
 
 
 async def test_via_names_the_version_that_the_request_came_in(relay):
@@ -298,7 +302,8 @@ async def test_via_names_the_version_that_the_request_came_in(relay):
     assert passed_on["Via"] == "1.0 aiorelay"
 
 
-async def test_via_and_forwarded_are_appended_to(relay):
+async def test_via_and_forwarded_of_a_trusted_proxy_are_appended_to(relay):
+    await relay.start(trusted_proxy=["127.0.0.1"])
     lines = ["Via: 1.0 first", "Via: 1.1 second", "Forwarded: for=192.0.2.1;proto=http", "Forwarded: for=unknown"]
     _, passed_on = await relay.ask(request("/upload1", FORM, *lines))
     assert passed_on["Via"] == "1.0 first, 1.1 second, 1.1 aiorelay"
@@ -307,6 +312,7 @@ async def test_via_and_forwarded_are_appended_to(relay):
 
 
 async def test_a_list_that_would_be_too_long_for_many_servers_is_appended_to_in_a_field_of_its_own(relay):
+    await relay.start(trusted_proxy=["127.0.0.1"])
     given = [f"for={letter * 4000}" for letter in "ab"]
     _, passed_on = await relay.ask(request("/upload1", FORM, *(f"Forwarded: {each}" for each in given)))
     assert passed_on.all("Forwarded") == [*given, 'for=127.0.0.1;host="relay.example";proto=https']

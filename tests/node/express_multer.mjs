@@ -10,6 +10,7 @@ import multer from "multer";
 const [descriptor, store] = process.argv.slice(2);
 const { MAX_BODY, IDLE, REQUEST, CERTIFICATE } = process.env;
 const app = express();
+app.set("trust proxy", 1);
 const storage = multer.diskStorage({
   destination: store,
   filename: (_request, file, done) => done(null, file.originalname.replace(/[^\w.-]/g, "_")),
@@ -22,7 +23,8 @@ app.use((request, answer, next) => {
 
 app.post("/upload", multer({ storage }).single("somefile"), (request, answer) => {
   if (!request.file) return answer.status(400).json({ error: "no file" });
-  answer.json({ status: "done", path: request.file.path, name: request.file.originalname, fields: request.body });
+  const seen = [request.ip, request.protocol, request.hostname];
+  answer.json({ status: "done", path: request.file.path, name: request.file.originalname, fields: request.body, seen });
 });
 
 const options = { connectionsCheckingInterval: 250 };

@@ -8,8 +8,16 @@ from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.urls import path
+from django.views.decorators.csrf import csrf_protect
 
-settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="for tests", USE_TZ=True)
+settings.configure(
+    ALLOWED_HOSTS=["*"],
+    ROOT_URLCONF=__name__,
+    SECRET_KEY="for tests",
+    SECURE_PROXY_SSL_HEADER=("HTTP_X_FORWARDED_PROTO", "https"),
+    USE_TZ=True,
+    USE_X_FORWARDED_HOST=True,
+)
 django.setup()
 MAX_BODY = float(os.environ.get("MAX_BODY", "inf"))
 
@@ -22,8 +30,11 @@ def upload(request):
     file = request.FILES["somefile"]
     target = Path(os.environ["STORE"]) / file.name
     target.write_bytes(file.read())
-    return JsonResponse({"status": "done", "path": str(target), "fields": request.POST})
+    return JsonResponse(
+        {"status": "done", "path": str(target), "fields": request.POST, "seen": [request.scheme, request.get_host()]}
+    )
 
 
-urlpatterns = [path("upload", upload)]
+# The second one as the admin has it: against forged requests from other sites.
+urlpatterns = [path("upload", upload), path("protected", csrf_protect(upload))]
 application = get_wsgi_application()

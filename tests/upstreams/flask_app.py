@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 from flask import Flask, request
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.utils import secure_filename
 
 descriptor, store = int(sys.argv[1]), Path(sys.argv[2])
 field = next(iter(sys.argv[3:]), "somefile")
 app = Flask(__name__)
+app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)
 if "MAX_BODY" in os.environ:
     app.config["MAX_CONTENT_LENGTH"] = int(os.environ["MAX_BODY"])
 
@@ -24,7 +26,12 @@ def upload():
     file = request.files[field]
     path = store / secure_filename(file.filename)
     file.save(path)
-    return {"status": "done", "path": str(path), "fields": request.form}
+    return {"status": "done", "path": str(path), "fields": request.form, "seen": seen()}
+
+
+def seen():
+    """The client's address, and the scheme and host that it used."""
+    return [request.remote_addr, request.scheme, request.host]
 
 
 class Handler(WSGIRequestHandler):

@@ -18,7 +18,8 @@ async def upload(request):
         target = Path(os.environ["STORE"]) / Path(file.filename).name
         target.write_bytes(await file.read())
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
-    return JSONResponse({"status": "done", "path": str(target), "fields": fields})
+    seen = [request.client.host, request.url.scheme]
+    return JSONResponse({"status": "done", "path": str(target), "fields": fields, "seen": seen})
 
 
 application = Starlette(routes=[Route("/upload", upload, methods=["POST"])])
