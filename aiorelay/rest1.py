@@ -43,6 +43,7 @@ from aiorelay.passed_back import pass_back, say_only_what_was_said
 from aiorelay.prefer import preferred, take_back
 from aiorelay.problems import middleware
 from aiorelay.recorded import recorded
+from aiorelay.settings.amounts import StatusRange
 from aiorelay.sources import Ingest, Sources
 from aiorelay.tally import Tally
 from aiorelay.telemetry import Upload, identify, request_id
@@ -63,7 +64,8 @@ class Rest1:
 
     ``jobs`` are the uploads that go on after their request was answered. ``field`` is the form field that must carry a
     file; ``access`` says who may upload; ``checks`` judge every file; ``max_uploads`` may be under way at once; clients
-    are waited for with ``patience``; ``pool`` does the arithmetic of checksums.
+    are waited for with ``patience``; ``pool`` does the arithmetic of checksums. ``stored_status`` are the answers of
+    the upload API that mean stored.
     """
 
     def __init__(  # noqa: PLR0913 - what it relays to and from, and under which rules
@@ -82,7 +84,9 @@ class Rest1:
         checks: Sequence[Maker],
         patience: Patience,
         pool: Executor,
+        stored_status: Sequence[StatusRange] = ((200, 299), (303, 303)),
     ) -> None:
+        self._stored_status = stored_status
         self._draining = False
         self._delivery = delivery
         self._sources = sources
@@ -230,7 +234,7 @@ class Rest1:
             timed = replace(framed, blocks=upload.watch.around(framed.blocks))
             async with self._delivery.post(timed, headers, _query(request), tally.forwarded) as answer:
                 upload.watch.lap("wait")
-                upload.answered(answer.status)
+                upload.answered(answer.status, stored=self._means_stored(answer.status))
                 yield answer
 
     @asynccontextmanager
@@ -245,6 +249,9 @@ class Rest1:
                     closing.push_async_callback(check.close)
                     body.check(check)
             yield
+
+    def _means_stored(self, status: int) -> bool:
+        return any(first <= status <= last for first, last in self._stored_status)
 
     def _wanted(self, request: web.Request) -> WantedDigests:
         return WantedDigests(preferred_algorithm(request.headers.getall(_WANTED, [])), self._pool)

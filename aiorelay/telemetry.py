@@ -23,6 +23,8 @@ __all__ = ["REQUEST_ID", "ServerLog", "Stopwatch", "Upload", "configure", "ident
 
 REQUEST_ID = "X-Request-ID"
 _WORDS = re.compile(r"(?:\s*[\w().,;-]+(?![\w'\"]))*")
+# Of seconds. With more of them, Python and JSON would write small ones with an exponent.
+_DECIMALS = 4
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 T = TypeVar("T")
@@ -89,10 +91,10 @@ class Upload:
     watch: Stopwatch = field(default_factory=Stopwatch)
     started: float = field(default_factory=time.monotonic)
 
-    def answered(self, status: int) -> None:
-        """Note the upstream's answer."""
+    def answered(self, status: int, *, stored: bool) -> None:
+        """Note the upstream's answer, and whether it means that the upload is stored."""
         self.status = status
-        self.outcome = "stored" if status < 300 else "upstream-refused"
+        self.outcome = "stored" if stored else "upstream-refused"
 
     def failed(self, problem: Problem) -> None:
         """Note the problem that is the answer."""
@@ -114,7 +116,7 @@ class Upload:
             ended(self)
 
     def write(self) -> None:
-        seconds = round(time.monotonic() - self.started, 6)
+        seconds = round(time.monotonic() - self.started, _DECIMALS)
         members: dict[str, Any] = {
             "endpoint": self.endpoint,
             "client": self.client,
@@ -122,7 +124,7 @@ class Upload:
             "files": self.files,
             "bytes": self.bytes,
             "seconds": seconds,
-            "phases": {phase: round(spent, 6) for phase, spent in self.watch.phases.items()},
+            "phases": {phase: round(spent, _DECIMALS) for phase, spent in self.watch.phases.items()},
             "status": self.status,
             "outcome": self.outcome,
         }

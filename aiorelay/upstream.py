@@ -31,7 +31,7 @@ __all__ = ["Upstream"]
 # Servers close idle connections after 2 s (gunicorn) or more: one that is used again sooner is still open.
 _KEEP_ALIVE = 1.5
 # What the connection takes at once, and what it, and TLS before it, may keep: each of them copies what it cannot send.
-_PIECE = 128 * 1024
+_PIECE = 64 * 1024
 _KEPT = 64 * 1024
 # What aiohttp would add by itself; the client's own are passed on, and nothing is added for it.
 _NOT_OURS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)

@@ -10,6 +10,8 @@ from upstream_servers import SERVERS
 
 # Larger than what the frameworks keep in memory, and full of what multipart readers stumble over.
 CONTENT = random.Random(2).randbytes(3_000_000) + f"\r\n--{BOUNDARY[:-1]}\r\n\r\n--".encode() * 99  # noqa: S311 - no secret
+# What the relay says of the client, so that both requests tell the upload API the same.
+FORWARDED = ("X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: relay.example")
 needs_length = pytest.mark.parametrize("framework", ["gunicorn", "gunicorn-gthread"])
 every = pytest.mark.parametrize("framework", SERVERS)
 
@@ -41,7 +43,7 @@ def a_form(name, fields=("note", "text")):
 
 @every
 async def test_form_arrives_as_it_does_directly(framework, upstream, relay, store):
-    direct = await directly(upstream.port, request("/upload", a_form("direct.pdf")))
+    direct = await directly(upstream.port, request("/upload", a_form("direct.pdf"), *FORWARDED))
     assert direct.status == 200, framework
     relayed = await ask(relay.rest1, relay.tls, request("/upload1", a_form("relayed.pdf")))
     assert relayed.status == 200

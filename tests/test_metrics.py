@@ -118,7 +118,7 @@ def test_a_line_of_text_stays_one_line():
     telemetry.configure("text", "info", stream)
     try:
         entry = telemetry.Upload("/upload1", "127.0.0.1", files=["a\nb c", "é"])
-        entry.answered(200)
+        entry.answered(200, stored=True)
         entry.write()
     finally:
         telemetry.log.handlers, level, telemetry.log.propagate = before

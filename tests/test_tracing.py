@@ -205,7 +205,10 @@ async def has_begun(chain, client: Client) -> None:
 
 
 async def test_each_try_is_an_exchange_of_its_own(upload, collector, upstream):
-    upstream.script = answering(UNAVAILABLE, DONE)
+    async def busy_at_first(connection):
+        await answering(UNAVAILABLE if connection is upstream.connections[0] else DONE)(connection)
+
+    upstream.script = busy_at_first
     await upload(request("/upload1", FORM, TRACEPARENT, "Idempotency-Key: k"), upstream_mode="spool")
     tries = collector.named("POST")
     assert [attributes(span)["http.response.status_code"] for span in tries] == [503, 200]

@@ -26,7 +26,8 @@ class Answer:
 
     @property
     def is_success(self) -> bool:
-        return 200 <= self.status < 300
+        # RFC 9110, section 15.4.4: what was asked for is done, and 303 says where to look at it.
+        return 200 <= self.status < 300 or self.status == HTTPStatus.SEE_OTHER
 
     @property
     def content(self) -> Any:

@@ -1,12 +1,13 @@
-"""Amounts: sizes in bytes, times in seconds, counts and ports."""
+"""Amounts: sizes in bytes, times in seconds, counts, ports and ranges of statuses."""
 
 import re
 
 from aiorelay.settings.kinds import Kind, Unfit
 
-__all__ = ["PORT", "count", "show_size", "show_time", "size", "time"]
+__all__ = ["PORT", "STATUSES", "StatusRange", "count", "show_size", "show_time", "size", "time"]
 
 _AMOUNT = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,20}))? ?([A-Za-z]*)", re.ASCII)
+_STATUSES = re.compile(r"([2-5][0-9]{2})(?:-([2-5][0-9]{2}))?", re.ASCII)
 _WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -20,6 +21,9 @@ _MILLISECONDS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 _SIZE_ADVICE = "try 500, 64KiB or 2GiB"
 _TIME_ADVICE = "try 30s, 500ms or 5m"
+
+StatusRange = tuple[int, int]
+"""The first and the last of some final statuses (RFC 9110, section 15)."""
 
 
 def size(*, least: int) -> Kind:
@@ -118,3 +122,23 @@ def count(*, least: int, most: int = 10**9 - 1, noun: str = "whole number") -> K
 
 
 PORT = count(least=0, most=65535, noun="port")
+
+
+def _statuses(value: object) -> StatusRange:
+    match value:
+        case (int(first), int(last)):
+            text = f"{first}-{last}"
+        case _:
+            text = str(value).strip()
+    found = _STATUSES.fullmatch(text)
+    if found is None or int(found[1]) > int(found[2] or found[1]):
+        raise Unfit("is not a range of statuses", "try 200-299 or 302")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _show_statuses(statuses: StatusRange) -> str:
+    first, last = statuses
+    return str(first) if first == last else f"{first}-{last}"
+
+
+STATUSES = Kind("STATUS[-STATUS]", _statuses, _show_statuses)

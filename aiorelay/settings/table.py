@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from aiorelay.settings.amounts import PORT, count, size, time
+from aiorelay.settings.amounts import PORT, STATUSES, StatusRange, count, size, time
 from aiorelay.settings.kinds import Unfit
 from aiorelay.settings.places import (
     CERTIFICATE_NAME,
@@ -108,6 +108,13 @@ class Settings:
     )
     field: str = one("upstream", FIELD, "somefile", "form field that must carry a file, and the JSON key")
     answer_timeout: float = one("upstream", time(), 60, "longest wait for the answer after the last byte")
+    stored_status: tuple[StatusRange, ...] = many(
+        "upstream",
+        STATUSES,
+        "answers of the upload API that mean stored, for log and metrics",
+        default=lambda: ("200-299", "303"),
+        otherwise="",
+    )
 
     store: Path | None = one(
         "storing", PATH, None, "where the embedded upload API keeps files", otherwise="a new temporary directory"
