@@ -84,9 +84,8 @@ class Rest1:
         checks: Sequence[Maker],
         patience: Patience,
         pool: Executor,
-        stored_status: Sequence[StatusRange] = ((200, 299), (303, 303)),
+        stored_status: Sequence[StatusRange],
     ) -> None:
-        self._stored_status = stored_status
         self._draining = False
         self._delivery = delivery
         self._sources = sources
@@ -102,6 +101,7 @@ class Rest1:
         self._checks = checks
         self._patience = patience
         self._pool = pool
+        self._stored_status = stored_status
         self._in_flight = 0
 
     def app(self) -> web.Application:

@@ -180,9 +180,9 @@ class Incoming:
 
 def stored(root: Path) -> list[Path]:
     """All files kept below ``root``, sorted; none that is still coming in."""
-    entries = list(root.iterdir()) if root.is_dir() else []
-    kept = [path for path in entries if path.is_dir() and not path.name.startswith(_INCOMING)]
-    return sorted(path for directory in kept for path in directory.iterdir() if path.is_file())
+    # Those that are coming in are not even looked into: they may be gone by then.
+    kept = (path for path in root.glob("*") if not path.name.startswith(_INCOMING))
+    return sorted(path for directory in kept for path in directory.glob("*") if path.is_file())
 
 
 def _make_root(root: Path, *, durable: bool) -> None:

@@ -23,7 +23,7 @@ __all__ = ["REQUEST_ID", "ServerLog", "Stopwatch", "Upload", "configure", "ident
 
 REQUEST_ID = "X-Request-ID"
 _WORDS = re.compile(r"(?:\s*[\w().,;-]+(?![\w'\"]))*")
-# Of seconds. With more of them, Python and JSON would write small ones with an exponent.
+# Of a duration in seconds: Python and JSON write numbers below 0.0001 with an exponent.
 _DECIMALS = 4
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 

@@ -277,6 +277,21 @@ def answering_early(answer: bytes) -> Script:
     return script
 
 
+def failing_first(failures: int, script: Script) -> Script:
+    """Do ``script`` with the first connections, then answer as an upload API does."""
+    seen: list[Connection] = []
+
+    async def serve(connection: Connection) -> None:
+        seen.append(connection)
+        if len(seen) <= failures:
+            await script(connection)
+        else:
+            await connection.request()
+            await connection.send(DONE)
+
+    return serve
+
+
 class Recorder:
     """An upload API at ``url`` that does what ``script`` says with every connection."""
 

@@ -44,6 +44,7 @@ def app(*, upload_page: bool = True) -> web.Application:
         checks=[],
         patience=Patience(1, 1),
         pool=NOBODY,
+        stored_status=[],
     ).app()
 
 

@@ -14,7 +14,20 @@ from pathlib import Path
 import pytest
 import trustme
 from multidict import CIMultiDict
-from peers import DONE, PATIENCE, Recorder, ask, chunks, connected, eventually, form, json_request, part, request
+from peers import (
+    DONE,
+    PATIENCE,
+    Recorder,
+    ask,
+    chunks,
+    connected,
+    eventually,
+    failing_first,
+    form,
+    json_request,
+    part,
+    request,
+)
 from yarl import URL
 
 from aiorelay.delivery import Delivery
@@ -410,21 +423,6 @@ async def test_connections_that_time_out_are_tried_three_times(post, counting):
             await post(f"http://127.0.0.1:{where[1]}/", connect_timeout=0.2)
     assert caught.value.error == "connection_timeout"
     assert counting.tries == 3
-
-
-def failing_first(failures: int, script):
-    """Do ``script`` with the first connections, then answer as an upload API does."""
-    seen = []
-
-    async def serve(connection):
-        seen.append(connection)
-        if len(seen) <= failures:
-            await script(connection)
-        else:
-            await connection.request()
-            await connection.send(DONE)
-
-    return serve
 
 
 async def break_off_after_the_head(connection):

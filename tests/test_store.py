@@ -145,6 +145,25 @@ async def test_all_files_of_a_form_appear_at_once(store: Store, root: Path) -> N
     assert [path.read_text() for path in stored(root)] == ["a.txt", "b.txt"]
 
 
+async def test_what_is_kept_is_listed_while_uploads_come_and_go(store: Store, root: Path) -> None:
+    path, _ = await upload(store, "a", b"kept")
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        incoming = root / f".incoming-{'0' * 32}"
+        while not over.is_set():
+            incoming.mkdir()
+            incoming.rmdir()
+
+    uploads = threading.Thread(target=come_and_go)
+    uploads.start()
+    try:
+        assert all(stored(root) == [path] for _ in range(1000))
+    finally:
+        over.set()
+        uploads.join()
+
+
 async def test_files_of_one_name_in_one_form_are_numbered(store: Store) -> None:
     async with store.receive() as incoming:
         names = [(await incoming.file(name).close()).name for name in ("a.txt", "dir/a.txt", "a-3.txt", "a.txt", "b")]

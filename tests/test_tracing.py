@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from peers import DONE, Client, answering, ask, connected, eventually, form, json_request, part, request
+from peers import DONE, Client, answering, ask, connected, eventually, failing_first, form, json_request, part, request
 from processes import FREE_PORTS, started
 
 from aiorelay.server import serve
@@ -205,10 +205,7 @@ async def has_begun(chain, client: Client) -> None:
 
 
 async def test_each_try_is_an_exchange_of_its_own(upload, collector, upstream):
-    async def busy_at_first(connection):
-        await answering(UNAVAILABLE if connection is upstream.connections[0] else DONE)(connection)
-
-    upstream.script = busy_at_first
+    upstream.script = failing_first(1, answering(UNAVAILABLE))
     await upload(request("/upload1", FORM, TRACEPARENT, "Idempotency-Key: k"), upstream_mode="spool")
     tries = collector.named("POST")
     assert [attributes(span)["http.response.status_code"] for span in tries] == [503, 200]
