@@ -90,8 +90,10 @@ async def _run(settings: Settings) -> int:
     def on_signal() -> None:
         (cut if stop.is_set() else stop).set()
 
+    # Not by add_signal_handler: the loop puts the default action back when it closes, and that kills the process.
     for number in _SIGNALS:
-        loop.add_signal_handler(number, on_signal)
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # with one of the loop's own, each signal wakes it
     try:
         async with _started(settings, cut) as (chain, premises):
             loop.add_signal_handler(signal.SIGHUP, premises.reload)
@@ -102,7 +104,6 @@ async def _run(settings: Settings) -> int:
             telemetry.log.info("shutting down: uploads in flight have %g s", settings.grace)
     finally:
         for number in _SIGNALS:
-            loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)  # or one that comes now would take the exit status away
     return 0 if premises.drain.complete else 1
 
