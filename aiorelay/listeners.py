@@ -18,8 +18,10 @@ from aiorelay.ambiguity import FROM_CLIENTS, HeadLimits
 from aiorelay.errors import StartupError
 from aiorelay.presence import drop_who_left
 
-__all__ = ["Drain", "address", "listening", "serving", "url"]
+__all__ = ["HEAD_DEADLINE", "Drain", "address", "listening", "serving", "url"]
 
+# The longest handshake or request head in seconds; an idle connection is kept as long.
+HEAD_DEADLINE = 10.0
 _BACKLOG = 1024
 # Connections that a server takes however few descriptors it may have.
 _FEWEST = 4
@@ -140,7 +142,7 @@ async def serving(
     context: ssl.SSLContext,
     drain: Drain,
     *,
-    deadline: float = 10.0,
+    deadline: float = HEAD_DEADLINE,
     heads: HeadLimits = FROM_CLIENTS,
 ) -> AsyncGenerator[None, None]:
     """Serve ``app`` over TLS; on leaving, stop listening, drain, and close what is left.

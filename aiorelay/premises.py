@@ -32,7 +32,7 @@ from aiorelay.form import Limits
 from aiorelay.identity import Identity
 from aiorelay.job_files import JobFiles
 from aiorelay.jobs import Jobs
-from aiorelay.listeners import Drain, address, serving, url
+from aiorelay.listeners import HEAD_DEADLINE, Drain, address, serving, url
 from aiorelay.metrics import Metrics
 from aiorelay.pages import Pages
 from aiorelay.rest1 import Rest1
@@ -42,7 +42,7 @@ from aiorelay.sources import Sources
 from aiorelay.spool import Spool
 from aiorelay.threads import Threads
 from aiorelay.tracing import UNTRACED, Tracing, tracing
-from aiorelay.upstream import Upstream
+from aiorelay.upstream import Upstream, Waits
 
 __all__ = ["Premises", "relaying", "storing"]
 
@@ -212,8 +212,8 @@ async def _upstream(premises: Premises, traced: Tracing) -> AsyncGenerator[Upstr
         context=context,
         server_name=identity.name if settings.upstream is None else None,
         headers=settings.upstream_header,
-        idle=settings.idle_timeout,
-        answer_timeout=settings.answer_timeout,
+        waits=Waits(idle=settings.idle_timeout, answer=settings.answer_timeout),
+        keeps_idle=HEAD_DEADLINE if settings.upstream is None else 0.0,
         tracing=traced,
     ) as upstream:
         yield upstream

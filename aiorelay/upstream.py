@@ -8,6 +8,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Self
 
 import aiohttp
@@ -20,16 +21,15 @@ from aiorelay.errors import UpstreamFailed, UpstreamProblem, UpstreamTimeout
 from aiorelay.framing import Framed
 from aiorelay.headers import replace_all, spelt_alike
 from aiorelay.held_back import HeldBack
+from aiorelay.keep_alive import KeepAlive
 from aiorelay.telemetry import log
 from aiorelay.threads import ended
 from aiorelay.tracing import UNTRACED, Tracing
-from aiorelay.upstream_connection import AnswerRescue
+from aiorelay.upstream_connection import Connector
 from aiorelay.watchdog import Watchdog
 
-__all__ = ["Upstream"]
+__all__ = ["Upstream", "Waits"]
 
-# Servers close idle connections after 2 s (gunicorn) or more: one that is used again sooner is still open.
-_KEEP_ALIVE = 1.5
 # What the connection takes at once, and what it, and TLS before it, may keep: each of them copies what it cannot send.
 _PIECE = 64 * 1024
 _KEPT = 64 * 1024
@@ -37,13 +37,25 @@ _KEPT = 64 * 1024
 _NOT_OURS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """How long an upload API is waited for, in seconds.
+
+    ``idle``: for it to take a block. ``answer``: for its answer, after the last block. ``connect``: for a connection,
+    TLS included.
+    """
+
+    idle: float
+    answer: float
+    connect: float = 10.0
+
+
 class Upstream:
     """An upload API behind ``url``, for as long as the context lasts.
 
     ``context`` verifies an https one, as ``server_name`` if that is given. ``headers`` are added to every request.
-    ``idle`` is the longest wait in seconds for the upstream to take a block, ``answer_timeout`` the longest one
-    for its answer after the last, ``connect_timeout`` the longest one for a connection, TLS included. ``tracing`` is
-    told of every exchange.
+    ``keeps_idle`` is how long in seconds it is known to leave an idle connection open. ``tracing`` is told of every
+    exchange.
     """
 
     def __init__(
@@ -53,29 +65,26 @@ class Upstream:
         context: ssl.SSLContext,
         server_name: str | None = None,
         headers: Iterable[tuple[str, str]] = (),
-        idle: float,
-        answer_timeout: float,
-        connect_timeout: float = 10.0,
+        waits: Waits,
+        keeps_idle: float = 0.0,
         tracing: Tracing = UNTRACED,
     ) -> None:
         self.url = url
         self._context = context
         self._server_name = server_name
         self._headers = tuple(headers)
-        self._watchdog = Watchdog(idle)
-        self._answer_timeout = answer_timeout
-        self._connect_timeout = connect_timeout
+        self._waits = waits
+        self._watchdog = Watchdog(waits.idle)
+        self._keeps_idle = keeps_idle
         self._tracing = tracing
         self._redirect_warned = False
 
     async def __aenter__(self) -> Self:
+        self._keep_alive = KeepAlive(asyncio.get_running_loop().time, self._keeps_idle)
+        self._connector = Connector(self._keep_alive, ssl=self._context if self.url.scheme == "https" else True)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, ssl=self._context if self.url.scheme == "https" else True, keepalive_timeout=_KEEP_ALIVE
-            ),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self._connect_timeout, sock_read=self._answer_timeout
-            ),
+            connector=self._connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._waits.connect, sock_read=self._waits.answer),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_NOT_OURS,
             auto_decompress=False,
@@ -86,6 +95,7 @@ class Upstream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._connector.unwatch()
         await self._session.close()
 
     @asynccontextmanager
@@ -114,7 +124,7 @@ class Upstream:
             exchange.add_done_callback(body.abandon)
             try:
                 await self._send(held_back, body, exchange, notice)
-                answer = await _answer(exchange, body, self._answer_timeout)
+                answer = await self._answer(exchange, body)
                 answered(answer.status)
                 self._warn_of_redirect(answer.status)
                 yield answer
@@ -127,12 +137,33 @@ class Upstream:
             self._redirect_warned = True
             log.warning("the upload API redirects (%d): clients would go around the relay; correct --upstream", status)
 
+    async def _answer(self, exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> aiohttp.ClientResponse:
+        """Wait for the answer, for so long as ``waits`` says, however lively its head drips."""
+        try:
+            async with asyncio.timeout(self._waits.answer) as waiting:
+                answer = await exchange
+        except (aiohttp.ClientError, OSError, TimeoutError) as failure:
+            self._keep_alive.forget()
+            raise _problem(
+                aiohttp.SocketTimeoutError() if waiting.expired() else failure, reached=body.reached
+            ) from failure
+        if answer.status < 200:  # RFC 9110, section 15.2: no end of a request that did not ask for another protocol
+            raise UpstreamFailed(
+                "The upload API answered with a status that is not final.", error="http_protocol_error"
+            )
+        if answer.status < 300 and not body.is_whole:
+            raise UpstreamFailed(
+                "The upload API answered before it had the whole body, and took no more of it.",
+                error="connection_terminated",
+            )
+        return answer
+
     async def reachable(self) -> bool:
         """Whether a connection to the upstream can be made, TLS included."""
         host, port = self.url.host, self.url.port
         context = self._context if self.url.scheme == "https" else None
         try:
-            async with asyncio.timeout(self._connect_timeout / 2):
+            async with asyncio.timeout(self._waits.connect / 2):
                 _, writer = await asyncio.open_connection(
                     host, port, ssl=context, server_hostname=(self._server_name or host) if context else None
                 )
@@ -219,27 +250,6 @@ async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") 
                 answer.close()
 
 
-async def _answer(
-    exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body", seconds: float
-) -> aiohttp.ClientResponse:
-    """Wait for the answer, at most so many ``seconds`` in all, however lively its head drips."""
-    try:
-        async with asyncio.timeout(seconds) as waiting:
-            answer = await exchange
-    except (aiohttp.ClientError, OSError, TimeoutError) as failure:
-        raise _problem(
-            aiohttp.SocketTimeoutError() if waiting.expired() else failure, reached=body.reached
-        ) from failure
-    if answer.status < 200:  # RFC 9110, section 15.2: no end of a request that did not ask for another protocol
-        raise UpstreamFailed("The upload API answered with a status that is not final.", error="http_protocol_error")
-    if answer.status < 300 and not body.is_whole:
-        raise UpstreamFailed(
-            "The upload API answered before it had the whole body, and took no more of it.",
-            error="connection_terminated",
-        )
-    return answer
-
-
 # What went wrong with the upstream, the first that fits: in words, and as RFC 9209, section 2.3 names it.
 _FAILURES: tuple[tuple[type[Exception], type[UpstreamProblem], str, str], ...] = (
     (aiohttp.SocketTimeoutError, UpstreamTimeout, "did not answer in time.", "http_response_timeout"),
@@ -254,6 +264,12 @@ _FAILURES: tuple[tuple[type[Exception], type[UpstreamProblem], str, str], ...] =
     (aiohttp.ClientSSLError, UpstreamFailed, "does not speak TLS as it should.", "tls_protocol_error"),
     (aiohttp.ClientConnectorError, UpstreamFailed, "cannot be reached; is it running?", "connection_refused"),
     (aiohttp.ClientResponseError, UpstreamFailed, "answered with what is not HTTP.", "http_protocol_error"),
+    (
+        aiohttp.ClientOSError,
+        UpstreamFailed,
+        "reset the connection; if it had answered before, its answer was lost with it.",
+        "connection_terminated",
+    ),
     (Exception, UpstreamFailed, "closed the connection without an answer.", "connection_terminated"),
 )
 
@@ -339,7 +355,6 @@ class _Body(aiohttp.Payload):
         self._writer, self._transport = writer, writer.transport
         if self._transport is not None:
             self._transport.set_write_buffer_limits(_KEPT)
-            AnswerRescue.attach(self._transport)
         self.opened.set_result(None)
         with suppress(asyncio.CancelledError):  # by aiohttp, when an answer is complete though the body is not
             await ended(self._is_over)

@@ -205,6 +205,10 @@ class Connection:
                 raise Cut
         return self.message
 
+    def received_more(self) -> bool:
+        """Whether anything has come after the last whole request."""
+        return len(self.received) > self._at
+
     async def request(self) -> Message:
         """Read a whole request. Raises ``Cut``."""
         head = await self.head()

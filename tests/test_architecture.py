@@ -15,7 +15,7 @@ HOUSE = Path(aiorelay.__file__).parent
 # it a floor here: the lowest that what it imports allows.
 FLOORS = (
     {"errors", "answers", "upload", "allocator", "filenames", "threads", "guard", "hops", "pace", "prefer", "pages"}
-    | {"completion", "endings", "expectation", "presence", "records", "watchdog"},
+    | {"completion", "endings", "expectation", "keep_alive", "presence", "records", "watchdog"},
     {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "headers", "openapi"},
     {"form", "framing", "recorded", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
     | {"access", "acceptor", "identity", "metrics", "tracing"},
@@ -33,7 +33,8 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # What decides does no I/O, and so needs none of these.
-PURE = ("errors", "upload", "filenames", "guard", "headers", "hops", "head", "framing", "pace", "fetch.ranges")
+PURE = {"errors", "upload", "filenames", "guard", "headers", "hops", "head", "framing", "pace"}
+PURE |= {"keep_alive", "fetch.ranges"}
 IMPURE = {"asyncio", "os", "pathlib", "shutil", "socket", "ssl", "subprocess", "threading"}
 
 READS_THE_ENVIRONMENT = {
@@ -149,7 +150,7 @@ def test_rest1_and_rest2_meet_over_https_only():
     assert not reached("rest2") & {"rest1", "upstream", "sources", "spool"}
 
 
-@pytest.mark.parametrize("module", PURE)
+@pytest.mark.parametrize("module", sorted(PURE))
 def test_what_decides_does_no_io(module):
     assert {name.split(".")[0] for name in all_imports(module)} & IMPURE == set()
 

@@ -34,7 +34,7 @@ from aiorelay.delivery import Delivery
 from aiorelay.errors import ClientGone, StorageFull, TooLarge, UpstreamFailed, UpstreamTimeout
 from aiorelay.framing import Framed
 from aiorelay.spool import Spool
-from aiorelay.upstream import Upstream
+from aiorelay.upstream import Upstream, Waits
 
 MIB = 1024 * 1024
 SMALL = os.urandom(2000)
@@ -315,8 +315,8 @@ def post(tmp_path, pool):
     """Posts a spooled body to a URL, and gives the answer's status and body."""
 
     async def post(url, body=LARGE, headers=(), *, backoff=0.01, notice=0.005, **limits):
-        options = {"idle": PATIENCE, "answer_timeout": PATIENCE, **limits}
-        async with Upstream(URL(url), context=ssl.create_default_context(), **options) as upstream:
+        waits = Waits(**{"idle": PATIENCE, "answer": PATIENCE, **limits})
+        async with Upstream(URL(url), context=ssl.create_default_context(), waits=waits) as upstream:
             delivery = Delivery(
                 upstream, lambda: Spool(tmp_path, 100 * MIB, pool), "always", backoff=backoff, notice=notice
             )
@@ -388,7 +388,7 @@ async def stay_silent(connection):
 async def test_failed_tls_handshakes_are_tried_three_times(post, recorder, script):
     upstream = await recorder(script)
     with pytest.raises(UpstreamFailed):
-        await post(upstream.url.replace("http:", "https:"), connect_timeout=1 if script is stay_silent else 10)
+        await post(upstream.url.replace("http:", "https:"), connect=1 if script is stay_silent else 10)
     assert len(upstream.connections) == 3
 
 
@@ -420,7 +420,7 @@ async def test_connections_that_time_out_are_tried_three_times(post, counting):
         where = listener.getsockname()
         # The backlog is full: whoever comes next is not heard.
         with socket.create_connection(where), pytest.raises(UpstreamFailed) as caught:
-            await post(f"http://127.0.0.1:{where[1]}/", connect_timeout=0.2)
+            await post(f"http://127.0.0.1:{where[1]}/", connect=0.2)
     assert caught.value.error == "connection_timeout"
     assert counting.tries == 3
 
@@ -471,7 +471,7 @@ async def test_of_a_block_that_was_being_written_some_may_have_arrived(recorder)
     upstream = await recorder(break_off_after_the_head)
     block = bytes(16 * MIB)  # more than the sockets' buffers take
     async with Upstream(
-        URL(upstream.url), context=ssl.create_default_context(), idle=PATIENCE, answer_timeout=PATIENCE
+        URL(upstream.url), context=ssl.create_default_context(), waits=Waits(idle=PATIENCE, answer=PATIENCE)
     ) as api:
         with pytest.raises(UpstreamFailed) as caught:
             async with api.post(Framed(b"b", len(block), blocks_of(block)), CIMultiDict(), ""):
@@ -513,7 +513,7 @@ async def test_an_answer_that_does_not_come_is_waited_for_once(post, recorder):
 
     upstream = await recorder(script)
     with pytest.raises(UpstreamTimeout):
-        await post(upstream.url, headers=KEYED, answer_timeout=0.2)
+        await post(upstream.url, headers=KEYED, answer=0.2)
     assert len(upstream.requests) == 1
 
 
@@ -544,7 +544,7 @@ async def test_nothing_is_sent_of_a_body_that_ends_badly(recorder, tmp_path, poo
     upstream = await recorder()
     before = descriptors()
     async with Upstream(
-        URL(upstream.url), context=ssl.create_default_context(), idle=PATIENCE, answer_timeout=PATIENCE
+        URL(upstream.url), context=ssl.create_default_context(), waits=Waits(idle=PATIENCE, answer=PATIENCE)
     ) as api:
         delivery = Delivery(api, lambda: Spool(tmp_path, 100 * MIB, pool), "always")
         with pytest.raises(ClientGone):
