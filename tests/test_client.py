@@ -443,10 +443,10 @@ async def test_interrupt_cancels_the_job(recorder):
 # -- a terminal
 
 
-async def on_a_terminal(*arguments, width=100):
+async def on_a_terminal(*arguments, lines=30, columns=100):
     """What ``aiorelay send`` prints on a terminal, its answers aside, and its exit status."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     process = await program(*arguments, stderr=theirs, stdin=asyncio.subprocess.DEVNULL)
     os.close(theirs)
 
@@ -463,12 +463,14 @@ async def on_a_terminal(*arguments, width=100):
     return status, out, shown.decode()
 
 
-@pytest.mark.parametrize("width", [100, 0])
-async def test_terminal_shows_a_bar_with_rate_and_time_left(width, aiorelay_server, tmp_path):
+@pytest.mark.parametrize(
+    ("lines", "columns"), [(30, 100), (30, 0), (0, 100), (0, 0)], ids=["30x100", "30x0", "0x100", "0x0"]
+)
+async def test_terminal_shows_a_bar_with_rate_and_time_left(lines, columns, aiorelay_server, tmp_path):
     chain = await aiorelay_server()
     with (tmp_path / "bi\x1bg").open("wb") as file:
         file.truncate(50 * 2**20)
-    status, out, shown = await on_a_terminal("bi\x1bg", *relay(chain), width=width)
+    status, out, shown = await on_a_terminal("bi\x1bg", *relay(chain), lines=lines, columns=columns)
     assert status == 0
     assert json.loads(out)["status"] == "done"
     assert "bi?g: 100%|" in shown

@@ -5,13 +5,12 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from aiorelay.checks import checked
 from aiorelay.checks.own import load
-from aiorelay.errors import Internal, NotFound, Refused, StartupError
+from aiorelay.errors import Internal, NotFound, Refused
 from aiorelay.upload import Form, Part
 
 HEADER = ["id", "name"]
@@ -140,48 +139,3 @@ async def test_a_validator_that_fails_refuses_and_only_the_log_names_it(
     assert name not in refusal.value.detail
     assert f"validator {__name__}:{name} failed: {exception} at " in caplog.text
     assert "s3cret" not in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("", "not named as package.module:name"),
-        ("module", "not named as package.module:name"),
-        (":name", "not named as package.module:name"),
-        ("module:", "not named as package.module:name"),
-        ("no_such_module:name", "module that is not there: no_such_module"),
-        ("csv.deeper:name", "module that is not there: csv.deeper"),
-        (".relative:name", "cannot be imported: TypeError"),
-        (f"{__name__}:missing", f"{__name__} has no missing"),
-        (f"{__name__}:Holder.missing", f"{__name__} has no Holder.missing"),
-        (f"{__name__}:not_callable", "cannot be called"),
-    ],
-)
-def test_a_broken_name_is_one_sentence(pool: ThreadPoolExecutor, name: str, says: str) -> None:
-    with pytest.raises(StartupError) as broken:
-        load(name, pool)
-    sentence = str(broken.value)
-    assert repr(name) in sentence
-    assert says in sentence
-    assert "\n" not in sentence
-    assert sentence.endswith(".")
-
-
-@pytest.mark.parametrize(
-    ("source", "says"),
-    [
-        ("import a_module_that_is_not_there", "module that is not there: a_module_that_is_not_there"),
-        ("def f(:", "cannot be imported: SyntaxError"),
-        ("raise RuntimeError('two\\nlines')", "cannot be imported: RuntimeError: two lines"),
-        ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
-    ],
-)
-def test_a_module_that_cannot_be_imported_is_one_sentence(
-    pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
-) -> None:
-    (tmp_path / "a_broken_validator.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(StartupError) as broken:
-        load("a_broken_validator:name", pool)
-    assert says in str(broken.value)
-    assert "\n" not in str(broken.value)

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import os
 import socket
+import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
@@ -381,9 +382,44 @@ def test_what_is_neither_media_type_nor_ending_is_refused(text: object) -> None:
     assert "is neither a media type nor an ending" in fault(accept=[text])
 
 
-@pytest.mark.parametrize("text", ["package.module:name", "module:Class.method"])
+@pytest.mark.parametrize("text", ["collections.abc:Sized", "pathlib:Path.cwd", " csv:reader "])
 def test_validator_is_named_by_module_and_name(text: str) -> None:
-    assert Settings(validator=text).validator == (text,)
+    assert Settings(validator=text).validator == (text.strip(),)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no_such_module:name", "needs the module no_such_module, which is not there"),
+        ("csv.deeper:name", "needs the module csv.deeper, which is not there"),
+        ("csv:missing", "does not exist: csv has no missing"),
+        ("csv:Dialect.missing", "does not exist: csv has no Dialect.missing"),
+        ("csv:QUOTE_ALL", "cannot be called"),
+    ],
+)
+def test_a_validator_that_is_not_there_is_refused(name: str, says: str) -> None:
+    assert fault(validator=name).startswith(f"validator: '{name}' {says} (argument validator); ")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("import a_module_that_is_not_there", "needs the module a_module_that_is_not_there, which is not there"),
+        ("def f(:", "cannot be imported: SyntaxError"),
+        ("raise RuntimeError('two\\nlines')", "cannot be imported: RuntimeError: two lines"),
+        ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
+    ],
+    ids=["missing import", "no Python", "raises", "exits"],
+)
+def test_a_validator_that_cannot_be_imported_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
+) -> None:
+    (tmp_path / "a_broken_validator.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "a_broken_validator", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    sentence = fault(validator="a_broken_validator:name")
+    assert says in sentence
+    assert "\n" not in sentence
 
 
 @pytest.mark.parametrize("text", ["", "module", "module:", ":name", "a-b:c", "a.b:c d", "../x:y", 1])

@@ -30,8 +30,6 @@ def chosen(
 
     ``pool`` runs what is slow, ``threads`` what may hang, ``spool`` makes room for what must be whole to be judged.
     ``on_scan`` counts scans, ``on_timeout`` validators that were given up.
-
-    Raises ``StartupError`` for a validator that cannot be loaded.
     """
     makers = [max_size(settings.max_size)]
     if settings.accept:

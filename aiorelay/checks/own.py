@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from importlib import import_module
 from typing import cast
 
 from aiorelay.checks import Check, Maker, OffLoop, Validator
-from aiorelay.errors import Refused, StartupError
+from aiorelay.errors import Refused
+from aiorelay.settings.words import find_validator
 from aiorelay.upload import Part
 
 __all__ = ["load"]
@@ -20,9 +20,9 @@ def load(
     It is called, and its validators run, in threads of ``pool``, one call at a time for each file: they may be slow,
     but none may take longer than ``timeout`` seconds for a piece of the file or for its verdict. ``on_timeout`` is
     called for each that does.
-    Raises ``StartupError`` if there is no such callable, saying which part of the name is wrong.
+    Raises ``Unfit`` if there is no such callable.
     """
-    make_validator = _find(name)
+    make_validator = cast("Callable[[Part], Validator]", find_validator(name))
 
     def make(part: Part) -> Check | None:
         if not part.is_file:
@@ -37,26 +37,6 @@ def load(
         )
 
     return make
-
-
-def _find(name: str) -> Callable[[Part], Validator]:
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise StartupError(f"The validator {name!r} is not named as package.module:name.")
-    try:
-        found: object = import_module(module_name)
-    except ModuleNotFoundError as missing:
-        raise StartupError(f"The validator {name!r} needs a module that is not there: {missing.name}.") from missing
-    except (Exception, SystemExit) as broken:  # whatever the user's module does, the sentence is owed
-        why = " ".join(f"{type(broken).__name__}: {broken}".split())
-        raise StartupError(f"The validator {name!r} cannot be imported: {why}.") from broken
-    for step in attribute.split("."):
-        if not hasattr(found, step):
-            raise StartupError(f"The validator {name!r} does not exist: {module_name} has no {attribute}.")
-        found = getattr(found, step)
-    if not callable(found):
-        raise StartupError(f"The validator {name!r} cannot be called: it must take a Part and give a Validator.")
-    return cast("Callable[[Part], Validator]", found)
 
 
 class _Late:

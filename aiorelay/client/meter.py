@@ -10,7 +10,7 @@ from tqdm import tqdm
 __all__ = ["Meter"]
 
 _LONGEST_NAME = 32
-_WIDTH = 80
+_COLUMNS, _LINES = 80, 24  # of a terminal that does not say how large it is, as in containers and CI
 
 
 class Meter:
@@ -46,7 +46,8 @@ class Meter:
             bar.set_postfix_str("waiting for the answer")
 
     def _add(self, leg: str, total: int | None) -> "tqdm[NoReturn]":
-        known = os.get_terminal_size(sys.stderr.fileno()).columns > 0  # some terminals do not say how wide they are
+        columns, lines = os.get_terminal_size(sys.stderr.fileno())
+        known = columns > 0 and lines > 0
         bar = self._bars[leg] = tqdm(
             desc=f"{self._name} {leg}".rstrip(),
             total=total,
@@ -54,7 +55,8 @@ class Meter:
             unit_scale=True,
             unit_divisor=1024,
             dynamic_ncols=known,
-            ncols=None if known else _WIDTH,
+            ncols=None if known else columns or _COLUMNS,
+            nrows=None if known else lines or _LINES,
             position=len(self._bars),
             leave=True,
         )

@@ -1,11 +1,13 @@
 """Words: choices, switches, header lines, field names, media types and the names of validators."""
 
 import re
+from collections.abc import Callable
+from importlib import import_module
 
 from aiorelay.hops import HOP_BY_HOP
 from aiorelay.settings.kinds import Kind, Unfit
 
-__all__ = ["FIELD", "HEADER", "MEDIA", "SWITCH", "VALIDATOR", "choice"]
+__all__ = ["FIELD", "HEADER", "MEDIA", "SWITCH", "VALIDATOR", "choice", "find_validator"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110, section 5.6.2
 # No field value holds these (RFC 9110, section 5.5); surrogates are bytes of an argument that were no UTF-8.
@@ -84,7 +86,27 @@ def _validator(value: object) -> str:
     module, _, name = value.strip().partition(":") if isinstance(value, str) else ("", "", "")
     if not all(word.isidentifier() for word in (*module.split("."), *name.split("."))):
         raise Unfit("does not name a validator", "write it as package.module:name")
+    find_validator(f"{module}:{name}")
     return f"{module}:{name}"
+
+
+def find_validator(name: str) -> Callable[..., object]:
+    """Import the callable ``package.module:name``. Raises ``Unfit``, which says which part of the name is wrong."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found: object = import_module(module_name)
+    except ModuleNotFoundError as missing:
+        raise Unfit(f"needs the module {missing.name}, which is not there", "add its folder to PYTHONPATH") from missing
+    except (Exception, SystemExit) as broken:  # whatever the user's module does, the sentence is owed
+        why = " ".join(f"{type(broken).__name__}: {broken}".split())
+        raise Unfit(f"cannot be imported: {why}", f"see what 'python -c \"import {module_name}\"' says") from broken
+    for step in attribute.split("."):
+        if not hasattr(found, step):
+            raise Unfit(f"does not exist: {module_name} has no {attribute}", "correct the name")
+        found = getattr(found, step)
+    if not callable(found):
+        raise Unfit("cannot be called", "name a callable that takes a part and returns a validator")
+    return found
 
 
 SWITCH = Kind("true|false", _switch, lambda on: "true" if on else "false")
