@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from aiorelay.plain_http import begins_plainly, refuse
 from aiorelay.records import InOnePiece, scratch
 from aiorelay.telemetry import log
 
@@ -170,24 +171,24 @@ class Acceptor:
     async def _shake_hands(self, connection: socket.socket, handler: web.RequestHandler, ours: ExitStack) -> None:
         """Wait for a handshake and do it. ``ours`` closes the connection; it is emptied when TLS takes it."""
         loop = asyncio.get_running_loop()
-        # What fails here is the client's affair: plain HTTP, a certificate it does not trust, a port scan.
+        # What fails here is the client's affair: a certificate it does not trust, a port scan.
         with suppress(OSError, TimeoutError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = connection.getpeername()[0]
-            try:
-                async with asyncio.timeout(self._deadline):
-                    await _first_byte(connection)
-                    self._connections.spoke(handler)
-                    ours.pop_all()
-                    await loop.connect_accepted_socket(
-                        lambda: InOnePiece(handler, self._scratch, lambda: self._connections.lost(handler)),
-                        connection,
-                        ssl=self._context,
-                        ssl_handshake_timeout=self._deadline,
-                    )
-            except ssl.SSLError as error:
-                if error.reason == "HTTP_REQUEST":  # OpenSSL knows GET, HEAD, POST and PUT when it sees them
-                    log.info("%s spoke plain HTTP: https is wanted", client)
+            async with asyncio.timeout(self._deadline):
+                await _first_byte(connection)
+                self._connections.spoke(handler)
+                if begins_plainly(connection.recv(1, socket.MSG_PEEK)):
+                    if await refuse(connection):
+                        log.info("%s spoke plain HTTP: https is wanted", client)
+                    return
+                ours.pop_all()
+                await loop.connect_accepted_socket(
+                    lambda: InOnePiece(handler, self._scratch, lambda: self._connections.lost(handler)),
+                    connection,
+                    ssl=self._context,
+                    ssl_handshake_timeout=self._deadline,
+                )
 
 
 async def _first_byte(connection: socket.socket) -> None:

@@ -250,6 +250,12 @@ def _send_arguments(parser: Parser) -> None:
         help="form field to send along",
     )
     parser.add_argument(
+        "--file-field",
+        metavar="NAME",
+        type=_as(SETTINGS["field"].kind),
+        help=f"form field of the file (default: the setting field, or else {SETTINGS['field'].default})",
+    )
+    parser.add_argument(
         "--cacert",
         metavar="FILE",
         type=_as(PATH),
@@ -257,7 +263,7 @@ def _send_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--token-file", metavar="FILE", type=_as(PATH), help="file that begins with a bearer token")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each source")
-    parser.epilog = "* may be given several times. The setting field names the file's own field: AIORELAY_FIELD=upload."
+    parser.epilog = "* may be given several times."
 
 
 def _form_field(text: str) -> tuple[str, str]:
@@ -278,7 +284,7 @@ def _send(options: argparse.Namespace) -> int:
     generated = settings.state_dir / "tls" / "ca.pem"
     errand = Errand(
         to=options.to,
-        field=settings.field,
+        field=options.file_field or settings.field,
         fields=tuple(options.field),
         cacert=options.cacert,
         own_ca=generated if generated.is_file() else None,

@@ -32,7 +32,7 @@ from aiorelay.form import Limits
 from aiorelay.identity import Identity
 from aiorelay.job_files import JobFiles
 from aiorelay.jobs import Jobs
-from aiorelay.listeners import HEAD_DEADLINE, Drain, address, serving, url
+from aiorelay.listeners import HEAD_DEADLINE, Drain, address, serving
 from aiorelay.metrics import Metrics
 from aiorelay.pages import Pages
 from aiorelay.rest1 import Rest1
@@ -194,8 +194,7 @@ def _fetcher(premises: Premises) -> Generator[Fetcher, None, None]:
 @asynccontextmanager
 async def _upstream(premises: Premises, traced: Tracing) -> AsyncGenerator[Upstream, None]:
     settings, identity = premises.settings, premises.identity
-    embedded = premises.urls.get("rest2", url(address(settings.host), settings.rest2_port))
-    target = settings.upstream or URL(f"{embedded}/upload")
+    target = settings.upstream or URL(f"{premises.urls['rest2']}/upload")
     if settings.upstream is None:
         context = identity.trusting()
     else:

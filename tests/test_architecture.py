@@ -15,7 +15,7 @@ HOUSE = Path(aiorelay.__file__).parent
 # it a floor here: the lowest that what it imports allows.
 FLOORS = (
     {"errors", "answers", "upload", "allocator", "filenames", "threads", "guard", "hops", "pace", "prefer", "pages"}
-    | {"completion", "endings", "expectation", "keep_alive", "presence", "records", "watchdog"},
+    | {"completion", "endings", "expectation", "plain_http", "keep_alive", "presence", "records", "watchdog"},
     {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "headers", "openapi"},
     {"form", "framing", "recorded", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
     | {"access", "acceptor", "identity", "metrics", "tracing"},

@@ -186,6 +186,14 @@ async def test_setting_field_names_the_field_of_the_file(recorder, send, tmp_pat
     assert 'name="upload"' in api.requests[0].parts[0][0]
 
 
+async def test_file_field_beats_the_setting(recorder, send, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIORELAY_FIELD", "upload")
+    api = await recorder()
+    (tmp_path / "a").write_bytes(b"a")
+    assert (await send("a", "--to", api.url, "--file-field", "document"))[0] == 0
+    assert 'name="document"' in api.requests[0].parts[0][0]
+
+
 async def test_query_of_an_endpoint_is_sent_as_it_is(recorder, send, tmp_path):
     api = await recorder()
     (tmp_path / "a").write_bytes(b"a")
@@ -559,7 +567,7 @@ async def test_wrong_scheme_is_one_sentence(aiorelay_server, recorder, send, tmp
     chain, api = await aiorelay_server(), await recorder(script)
     (tmp_path / "a").write_bytes(b"a")
     _, _, err = await send("a", "--to", chain.rest1.replace("https", "http"))
-    assert "; does its URL begin with https://?" in err
+    assert f"This port speaks HTTPS only. Use {chain.rest1} instead." in err
     _, _, err = await send("a", "--to", api.url.replace("http", "https"))
     assert "does not speak TLS as it should; does its URL begin with http://?" in err
 

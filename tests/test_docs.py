@@ -114,7 +114,9 @@ def test_the_example_as_it_is_changes_nothing():
     assert tomllib.loads(example()) == {}
 
 
-def test_the_example_can_be_uncommented():
+def test_the_example_can_be_uncommented(tmp_path, monkeypatch):
+    (tmp_path / "checks.py").write_text("class CsvHeader: ...")
+    monkeypatch.syspath_prepend(tmp_path)
     values = tomllib.loads(re.sub(r"^#(?=\w)", "", example(), flags=re.MULTILINE))
     _, origins = read({}, {}, ConfigFile("relay.toml", Path("/etc/aiorelay"), values))
     assert set(origins.values()) == {"file relay.toml"}

@@ -345,14 +345,20 @@ class TestNotHttp:
             assert await process.stop() == 0
         assert len(process.log.splitlines()) == 2, "the garbage, and the shutting down"
 
-    async def test_plain_http_is_closed_without_a_word(self, relay):
+    @pytest.mark.parametrize("server", ["rest1", "rest2"])
+    async def test_plain_http_is_told_to_use_https(self, relay, tmp_path, server):
+        (tmp_path / "large").write_bytes(bytes(20 * 2**20))
         async with relay() as process:
-            host, _, port = process.rest1.removeprefix("https://").rpartition(":")
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(HEALTH)
-            with contextlib.suppress(ConnectionError):
-                await reader.read()
-            writer.close()
+            base = getattr(process, server)
+            plain = base.replace("https:", "http:")
+            for upload in ([], ["-F", f"somefile=@{tmp_path / 'large'}"], ["-T", f"{tmp_path / 'large'}"]):
+                curl = await asyncio.create_subprocess_exec(
+                    "curl", "-sS", "-w", " %{http_code} %{content_type}", *upload, f"{plain}/upload1", stdout=-1
+                )
+                out, _ = await curl.communicate()
+                assert out.decode() == (
+                    f"This port speaks HTTPS only. Use {base} instead.\n 400 text/plain; charset=utf-8"
+                )
             assert (await ask(process.rest1, process.tls, HEALTH)).status == 200
             assert await process.stop() == 0
 

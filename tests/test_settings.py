@@ -538,6 +538,10 @@ def test_both_servers_cannot_have_one_port() -> None:
     assert Settings(rest2_port=8000, only="rest2").rest2_port == 8000
 
 
+def test_rest1_alone_needs_an_upload_api() -> None:
+    assert fault(only="rest1") == ("only: 'rest1' has no upload API to send to (argument only); give upstream as well")
+
+
 LAYERS = [
     ({"max_size": "1"}, {"AIORELAY_MAX_SIZE": "2"}, "max_size = 3", 1, "flag --max-size"),
     ({}, {"AIORELAY_MAX_SIZE": "2"}, "max_size = 3", 2, "environment AIORELAY_MAX_SIZE"),

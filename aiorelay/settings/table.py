@@ -208,8 +208,8 @@ class Settings:
         """Raise ``SettingsError`` for values that fit alone but not together."""
         if self.tls_key is not None and self.tls_cert is None:
             raise _conflict(SETTINGS["tls_key"], self.tls_key, "is the key of no certificate", "give tls-cert as well")
-        if self.only == "rest1" and self.upstream is None and self.rest2_port == 0:
-            raise _conflict(SETTINGS["rest2_port"], 0, "is nowhere to send uploads to", "give upstream, or a port")
+        if self.only == "rest1" and self.upstream is None:
+            raise _conflict(SETTINGS["only"], self.only, "has no upload API to send to", "give upstream as well")
         if self.only is None and self.rest1_port == self.rest2_port != 0:
             raise _conflict(SETTINGS["rest2_port"], self.rest2_port, "is rest1-port too", "give them different ports")
 
