@@ -78,6 +78,7 @@ class _Scanner:
         self._block = b""
         self._at = 0
         self._in_part = False
+        self._preamble = b""
         self._fields_size = 0
 
     async def parts(self) -> AsyncGenerator[Part, None]:
@@ -88,6 +89,7 @@ class _Scanner:
             if count > self._limits.parts:
                 raise TooManyParts(f"The form has more than {self._limits.parts} parts.")
             part = await self._part()
+            self._preamble = b""
             yield part
             if self._in_part:
                 raise AssertionError(f"the part {part.name!r} was not read to its end")
@@ -110,17 +112,18 @@ class _Scanner:
             size=head.size,
             chunks=chunks,
             headers=head.headers,
-            head=raw,
+            head=self._preamble + raw,
             faithful=head.faithful,
         )
 
     async def _expect_first_boundary(self) -> None:
         opening = self._delimiter[2:]
-        while not self._block.startswith(opening):
-            if not opening.startswith(self._block):
+        self._preamble = await self._skip_crlfs()
+        while not self._block.startswith(opening, self._at):
+            if not opening.startswith(self._block[self._at :]):
                 raise MalformedForm("The form does not begin with its boundary.")
             await self._more()
-        self._at = len(opening)
+        self._at += len(opening)
 
     async def _another(self) -> bool:
         """Read what follows a boundary: true before another part, false at the end of the last one."""
@@ -132,15 +135,24 @@ class _Scanner:
             return True
         if after != b"--":
             raise MalformedForm("A line begins with the boundary but is not one.")
-        # The CRLF that most clients send after the closing boundary, and nothing else, may follow.
-        while len(rest := self._block[self._at :]) < 2:
-            block = await self._read()
-            if not block:
-                break
-            self._block, self._at = rest + block, 0
-        if rest[:2] == b"\r\n":
-            self._at += 2
+        await self._skip_crlfs()
         return False
+
+    async def _skip_crlfs(self) -> bytes:
+        """Skip CRLFs, of which clients send none, one or two before and after a form, and return them."""
+        skipped = 0
+        while skipped < _MAX_HEAD:
+            if len(rest := self._block[self._at : self._at + 2]) < 2:
+                block = await self._read()
+                if not block:
+                    break
+                self._block, self._at = rest + block, 0
+            elif rest != b"\r\n":
+                break
+            else:
+                self._at += 2
+                skipped += 2
+        return b"\r\n" * (skipped // 2)
 
     async def _head(self) -> bytes:
         """A part's head with the blank line that ends it."""

@@ -106,10 +106,12 @@ class _Promise:
         return size
 
     def epilogue(self) -> bytes:
-        """What follows the closing boundary: the CRLF that most clients send, if there is room promised for it."""
-        if self._left not in (None, 0, 2):
+        """The CRLFs after the closing boundary: as many as the client sent, for they were promised, or else one."""
+        if self._left is None:
+            return b"\r\n"
+        if self._left % 2:
             raise AssertionError(f"{self._left} bytes of the promised length are not accounted for")
-        return b"" if self._left == 0 else b"\r\n"
+        return b"\r\n" * (self._left // 2)
 
 
 def _head_of_same_length(part: Part) -> bytes:

@@ -7,8 +7,6 @@ the names that the relay has judged. Nothing here does I/O.
 """
 
 import re
-from base64 import b64decode
-from binascii import Error as Base64Error
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
@@ -27,8 +25,6 @@ _FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):(.*)")
 # RFC 2046, section 5.1.1: boundary := 0*69<bchars> bcharsnospace
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _BOUNDARY_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb')=(?:"([^"\\]*)"|([^\s;",]+))')
-# RFC 2047, section 2: encoded-word = "=?" charset "?" encoding "?" encoded-text "?="
-_ENCODED_WORD = re.compile(r"=\?utf-8\?b\?([0-9A-Za-z+/=]+)\?=", re.IGNORECASE)
 # RFC 8187, section 3.2.1: ext-value = charset "'" [ language ] "'" value-chars
 _EXTENDED = re.compile(
     rb"(utf-8|iso-8859-1)'[0-9A-Za-z-]*'((?:%[0-9A-Fa-f]{2}|[!#$&+\-.^_`|~0-9A-Za-z])*)", re.IGNORECASE
@@ -223,10 +219,8 @@ def _filename(
     if extended is None:
         return literal, plain
     intended = _extended(extended)
-    if literal is None:
-        return intended, False
-    if literal != intended and _decode_words(literal) != intended:
-        raise MalformedForm("A part's filename and filename* differ.")
+    # RFC 6266, section 4.3: the extended one counts. ``filename`` may be anything beside it: an approximation in
+    # US-ASCII, or the encoded words of .NET and Spring.
     return intended, plain and literal == intended
 
 
@@ -241,15 +235,6 @@ def _extended(value: tuple[bytes | None, bytes | None]) -> str:
     if "\0" in name:  # written out as it is, and the end of the name to some readers
         raise MalformedForm("A part's filename* holds NUL.")
     return name
-
-
-def _decode_words(text: str) -> str | None:
-    """A filename in the encoded words that .NET writes beside ``filename*``, or None if it is not that."""
-    match = _ENCODED_WORD.fullmatch(text)
-    try:
-        return None if match is None else b64decode(match[1], validate=True).decode()
-    except (Base64Error, UnicodeDecodeError):
-        return None
 
 
 def _quote(name: str) -> str:

@@ -20,7 +20,8 @@ class Part:
     asked for; it raises a ``Problem`` where the bytes turn out not to be what was promised.
 
     ``headers`` are the part's other head lines, in order. ``head`` is the head as it was received, blank
-    line included, or None for a part that was never in a form; ``faithful`` says that those bytes, sent on
+    line included, and before it the CRLFs that preceded the form's first boundary; it is None for a part that was
+    never in a form. ``faithful`` says that those bytes, sent on
     as they are, read just as the other members say.
     """
 

@@ -65,6 +65,7 @@ CLIENTS = {
     "httpx-chunked": by_python(httpx_stream),
     "aiohttp": aiohttp_form,
     "node-fetch": by_node("upload_fetch.mjs"),
+    "got": by_node("upload_got.mjs"),
     "axios": by_node("upload_axios.mjs", "length"),
     "axios-chunked": by_node("upload_axios.mjs", "stream"),
 }

@@ -253,6 +253,11 @@ async def test_the_fetch_of_node_sends_a_form(chain, report, name):
     assert await node(chain, "upload_fetch.mjs", report, name) == [("somefile", name, CONTENT)]
 
 
+@pytest.mark.parametrize("name", ["report.pdf", "größe 日本 😀.pdf"])
+async def test_got_sends_a_native_form(chain, report, name):
+    assert await node(chain, "upload_got.mjs", report, name) == [("somefile", name, CONTENT)]
+
+
 @pytest.mark.parametrize("mode", ["stream", "length", "buffer"])
 @pytest.mark.parametrize("name", ["report.pdf", "größe 日本 😀.pdf"])
 async def test_axios_sends_a_form(chain, report, name, mode):

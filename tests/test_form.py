@@ -112,7 +112,10 @@ async def test_a_part_is_what_stands_between_its_head_and_the_next_boundary(body
     [
         # before the first boundary
         (b"x--b\r\n" + FILE + b"x\r\n--b--", MalformedForm, "does not begin"),
-        (b"\r\n--b\r\n" + FILE + b"x\r\n--b--", MalformedForm, "does not begin"),
+        (b"\r\n \r\n--b\r\n" + FILE + b"x\r\n--b--", MalformedForm, "does not begin"),
+        (b"\r\n\n--b\r\n" + FILE + b"x\r\n--b--", MalformedForm, "does not begin"),
+        (b"\r--b\r\n" + FILE + b"x\r\n--b--", MalformedForm, "does not begin"),
+        (b"\r\n" * 8193 + b"--b\r\n" + FILE + b"x\r\n--b--", MalformedForm, "does not begin"),
         (b"\n--b\r\n" + FILE + b"x\r\n--b--", MalformedForm, "does not begin"),
         (b" --b\r\n" + FILE + b"x\r\n--b--", MalformedForm, "does not begin"),
         (b"preamble\r\n--b\r\n" + FILE + b"x\r\n--b--", MalformedForm, "does not begin"),
@@ -125,7 +128,9 @@ async def test_a_part_is_what_stands_between_its_head_and_the_next_boundary(body
                 b" ",
                 b"\r",
                 b"\n",
-                b"\r\n\r\n",
+                b"\r\n\r",
+                b"\r\n\n",
+                b"\r\n" * 8193,
                 b"\r\nx",
                 b"--b--",
                 b"\r\n--b--",

@@ -21,8 +21,8 @@ GROWING = b"Content-Disposition:form-data;name=f;filename=a.txt"
 SHRINKING = b'Content-Disposition: form-data; name="f"; filename="C:\\Documents and Settings\\a.txt"'
 
 
-def body_of(*parts, end=b"\r\n"):
-    return b"".join(b"--bound\r\n%b\r\n\r\n%b\r\n" % part for part in parts) + b"--bound--" + end
+def body_of(*parts, before=b"", end=b"\r\n"):
+    return before + b"".join(b"--bound\r\n%b\r\n\r\n%b\r\n" % part for part in parts) + b"--bound--" + end
 
 
 def received(body, *, length, size=1 << 16):
@@ -98,9 +98,12 @@ FORMS = st.lists(st.tuples(heads(), CONTENTS), min_size=1, max_size=5).filter(
 )
 
 
-@given(FORMS, st.sampled_from([b"", b"\r\n"]), st.sampled_from([1, 7, 100, 1 << 16]))
-async def test_a_form_is_sent_in_exactly_the_length_promised(parts, end, size):
-    body = body_of(*parts, end=end)
+CRLFS = st.sampled_from([b"", b"\r\n", b"\r\n\r\n", b"\r\n" * 100])
+
+
+@given(FORMS, CRLFS, CRLFS, st.sampled_from([1, 7, 100, 1 << 16]))
+async def test_a_form_is_sent_in_exactly_the_length_promised(parts, before, end, size):
+    body = body_of(*parts, before=before, end=end)
     if len(body) > 9999 and size < 100:
         size = 100
     try:
@@ -111,9 +114,9 @@ async def test_a_form_is_sent_in_exactly_the_length_promised(parts, end, size):
     assert length == sum(map(len, blocks))
 
 
-@given(FORMS, st.sampled_from([b"", b"\r\n"]))
-async def test_a_form_of_unknown_length_is_never_refused_and_has_the_same_parts(parts, end):
-    body = body_of(*parts, end=end)
+@given(FORMS, CRLFS, CRLFS)
+async def test_a_form_of_unknown_length_is_never_refused_and_has_the_same_parts(parts, before, end):
+    body = body_of(*parts, before=before, end=end)
     length, blocks = await sent(received(body, length=None))
     assert length is None
     assert b"".join(blocks).endswith(CLOSING + b"\r\n")
@@ -144,6 +147,17 @@ async def test_the_first_head_is_canonical_and_the_promise_heeds_what_it_grew_or
     length, blocks = await sent(received(body, length=len(body)))
     assert length == len(body) + growth
     assert b"".join(blocks) == body_of((FIELD, b"1"), (PLAIN, b"x"), end=end)
+
+
+@pytest.mark.parametrize("head", [PLAIN, GROWING])
+@pytest.mark.parametrize("end", [b"", b"\r\n", b"\r\n\r\n"])
+async def test_crlfs_before_a_form_are_left_out_and_those_after_it_are_as_many_as_they_came(head, end):
+    body = body_of((head, b"x"), before=b"\r\n\r\n", end=end)
+    framed = await frame(received(body, length=len(body)))
+    out = b"".join([block async for block in framed.blocks])
+    assert out == body_of((PLAIN, b"x"), end=end)
+    assert framed.length == len(out)
+    assert not framed.unchanged
 
 
 async def test_fields_ahead_of_the_file_are_canonical_too():
@@ -181,6 +195,17 @@ async def test_a_late_head_that_says_what_it_means_is_sent_as_it_came(late):
         (
             b"Content-Disposition: form-data; name=f; filename=\"=?utf-8?B?w6Q=?=\"; filename*=utf-8''%C3%A4",
             b'form-data; name="f"; filename="\xc3\xa4"',
+        ),
+        (
+            b'Content-Disposition: form-data; name="f"; filename="a?.txt"; filename*=UTF-8\'\'a%C3%BC.txt',
+            b'form-data; name="f"; filename="a\xc3\xbc.txt"',
+        ),
+        (
+            (
+                b'Content-Disposition: form-data; name="f"; filename="=?UTF-8?Q?a=C3=BC.txt?="; '
+                b"filename*=UTF-8''a%C3%BC.txt"
+            ),
+            b'form-data; name="f"; filename="a\xc3\xbc.txt"',
         ),
     ],
 )
@@ -221,12 +246,15 @@ async def test_a_late_head_is_canonical_where_no_length_is_promised():
     st.sampled_from([PLAIN, GROWING, SHRINKING]),
     st.integers(0, 60),
     st.sampled_from([b"", b"\r\n", b"\r\n--", b"\r\n--bound", b"\r\n--bound-", b"\r", b"x" * 40_000]),
+    st.sampled_from([b"", b"\r\n", b"\r\n" * 100]),
     st.sampled_from([1 << 16, 10_000]),
 )
-async def test_without_its_closing_boundary_a_form_never_fills_the_end_of_what_was_promised(head, more, tail, size):
+async def test_without_its_closing_boundary_a_form_never_fills_the_end_of_what_was_promised(
+    head, more, tail, before, size
+):
     """Whatever a client sends instead of it, and however long it said that the body would be."""
-    body = (b"--bound\r\n%b\r\n\r\n" % head) + b"x" * more + tail
-    growth = 0 if head is PLAIN else len(PLAIN) - len(head)
+    body = before + (b"--bound\r\n%b\r\n\r\n" % head) + b"x" * more + tail
+    growth = (0 if head is PLAIN else len(PLAIN) - len(head)) - len(before)
     out, problem = await sent_until_refused(received(body, length=len(body), size=size))
     assert isinstance(problem, Truncated)
     assert len(out) <= len(body) + growth - len(CLOSING)

@@ -53,10 +53,6 @@ def canonical(raw: bytes) -> bytes:
         (b"Content-Disposition: form-data; name=a; filename*=utf-8''x; filename*=utf-8''x", "repeats"),
         (b'Content-Disposition: form-data; name="a"; x=1; x=2', "repeats"),
         # extended parameters
-        (b"Content-Disposition: form-data; name=a; filename=x; filename*=utf-8''y", "differ"),
-        (b"Content-Disposition: form-data; name=a; filename=naive.txt; filename*=utf-8''na%C3%AFve.txt", "differ"),
-        (b"Content-Disposition: form-data; name=a; filename=\"=?utf-8?B?eA==?=\"; filename*=utf-8''y", "differ"),
-        (b"Content-Disposition: form-data; name=a; filename=\"=?utf-8?B?e?=\"; filename*=utf-8''y", "differ"),
         (b"Content-Disposition: form-data; name=a; filename*=x", "RFC 8187"),
         (b"Content-Disposition: form-data; name=a; filename*=utf-8'x", "RFC 8187"),
         (b"Content-Disposition: form-data; name=a; filename*=utf-8''%x", "RFC 8187"),
@@ -253,6 +249,21 @@ def test_a_head_that_could_be_read_in_two_ways_is_refused(raw, reason):
             "naïve.txt",
             'Content-Disposition: form-data; name="f"; filename="naïve.txt"'.encode(),
             id=".NET, beyond ASCII",
+        ),
+        pytest.param(
+            b'Content-Disposition: form-data; name="f"; filename="=?UTF-8?Q?na=C3=AFve.txt?="; '
+            b"filename*=UTF-8''na%C3%AFve.txt",
+            "f",
+            "naïve.txt",
+            'Content-Disposition: form-data; name="f"; filename="naïve.txt"'.encode(),
+            id="Spring, beyond ASCII",
+        ),
+        pytest.param(
+            b'Content-Disposition: form-data; name="f"; filename="na?ve.txt"; filename*=UTF-8\'\'na%C3%AFve.txt',
+            "f",
+            "naïve.txt",
+            'Content-Disposition: form-data; name="f"; filename="naïve.txt"'.encode(),
+            id="an approximation beside filename*",
         ),
         pytest.param(
             b"Content-Disposition: form-data; name=\"f\"; filename*=utf-8''na%C3%AFve.txt",
