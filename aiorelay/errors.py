@@ -60,6 +60,10 @@ class BadSource(Problem):
     code, status, title = "bad-source", 400, "The source cannot be understood"
 
 
+class PartialUpload(Problem):
+    code, status, title = "partial-upload", 400, "The upload is only a piece of a file"
+
+
 class Truncated(Problem):
     code, status, title = "truncated", 400, "The body ends too early"
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 
 from aiorelay.body import Body
-from aiorelay.errors import BadSource, TooLarge, WrongContentType
+from aiorelay.errors import TooLarge, WrongContentType
 from aiorelay.form import Limits, read_form
 from aiorelay.sources import Ingest, Sources, raw_form, read_ingest
 from aiorelay.upload import Form
@@ -55,8 +55,6 @@ class Intake:
         return read_ingest(document, self._field)
 
     async def raw(self, request: web.Request, body: Body) -> Form:
-        if hdrs.CONTENT_RANGE in request.headers:  # RFC 9110, section 14.5: never taken for the whole file
-            raise BadSource("A part of a file cannot be uploaded; send it whole, without Content-Range.")
         return raw_form(
             body.read,
             body.length,

@@ -152,6 +152,7 @@ async def relaying(premises: Premises) -> AsyncGenerator[None, None]:
             patience=premises.patience,
             pool=pool,
             stored_status=settings.stored_status,
+            allow_pieces=settings.allow_pieces,
         )
         context = _relay_identity(premises).context
         await stack.enter_async_context(serving(rest1.app(), premises.sockets["rest1"], context, premises.drain))

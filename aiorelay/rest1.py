@@ -40,13 +40,14 @@ from aiorelay.metrics import CONTENT_TYPE as METRICS_TYPE
 from aiorelay.metrics import Metrics
 from aiorelay.pages import Pages
 from aiorelay.passed_back import pass_back, say_only_what_was_said
+from aiorelay.pieces import is_piece, refuse_piece, watch_fields
 from aiorelay.prefer import preferred, take_back
 from aiorelay.problems import middleware
 from aiorelay.recorded import recorded
 from aiorelay.settings.amounts import StatusRange
 from aiorelay.sources import Ingest, Sources
 from aiorelay.tally import Tally
-from aiorelay.telemetry import Upload, identify, request_id
+from aiorelay.telemetry import Upload, identify, log, request_id
 from aiorelay.tracing import Tracing
 from aiorelay.upload import Form
 
@@ -65,7 +66,7 @@ class Rest1:
     ``jobs`` are the uploads that go on after their request was answered. ``field`` is the form field that must carry a
     file; ``access`` says who may upload; ``checks`` judge every file; ``max_uploads`` may be under way at once; clients
     are waited for with ``patience``; ``pool`` does the arithmetic of checksums. ``stored_status`` are the answers of
-    the upload API that mean stored.
+    the upload API that mean stored. ``allow_pieces`` lets pieces of files through.
     """
 
     def __init__(  # noqa: PLR0913 - what it relays to and from, and under which rules
@@ -85,6 +86,7 @@ class Rest1:
         patience: Patience,
         pool: Executor,
         stored_status: Sequence[StatusRange],
+        allow_pieces: bool,
     ) -> None:
         self._draining = False
         self._delivery = delivery
@@ -102,6 +104,7 @@ class Rest1:
         self._patience = patience
         self._pool = pool
         self._stored_status = stored_status
+        self._on_piece = _warn_of_piece if allow_pieces else refuse_piece
         self._in_flight = 0
 
     def app(self) -> web.Application:
@@ -188,6 +191,8 @@ class Rest1:
         upload = Upload(endpoint, client=self._access.client(request))
         with self._tracing.upload(upload, request), upload.under_way(self._metrics.ended):
             upload.who = self._access.who(request)
+            if is_piece(request.headers, _query(request)):
+                self._on_piece()
             with self._admitted():
                 yield upload
 
@@ -225,7 +230,8 @@ class Rest1:
         """Send the checked form, and give the answer. How far it has come is noted for ``job``, if it is one."""
         tally = Tally(upload, self._metrics, job)
         form = checked(form, [tally.received, wanted, *self._checks, tally.checked])
-        async with aclosing(requiring_file(form, self._field)) as parts:
+        parts = watch_fields(form, self._on_piece)
+        async with aclosing(requiring_file(Form(form.boundary, parts, form.length), self._field)) as parts:
             framed = await frame(Form(form.boundary, parts, form.length))
             headers = self._headers(request, framed)
             if job is not None:
@@ -286,6 +292,10 @@ class Rest1:
 async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
     identify(request.headers)
     return await handler(request)
+
+
+def _warn_of_piece() -> None:
+    log.warning("a piece of a file is let through (allow-pieces): the checks see the piece alone")
 
 
 def _query(request: web.Request) -> str:

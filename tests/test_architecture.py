@@ -16,7 +16,7 @@ HOUSE = Path(aiorelay.__file__).parent
 FLOORS = (
     {"errors", "answers", "upload", "allocator", "filenames", "threads", "guard", "hops", "pace", "prefer", "pages"}
     | {"completion", "endings", "expectation", "plain_http", "keep_alive", "presence", "records", "watchdog"},
-    {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "headers", "openapi"},
+    {"settings", "telemetry", "tls", "head", "fetch", "local", "writer", "headers", "openapi", "pieces"},
     {"form", "framing", "recorded", "passed_back", "problems", "spool", "store", "job_files", "ambiguity"}
     | {"access", "acceptor", "identity", "metrics", "tracing"},
     {"checks", "jobs", "listeners", "held_back", "upstream_connection"},

@@ -521,7 +521,7 @@ RAW = ["-T", "FILE"]
 HEAD_REFUSALS = {
     "raw, too large": HeadRefusal("/upload/a.bin", RAW, (413, "too-large"), {"max_size": "1MiB"}),
     "raw, a part of a file": HeadRefusal(
-        "/upload/a.bin", [*RAW, "-H", "Content-Range: bytes 0-1/2"], (400, "bad-source")
+        "/upload/a.bin", [*RAW, "-H", "Content-Range: bytes 0-1/2"], (400, "partial-upload")
     ),
     "raw, coded": HeadRefusal("/upload/a.bin", [*RAW, "-H", "Content-Encoding: gzip"], (415, "wrong-content-type")),
     "raw, itself a form": HeadRefusal(

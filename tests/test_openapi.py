@@ -45,6 +45,7 @@ def app(*, upload_page: bool = True) -> web.Application:
         patience=Patience(1, 1),
         pool=NOBODY,
         stored_status=[],
+        allow_pieces=False,
     ).app()
 
 

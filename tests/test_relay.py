@@ -240,7 +240,7 @@ async def test_curl_uploads_a_file_by_its_name(relay, tmp_path):
 
 async def test_part_of_a_file_is_refused(relay):
     answer = await relay.refused(request("/upload/a.txt", b"x", "Content-Range: bytes 0-0/2", **PUT))
-    assert (answer.status, code(answer)) == (400, "bad-source")
+    assert (answer.status, code(answer)) == (400, "partial-upload")
 
 
 # -- request headers

@@ -27,6 +27,7 @@ _UPLOAD = (
     errors.MalformedForm,
     errors.MissingFile,
     errors.Truncated,
+    errors.PartialUpload,
     errors.Unauthenticated,
     errors.TooSlow,
     errors.TooLarge,
@@ -138,7 +139,7 @@ def _raw(field: str) -> dict[str, Any]:
         "Upload a raw body",
         f"The body becomes the file of the form field `{field}`. Its Content-Type may be any but multipart.",
         {"application/octet-stream": body, "*/*": body},
-        tuple({*_UPLOAD, errors.BadSource} - {errors.MissingFile, errors.TooManyParts}),
+        tuple({*_UPLOAD} - {errors.MissingFile, errors.TooManyParts}),
     )
     filename = {
         "name": "filename",

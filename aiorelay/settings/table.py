@@ -138,6 +138,9 @@ class Settings:
     max_size: int = one("limits", size(least=1), "10GiB", "largest file")
     max_parts: int = one("limits", count(least=1), 100, "most parts in a form")
     max_fields_size: int = one("limits", size(least=0), "1MiB", "bytes of all non-file fields together")
+    allow_pieces: bool = one(
+        "limits", SWITCH, False, "let pieces of files through, which checks and limits judge one by one"
+    )
     max_uploads: int = one("limits", count(least=1), 256, "uploads at once; the next is told 503")
     max_jobs: int = one("limits", count(least=1), 1000, "asynchronous ingests kept, running or ended; then 429")
     idle_timeout: float = one("limits", time(), 30, "longest silence on either leg of a transfer")
