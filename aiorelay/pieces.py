@@ -39,6 +39,13 @@ def is_piece(headers: Mapping[str, str], query: str) -> bool:
 async def watch_fields(form: Form, on_piece: Callable[[], None]) -> AsyncGenerator[Part, None]:
     """Pass a form's parts on; call ``on_piece``, which may raise, once its fields tell that its file is a piece."""
     told: dict[str, str] = {}
+    is_told = False
+
+    def tell() -> None:
+        nonlocal is_told
+        if not is_told:
+            is_told = True
+            on_piece()
 
     async def noting(name: str, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         value = b""
@@ -47,7 +54,7 @@ async def watch_fields(form: Form, on_piece: Callable[[], None]) -> AsyncGenerat
             yield chunk
         told[name] = value.decode(errors="replace")
         if name in _COUNT_BESIDE.values() and told[name] != "1":
-            on_piece()
+            tell()
 
     async with aclosing(form.parts) as parts:
         async for part in parts:
@@ -55,7 +62,7 @@ async def watch_fields(form: Form, on_piece: Callable[[], None]) -> AsyncGenerat
                 part.chunks = noting(part.name, part.chunks)
             yield part
     if _tells_of_pieces(told):
-        on_piece()
+        tell()
 
 
 def refuse_piece() -> None:

@@ -100,7 +100,7 @@ def test_a_file_is_uploaded_in_a_browser(stranger, relay, tmp_path):
     assert stored(upload["answer"]) == stranger.sample
 
 
-@pytest.mark.parametrize("way", ["-F file=@", "-T LICENSE", "AIORELAY_FIELD"], ids=["form", "raw", "send"])
+@pytest.mark.parametrize("way", ["-F file=@", "-T LICENSE", "--file-field"], ids=["form", "raw", "send"])
 def test_a_file_for_ones_own_api_goes_through_the_relay(stranger, behind_the_relay, way):
     stranger.run(stranger.told(way))
     (path,) = behind_the_relay.iterdir()
