@@ -151,7 +151,7 @@ class Upstream:
             raise UpstreamFailed(
                 "The upload API answered with a status that is not final.", error="http_protocol_error"
             )
-        if answer.status < 300 and not body.is_whole:
+        if _is_success(answer.status) and not body.is_whole:
             raise UpstreamFailed(
                 "The upload API answered before it had the whole body, and took no more of it.",
                 error="connection_terminated",
@@ -228,9 +228,14 @@ def _pieces(block: bytes | memoryview) -> Iterator[memoryview]:
     return (view[at : at + _PIECE] for at in range(0, len(block), _PIECE))
 
 
+def _is_success(status: int) -> bool:
+    """Whether an answer means that the body was taken: 2xx, or 303 (RFC 9110, section 15.4.4)."""
+    return status < 300 or status == 303
+
+
 def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: asyncio.Timeout) -> None:
     """End the sending once the exchange has failed or its answer is one of refusal."""
-    if not exchange.cancelled() and (exchange.exception() is not None or exchange.result().status >= 300):
+    if not exchange.cancelled() and (exchange.exception() is not None or not _is_success(exchange.result().status)):
         with suppress(RuntimeError):  # the sending had ended by itself
             sending.reschedule(0)
 

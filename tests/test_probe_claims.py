@@ -89,6 +89,19 @@ async def test_an_api_that_cuts_a_dripping_body_needs_the_spool(run):
     assert "--upstream-mode spool" in found["flags"]
 
 
+async def test_an_api_that_refuses_a_longer_upload_at_once_is_not_impatient(run):
+    async def small(request):
+        if request.content_length is not None and request.content_length > 100_000:
+            raise web.HTTPRequestEntityTooLarge(100_000, request.content_length)
+        form = await receive(request)
+        return web.Response(text=form["somefile"]) if "somefile" in form else web.Response(status=400)
+
+    _, found = await run(small)
+    assert found["patience"] is None
+    assert found["reasons"]["patience"] == "not measured: it answered 413 before an upload had ended"
+    assert "--upstream-mode spool" not in (found["flags"] or "")
+
+
 def test_the_boundary_appears_nowhere_else():
     upload = Upload("somefile", "mark")
     assert upload.body.count(upload.boundary.encode()) == 2

@@ -276,20 +276,21 @@ async def test_early_success_is_not_passed_on_before_the_verdict(relay):
     assert (answer.status, answer.json()["type"]) == (400, "urn:aiorelay:malformed-form")
 
 
+@pytest.mark.parametrize("status", [b"200 OK", b"303 See Other"])
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("after", [0, MIB], ids=["after the head", "after a mebibyte"])
-async def test_early_success_is_passed_on_and_the_upstream_gets_the_whole_body(relay, after, chunked):
+async def test_early_success_is_passed_on_and_the_upstream_gets_the_whole_body(relay, after, chunked, status):
     async def script(connection):
         await connection.head()
         while len(connection.received) < after:
             await connection.read()
-        await connection.send(DONE)
+        await connection.send(DONE.replace(b"200 OK", status))
         await connection.request()
 
     upstream, chain = await relay(script)
     async with connected(chain.rest1, chain.tls) as client:
         answer = await client.ask(request("/upload1", LARGE, chunked=chunked))
-    assert (answer.status, answer.json()) == (200, {"status": "done"})
+    assert (answer.status, answer.json()) == (int(status[:3]), {"status": "done"})
     await eventually(lambda: upstream.requests)
     assert upstream.requests[0].body == LARGE
 

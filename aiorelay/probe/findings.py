@@ -14,7 +14,7 @@ from pathlib import Path
 from yarl import URL
 
 from aiorelay.probe.uploads import Upload
-from aiorelay.probe.wire import Outcome, Silence
+from aiorelay.probe.wire import Outcome, Silence, Waited
 from aiorelay.settings import SETTINGS
 
 __all__ = ["NAMES", "Evidence", "Finding", "Patience", "Setup", "Trial", "is_complete", "judge", "judge_unreached"]
@@ -88,10 +88,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds that the API waits for a silent and for a dripping body, at most ``bound``; None where unreachable."""
+    """How long the API waits for a silent and for a dripping body, at most ``bound`` seconds; None if unreachable."""
 
-    silent: float | None
-    dripping: float | None
+    silent: Waited | None
+    dripping: Waited | None
     bound: float
 
 
@@ -237,8 +237,11 @@ def _patience(patience: Patience | None) -> Finding:
         return Finding(None, "not measured, as --no-patience says")
     if patience.silent is None or patience.dripping is None:
         return Finding(None, "it could not be reached any more when its patience was measured")
-    advice = "; use --upstream-mode spool" if patience.dripping < patience.bound else ""
-    seconds = {"silent": patience.silent, "dripping": patience.dripping}
+    for waited in (patience.silent, patience.dripping):
+        if waited.refusal is not None:
+            return Finding(None, f"not measured: it answered {waited.refusal} before an upload had ended")
+    advice = "; use --upstream-mode spool" if patience.dripping.seconds < patience.bound else ""
+    seconds = {"silent": patience.silent.seconds, "dripping": patience.dripping.seconds}
     return Finding(seconds, f"seconds that it waited for the rest of an upload, of {patience.bound:g}{advice}")
 
 

@@ -10,7 +10,7 @@ from yarl import URL
 
 from aiorelay.probe.findings import Evidence, Finding, Patience, Setup, Trial, judge, judge_unreached
 from aiorelay.probe.uploads import FILENAMES, Upload
-from aiorelay.probe.wire import Wire
+from aiorelay.probe.wire import Waited, Wire
 from aiorelay.tls import client_context
 
 __all__ = ["Target", "probe"]
@@ -113,7 +113,7 @@ class _Trials:
     def _patience(self) -> Patience:
         """Measure a silent and a dripping body side by side."""
 
-        def measure(label: str, drip: bytes) -> float | None:
+        def measure(label: str, drip: bytes) -> Waited | None:
             upload = self._upload(label)
             length = len(upload.unfinished) + int(_BOUND * 2) * len(_DRIP)
             headers = [("Content-Type", upload.content_type), ("Content-Length", str(length))]

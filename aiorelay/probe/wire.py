@@ -4,6 +4,7 @@ import contextlib
 import enum
 import html
 import json
+import re
 import socket
 import ssl
 import time
@@ -15,7 +16,7 @@ from urllib.parse import unquote
 
 from yarl import URL
 
-__all__ = ["Outcome", "Silence", "Wire"]
+__all__ = ["Outcome", "Silence", "Waited", "Wire"]
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ANSWER = 256 * 1024
@@ -28,6 +29,20 @@ class Silence(enum.Enum):
     LATE = "did not answer in time"
     GARBLED = "answered with what is not HTTP"
     GONE = "could not be reached any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """How many ``seconds`` passed until an answer with ``status``, or None for a hang-up or the end of the wait."""
+
+    seconds: float
+    status: int | None = None
+
+    @property
+    def refusal(self) -> int | None:
+        """The status of an answer that came at once and speaks of the upload, not of its slowness (408)."""
+        at_once = self.seconds < 1 and self.status is not None and 400 <= self.status < 500
+        return self.status if at_once and self.status != 408 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +115,12 @@ class Wire:
             connection.settimeout(patience)
             return _answer(connection)
 
-    def wait(self, headers: Iterable[tuple[str, str]], body: bytes, *, drip: bytes, bound: float) -> float | None:
+    def wait(self, headers: Iterable[tuple[str, str]], body: bytes, *, drip: bytes, bound: float) -> Waited | None:
         """Send a head and ``body``, then ``drip`` each second, and measure the seconds until an answer or a hang-up.
 
-        An empty ``drip`` is a silent body. Gives ``bound`` where nothing happens until then, None where no connection
-        can be made.
+        An empty ``drip`` is a silent body. ``bound`` seconds are the most; None where no connection can be made.
         """
+        said = b""
         try:
             connection = self.dial()
         except OSError:
@@ -116,13 +131,14 @@ class Wire:
             while (left := begun + bound - time.monotonic()) > 0:
                 connection.settimeout(min(1.0, left))
                 try:
-                    connection.recv(1)
+                    said = connection.recv(64)
                 except TimeoutError:
                     connection.settimeout(max(left, 1.0))
                     connection.sendall(drip)
                 else:
                     break
-        return min(round(time.monotonic() - begun, 1), bound)
+        status = re.match(rb"HTTP/1\.[01] ([0-9]{3})", said)
+        return Waited(min(round(time.monotonic() - begun, 1), bound), None if status is None else int(status[1]))
 
     def _head(self, headers: Iterable[tuple[str, str]]) -> bytes:
         host = ("Host", self._url.host_port_subcomponent or "")
