@@ -675,9 +675,9 @@ async def test_flags_may_stand_among_the_sources(recorder, send, tmp_path):
     ("answer", "sentence"),
     [
         (Answer(422, "application/problem+json", b'{"title": "T", "detail": "D."}'), "T: D."),
-        (Answer(422, "application/problem+json", b'{"detail": "D."}'), "Unprocessable Entity: D."),
-        (Answer(422, "application/problem+json", b"[]"), "422 Unprocessable Entity: []"),
-        (Answer(422, "application/problem+json", b"{"), "422 Unprocessable Entity: {"),
+        (Answer(409, "application/problem+json", b'{"detail": "D."}'), "Conflict: D."),
+        (Answer(409, "application/problem+json", b"[]"), "409 Conflict: []"),
+        (Answer(409, "application/problem+json", b"{"), "409 Conflict: {"),
         (Answer(500, "text/plain", b""), "500 Internal Server Error"),
         (Answer(599, "text/plain", b"\xff"), "599 refused: \ufffd"),
         (Answer(400, "", b"x" * 1000), f"400 Bad Request: {'x' * 300}…"),
