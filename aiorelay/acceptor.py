@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from aiorelay.plain_http import begins_plainly, refuse
-from aiorelay.records import InOnePiece, scratch
+from aiorelay.records import CoalescingProtocol, read_buffer
 from aiorelay.telemetry import log
 
 __all__ = ["Acceptor", "Connections"]
@@ -24,7 +24,7 @@ _PAUSE = 0.2
 
 
 @dataclass(slots=True)
-class _Arrival:
+class _OpenConnection:
     handshake: asyncio.Task[None]
     at: float
     silent: bool = True  # no byte has come
@@ -39,18 +39,18 @@ class Connections:
     def __init__(self, prompt: float = 1.0) -> None:
         self.busy: set[web.RequestHandler] = set()
         self._prompt = prompt
-        self._open: dict[web.RequestHandler, _Arrival] = {}
+        self._open: dict[web.RequestHandler, _OpenConnection] = {}
 
     def came(self, handler: web.RequestHandler, handshake: asyncio.Task[None]) -> None:
         """Note a new one."""
-        self._open[handler] = _Arrival(handshake, asyncio.get_running_loop().time())
+        self._open[handler] = _OpenConnection(handshake, asyncio.get_running_loop().time())
 
-    def spoke(self, handler: web.RequestHandler) -> None:
+    def first_byte_received(self, handler: web.RequestHandler) -> None:
         """Note that the first byte of a handshake has come."""
         if handler in self._open:
             self._open[handler].silent = False
 
-    def began(self, handler: web.RequestHandler) -> None:
+    def request_started(self, handler: web.RequestHandler) -> None:
         """Note that one has a request in flight."""
         self.busy.add(handler)
 
@@ -60,7 +60,7 @@ class Connections:
         if handler in self._open:
             self._open[handler] = self._open.pop(handler)
 
-    def lost(self, handler: web.RequestHandler) -> None:
+    def closed(self, handler: web.RequestHandler) -> None:
         """Note that one is no more."""
         self._open.pop(handler, None)
 
@@ -124,7 +124,7 @@ class Acceptor:
         self._limit = limit
         self._deadline = deadline
         self._listeners = listeners
-        self._scratch = scratch()
+        self._scratch = read_buffer()
         for listener in listeners:
             listener.setblocking(False)
         self._accepting = [asyncio.create_task(self._accept(listener)) for listener in listeners]
@@ -151,24 +151,24 @@ class Acceptor:
             if self._connections.reach(self._limit) and not self._connections.drop_one():
                 connection.close()
                 continue
-            self._welcome(connection)
+            self._start_handshake(connection)
 
-    def _welcome(self, connection: socket.socket) -> None:
+    def _start_handshake(self, connection: socket.socket) -> None:
         """Begin a handshake. A connection that does not come as far as TLS is closed, and one without TLS forgotten."""
         handler = self._server()
         ours = ExitStack()
         ours.callback(connection.close)
-        handshake = asyncio.create_task(self._shake_hands(connection, handler, ours))
+        handshake = asyncio.create_task(self._do_handshake(connection, handler, ours))
         self._connections.came(handler, handshake)
 
         def end(_handshake: asyncio.Task[None]) -> None:  # here, for a task that is cancelled soon enough never runs
             ours.close()
             if handler.transport is None:
-                self._connections.lost(handler)
+                self._connections.closed(handler)
 
         handshake.add_done_callback(end)
 
-    async def _shake_hands(self, connection: socket.socket, handler: web.RequestHandler, ours: ExitStack) -> None:
+    async def _do_handshake(self, connection: socket.socket, handler: web.RequestHandler, ours: ExitStack) -> None:
         """Wait for a handshake and do it. ``ours`` closes the connection; it is emptied when TLS takes it."""
         loop = asyncio.get_running_loop()
         # What fails here is the client's affair: a certificate it does not trust, a port scan.
@@ -177,14 +177,14 @@ class Acceptor:
             client = connection.getpeername()[0]
             async with asyncio.timeout(self._deadline):
                 await _first_byte(connection)
-                self._connections.spoke(handler)
+                self._connections.first_byte_received(handler)
                 if begins_plainly(connection.recv(1, socket.MSG_PEEK)):
                     if await refuse(connection):
                         log.info("%s spoke plain HTTP: https is wanted", client)
                     return
                 ours.pop_all()
                 await loop.connect_accepted_socket(
-                    lambda: InOnePiece(handler, self._scratch, lambda: self._connections.lost(handler)),
+                    lambda: CoalescingProtocol(handler, self._scratch, lambda: self._connections.closed(handler)),
                     connection,
                     ssl=self._context,
                     ssl_handshake_timeout=self._deadline,

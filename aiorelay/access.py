@@ -13,10 +13,10 @@ from aiohttp import hdrs, web
 from multidict import MultiMapping
 
 from aiorelay.errors import StartupError, Unauthenticated
-from aiorelay.guard import Network
+from aiorelay.guard import IPNetwork
 from aiorelay.telemetry import log
 
-__all__ = ["Access", "Neighbourhood", "Tokens", "client_address", "subject"]
+__all__ = ["Access", "LoopbackOrToken", "Tokens", "client_address", "subject"]
 
 # RFC 6750, section 2.1: credentials = "Bearer" 1*SP b64token
 _BEARER = re.compile(r"Bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
@@ -28,7 +28,7 @@ _FOR = re.compile(r'(?:^|;)\s*for="?(\[[0-9a-fA-F:.]+\]|[0-9.]+)(?::[0-9]+)?"?\s
 class Access:
     """The door: bearer ``tokens`` if there are any, and the ``trusted`` proxies that may say whom they speak for."""
 
-    def __init__(self, tokens: "Tokens | None" = None, trusted: Sequence[Network] = ()) -> None:
+    def __init__(self, tokens: "Tokens | None" = None, trusted: Sequence[IPNetwork] = ()) -> None:
         self.consumes_authorization = tokens is not None
         self._tokens = tokens
         self._trusted = trusted
@@ -49,7 +49,7 @@ class Access:
         return _is_trusted(request.remote or "unknown", self._trusted)
 
 
-class Neighbourhood:
+class LoopbackOrToken:
     """The door of the embedded upload API: who comes from this machine, or has one of the ``tokens``."""
 
     def __init__(self, tokens: "Tokens | None") -> None:
@@ -121,7 +121,7 @@ def subject(certificate: Mapping[str, object] | None) -> str | None:
     return pairs.get("commonName") or (str(certificate.get("serialNumber")) if certificate else None)
 
 
-def client_address(peer: str, headers: "MultiMapping[str]", trusted: Sequence[Network]) -> str:
+def client_address(peer: str, headers: "MultiMapping[str]", trusted: Sequence[IPNetwork]) -> str:
     """The client's address: the last one named that no ``trusted`` proxy has, if ``peer`` is a trusted one itself.
 
     Forwarded (RFC 7239) counts before X-Forwarded-For. What is not an address ends the walk: nothing before it
@@ -150,7 +150,7 @@ def _address(text: str) -> str | None:
         return None
 
 
-def _is_trusted(address: str, trusted: Iterable[Network]) -> bool:
+def _is_trusted(address: str, trusted: Iterable[IPNetwork]) -> bool:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from aiorelay.telemetry import log
 
-__all__ = ["FROM_CLIENTS", "FROM_RELAYS", "HeadLimits", "fault", "refusing_ambiguous"]
+__all__ = ["FROM_CLIENTS", "FROM_RELAYS", "HeadLimits", "find_ambiguity", "reject_ambiguous_requests"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ _AROUND = 4
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:%[0-9A-Fa-f]{2}|[0-9A-Za-z\-._~!$&'()*+,;=])*)(?::[0-9]*)?")
 
 
-def fault(
+def find_ambiguity(
     method: str, target: str, version: HttpVersion, fields: Iterable[tuple[bytes, bytes]], largest: int
 ) -> str | None:
     """What is wrong with the head of a request, in a sentence; None if nothing is. ``largest`` is in bytes."""
@@ -61,15 +61,15 @@ def fault(
     return None
 
 
-def refusing_ambiguous(limits: HeadLimits) -> Middleware:
-    """A middleware that answers 400 where there is a ``fault``, and closes the connection.
+def reject_ambiguous_requests(limits: HeadLimits) -> Middleware:
+    """A middleware that answers 400 where there is a ``find_ambiguity``, and closes the connection.
 
     Of the limits only the size is its concern: the others are the parser's.
     """
 
     @web.middleware
     async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
-        found = fault(request.method, request.raw_path, request.version, request.raw_headers, limits.size)
+        found = find_ambiguity(request.method, request.raw_path, request.version, request.raw_headers, limits.size)
         if found is None:
             return await handler(request)
         log.warning("what came is not HTTP: %s", found)

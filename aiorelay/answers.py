@@ -5,12 +5,12 @@ import asyncio
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-__all__ = ["taken_in_time"]
+__all__ = ["response_timeout"]
 
 _BLOCK = 64 * 1024
 
 
-def taken_in_time(idle: float) -> Middleware:
+def response_timeout(idle: float) -> Middleware:
     """A middleware that drops a client which takes longer than ``idle`` seconds for 64 KiB of an answer, on average.
 
     Answers that are streamed are for whoever streams them to watch.

@@ -12,20 +12,20 @@ from aiohttp.http import HttpProcessingError
 
 from aiorelay.checks import Check
 from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
-from aiorelay.pace import Pace
+from aiorelay.pace import MinimumRate
 from aiorelay.watchdog import Watchdog
 
-__all__ = ["Body", "Patience"]
+__all__ = ["BodyTimeouts", "RequestBody"]
 
 # After so many seconds of silence, at most, the framing is looked at.
 _LOOK = 0.5
 _BROKEN = "The body's chunked framing is broken."
 
 
-class Patience:
+class BodyTimeouts:
     """How long clients are waited for: the longest silence in seconds, and the least bytes a second.
 
-    For the rate see ``Pace``. A silence is as many waits as ``looks`` says, each of which ``watchdog`` watches.
+    For the rate see ``MinimumRate``. A silence is as many waits as ``looks`` says, each of which ``watchdog`` watches.
     """
 
     def __init__(self, idle: float, min_rate: int) -> None:
@@ -35,19 +35,19 @@ class Patience:
         self.watchdog = Watchdog(idle / self.looks)
 
 
-class Body:
-    """The body of one request, whose client is waited for with ``patience``.
+class RequestBody:
+    """The body of one request, whose client is waited for with ``timeouts``.
 
     Raises ``WrongContentType`` if the body is coded: inflating it is nobody's business here, and a small body
     could become a huge one.
     """
 
-    def __init__(self, request: web.BaseRequest, patience: Patience) -> None:
+    def __init__(self, request: web.BaseRequest, timeouts: BodyTimeouts) -> None:
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() not in {"", "identity"}:
             raise WrongContentType("A body with a Content-Encoding is not accepted; send it as it is.")
         self._request = request
-        self._patience = patience
-        self._pace = Pace(patience.min_rate)
+        self._timeouts = timeouts
+        self._minimum_rate = MinimumRate(timeouts.min_rate)
         self._awaited = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
         self._checks: list[Check] = []
         self._ended = False
@@ -68,8 +68,8 @@ class Body:
         """
         started = time.monotonic()
         block = await self._receive()
-        if not self._pace.keeps(time.monotonic() - started, len(block)):
-            raise TooSlow(f"Fewer than {self._patience.min_rate} bytes a second arrived in the last minute.")
+        if not self._minimum_rate.is_met(time.monotonic() - started, len(block)):
+            raise TooSlow(f"Fewer than {self._timeouts.min_rate} bytes a second arrived in the last minute.")
         for check in self._checks:
             if block:
                 await check.feed(block)
@@ -79,9 +79,9 @@ class Body:
         return block
 
     async def _receive(self) -> bytes:
-        for _ in range(self._patience.looks):
+        for _ in range(self._timeouts.looks):
             try:
-                with self._patience.watchdog.watching():
+                with self._timeouts.watchdog.watching():
                     await self._invite()
                     return await self._request.content.readany()
             except TimeoutError:
@@ -92,7 +92,7 @@ class Body:
                 raise ClientGone from gone
             if _is_broken(self._request):
                 raise Truncated(_BROKEN)
-        raise TooSlow(f"No byte arrived for {self._patience.idle:g} s.")
+        raise TooSlow(f"No byte arrived for {self._timeouts.idle:g} s.")
 
     async def _invite(self) -> None:
         """Send the client that waits for it its ``100 Continue``."""

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aiorelay.completion import Flag, script
 from aiorelay.errors import StartupError
 from aiorelay.settings import SETTINGS, Setting, Settings, SettingsError, example, find_file, read, suggestion, unknown
-from aiorelay.settings.kinds import Kind, Unfit
+from aiorelay.settings.kinds import InvalidValueError, Kind
 from aiorelay.settings.places import PATH, upload_url
 from aiorelay.settings.words import HEADER
 
 if TYPE_CHECKING:
-    from aiorelay.client import Outcome
+    from aiorelay.client import SendResult
 
 __all__ = ["main"]
 
@@ -183,8 +183,8 @@ def _as(kind: Kind) -> Callable[[str], Any]:
     def accept(text: str) -> Any:
         try:
             return kind.accept(text)
-        except Unfit as unfit:
-            raise argparse.ArgumentTypeError(f"{kind.quote(text)} {unfit.fault}; {unfit.advice}") from None
+        except InvalidValueError as invalid:
+            raise argparse.ArgumentTypeError(f"{kind.quote(text)} {invalid.fault}; {invalid.advice}") from None
 
     return accept
 
@@ -275,14 +275,14 @@ def _form_field(text: str) -> tuple[str, str]:
 
 def _send(options: argparse.Namespace) -> int:
     settings, _ = read({}, os.environ, find_file(None, os.environ))
-    from aiorelay.client import STDIN, Errand, is_confidential, read_token, send  # noqa: PLC0415 - as costly as serving
+    from aiorelay.client import STDIN, SendOptions, is_confidential, read_token, send  # noqa: PLC0415 - as costly as serving
 
     if options.sources.count(STDIN) > 1:
         raise UsageError("SOURCE: standard input can be sent only once")
     if options.token_file and not is_confidential(options.to):
         raise UsageError("--token-file: a token would be readable on the way; give an https URL with --to")
     generated = settings.state_dir / "tls" / "ca.pem"
-    errand = Errand(
+    send_options = SendOptions(
         to=options.to,
         field=options.file_field or settings.field,
         fields=tuple(options.field),
@@ -292,13 +292,13 @@ def _send(options: argparse.Namespace) -> int:
     )
     progress = sys.stderr is not None and sys.stderr.isatty()
     try:
-        stored = send(errand, options.sources, _show_json if options.json else _show, progress=progress)
+        stored = send(send_options, options.sources, _show_json if options.json else _show, progress=progress)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0 if stored else FAILED
 
 
-def _show(outcome: "Outcome") -> None:
+def _show(outcome: "SendResult") -> None:
     """Print the answer as it is, and anything else as one line on stderr."""
     if outcome.answer is None or not outcome.stored:
         if sys.stderr is not None:
@@ -309,7 +309,7 @@ def _show(outcome: "Outcome") -> None:
         sys.stdout.buffer.flush()
 
 
-def _show_json(outcome: "Outcome") -> None:
+def _show_json(outcome: "SendResult") -> None:
     print(outcome.as_json(), flush=True)
 
 

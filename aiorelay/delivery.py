@@ -12,7 +12,7 @@ import aiohttp
 from multidict import CIMultiDict
 
 from aiorelay.errors import UpstreamProblem
-from aiorelay.framing import Framed
+from aiorelay.framing import FramedBody
 from aiorelay.spool import Spool
 from aiorelay.telemetry import log
 from aiorelay.upstream import Upstream
@@ -56,7 +56,7 @@ class Delivery:
     @asynccontextmanager
     async def post(
         self,
-        framed: Framed,
+        framed: FramedBody,
         headers: "CIMultiDict[str]",
         query: str,
         on_sent: Callable[[int], object] = lambda _bytes: None,
@@ -74,7 +74,7 @@ class Delivery:
             @asynccontextmanager
             async def one_try() -> AsyncGenerator[aiohttp.ClientResponse, None]:
                 async with aclosing(spool.read()) as blocks:
-                    body = Framed(framed.boundary, spool.size, blocks)
+                    body = FramedBody(framed.boundary, spool.size, blocks)
                     post = self._upstream.post(body, headers.copy(), query, on_sent, notice=self._notice)
                     async with post as answer:
                         yield answer

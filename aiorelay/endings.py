@@ -2,7 +2,7 @@
 
 import mimetypes
 
-__all__ = ["type_by_ending"]
+__all__ = ["media_type_by_extension"]
 
 # A type of the coding for what `mimetypes` takes for one: `.tar.gz` is a gzip file, not a tar file.
 _CODINGS = {
@@ -14,7 +14,7 @@ _CODINGS = {
 }
 
 
-def type_by_ending(name: str) -> str | None:
+def media_type_by_extension(name: str) -> str | None:
     """The media type of a file called ``name``, which is one path component; None where its ending tells none."""
     # Behind a letter, no part of the name can look like the scheme of a URL.
     guess, coding = mimetypes.guess_type(f"a{name}", strict=False)

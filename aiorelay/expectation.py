@@ -5,14 +5,14 @@ aiohttp would answer it at once, before any handler runs, and where no handler i
 
 from aiohttp import hdrs, web
 
-__all__ = ["leave_expectation", "refuse_unrouted"]
+__all__ = ["add_catch_all_route", "defer_100_continue"]
 
 
-async def leave_expectation(_request: web.Request) -> None:
+async def defer_100_continue(_request: web.Request) -> None:
     """Let the handler answer ``Expect``: an ``expect_handler`` for aiohttp's routes."""
 
 
-def refuse_unrouted(router: web.UrlDispatcher) -> None:
+def add_catch_all_route(router: web.UrlDispatcher) -> None:
     """Give ``router``, whose routes are all there, one for all that they do not lead to, which leaves bodies unread.
 
     It answers 404 or 405, and a path with a slash too many 308 (RFC 9110, section 15.4.9).
@@ -29,4 +29,4 @@ def refuse_unrouted(router: web.UrlDispatcher) -> None:
         allowed = await allowed_at(request)
         raise web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound
 
-    router.add_route("*", "/{path:.*}", refuse, expect_handler=leave_expectation)
+    router.add_route("*", "/{path:.*}", refuse, expect_handler=defer_100_continue)

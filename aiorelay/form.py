@@ -18,20 +18,20 @@ from aiorelay.errors import MalformedForm, MissingFile, TooLarge, TooManyParts, 
 from aiorelay.head import read_boundary, read_head
 from aiorelay.upload import Form, Part
 
-__all__ = ["Limits", "read_form", "requiring_file"]
+__all__ = ["FormLimits", "read_form", "require_file"]
 
 _MAX_HEAD = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FormLimits:
     """How many parts a form may have, and how many bytes all its fields (the parts without a file) together."""
 
     parts: int
     fields_size: int
 
 
-def read_form(content_type: str, length: int | None, read: Callable[[], Awaitable[bytes]], limits: Limits) -> Form:
+def read_form(content_type: str, length: int | None, read: Callable[[], Awaitable[bytes]], limits: FormLimits) -> Form:
     """A multipart/form-data body as a Form.
 
     ``content_type`` is the request's, ``length`` its Content-Length in bytes or None, and ``read`` gives the
@@ -43,7 +43,7 @@ def read_form(content_type: str, length: int | None, read: Callable[[], Awaitabl
     return Form(boundary, _Scanner(boundary, read, limits).parts(), length)
 
 
-async def requiring_file(form: Form, field: str) -> AsyncGenerator[Part, None]:
+async def require_file(form: Form, field: str) -> AsyncGenerator[Part, None]:
     """Pass a form's parts on, and raise ``MissingFile`` at their end if none called ``field`` was a file.
 
     A browser sends an input that nobody filled in as an empty file without a name: that is no file.
@@ -71,7 +71,7 @@ async def requiring_file(form: Form, field: str) -> AsyncGenerator[Part, None]:
 class _Scanner:
     """One pass over a form's body: what was read ahead is ``_block[_at:]``."""
 
-    def __init__(self, boundary: bytes, read: Callable[[], Awaitable[bytes]], limits: Limits) -> None:
+    def __init__(self, boundary: bytes, read: Callable[[], Awaitable[bytes]], limits: FormLimits) -> None:
         self._delimiter = b"\r\n--" + boundary
         self._read = read
         self._limits = limits

@@ -16,14 +16,14 @@ from aiorelay.errors import MalformedForm, Truncated
 from aiorelay.head import pad, write_head
 from aiorelay.upload import Form, Part
 
-__all__ = ["Framed", "canonical_length", "frame"]
+__all__ = ["FramedBody", "canonical_length", "frame"]
 
 # Blocks smaller than this wait for the next one: a small upload leaves in a single write.
 _COALESCE = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Framed:
+class FramedBody:
     """A body ready to be sent.
 
     ``length`` is its exact length in bytes, or None where it is not known. ``blocks`` yields the body and
@@ -47,7 +47,7 @@ def canonical_length(boundary: bytes, parts: Iterable[Part]) -> int | None:
     return total
 
 
-async def frame(form: Form) -> Framed:
+async def frame(form: Form) -> FramedBody:
     """Read a form up to its first file and promise the length of its whole body.
 
     The fields before that file are held in memory: whoever made the form has bounded them. Raises what the
@@ -68,7 +68,7 @@ async def frame(form: Form) -> Framed:
         opening += [chunk async for chunk in part.chunks]
     length = None if form.length is None else form.length + growth
     blocks = _blocks(form.boundary, length, opening, first_file, form.parts)
-    return Framed(form.boundary, length, blocks, unchanged)
+    return FramedBody(form.boundary, length, blocks, unchanged)
 
 
 async def _blocks(

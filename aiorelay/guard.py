@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
-__all__ = ["Address", "HostRules", "Listener", "Network", "refusal"]
+__all__ = ["HostRules", "IPAddress", "IPNetwork", "Listener", "refusal"]
 
-Address: TypeAlias = IPv4Address | IPv6Address
-Network: TypeAlias = IPv4Network | IPv6Network
+IPAddress: TypeAlias = IPv4Address | IPv6Address
+IPNetwork: TypeAlias = IPv4Network | IPv6Network
 Listener: TypeAlias = tuple[str, int]
 """Address and port, as ``getsockname()`` gives them."""
 
@@ -81,24 +81,24 @@ _RANGES: tuple[tuple[str, str], ...] = (
     ("site-local", "fec0::/10"),  # deprecated, RFC 3879
     ("multicast", "ff00::/8"),
 )
-_TABLE: tuple[tuple[str, Network], ...] = tuple((name, ip_network(block)) for name, block in _RANGES)
+_TABLE: tuple[tuple[str, IPNetwork], ...] = tuple((name, ip_network(block)) for name, block in _RANGES)
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA gives out; the rest of IPv6 is not in use
 _IPV4_MAPPED = IPv6Network("::ffff:0:0/96")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052; an IPv6-only host reaches the IPv4 world through it
 
 
-def _assumed_local(_address: Address) -> bool:
+def _assumed_local(_address: IPAddress) -> bool:
     return True
 
 
 def refusal(
-    address: str | Address,
+    address: str | IPAddress,
     port: int,
     *,
-    allowed: Sequence[Network] = (),
+    allowed: Sequence[IPNetwork] = (),
     own: Collection[Listener] = (),
-    local: Callable[[Address], bool] = _assumed_local,
+    local: Callable[[IPAddress], bool] = _assumed_local,
 ) -> str | None:
     """Name the range for which ``address`` may not be dialled, or None if it may. The address itself is not named.
 
@@ -121,21 +121,21 @@ def refusal(
     return _named_range(carried)
 
 
-def _carried(address: Address) -> Address:
+def _carried(address: IPAddress) -> IPAddress:
     """Unwrap the IPv4 address of an IPv4-mapped or NAT64 address; any other stays as it is."""
     if address in _IPV4_MAPPED or address in _NAT64:
         return IPv4Address(int(address) & 0xFFFF_FFFF)
     return address
 
 
-def _is_at(address: Address, port: int, listener: Listener, local: Callable[[Address], bool]) -> bool:
+def _is_at(address: IPAddress, port: int, listener: Listener, local: Callable[[IPAddress], bool]) -> bool:
     if port != listener[1]:
         return False
     bound = _carried(ip_address(listener[0].partition("%")[0]))
     return address == bound or (bound.is_unspecified and local(address))
 
 
-def _named_range(address: Address) -> str | None:
+def _named_range(address: IPAddress) -> str | None:
     for name, network in _TABLE:
         if address in network:
             return f"{name} {network}" if network.num_addresses > 1 else name

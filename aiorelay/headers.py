@@ -10,7 +10,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiorelay.hops import HOP_BY_HOP
 
-__all__ = ["CONTENT_DIGESTS", "add_trace", "drop_client_claims", "end_to_end", "replace_all", "spelt_alike"]
+__all__ = ["CONTENT_DIGESTS", "add_trace", "drop_client_claims", "end_to_end", "replace_all", "uniform_field_names"]
 
 # Digests of the content as the client framed it (RFC 9530; RFC 3230; RFC 1864): untrue once it is framed anew.
 CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
@@ -75,7 +75,7 @@ def replace_all(headers: "CIMultiDict[str]", added: Iterable[tuple[str, str]]) -
     headers.extend(added)
 
 
-def spelt_alike(headers: "CIMultiDict[str]") -> "CIMultiDict[str]":
+def uniform_field_names(headers: "CIMultiDict[str]") -> "CIMultiDict[str]":
     """Spell every field name as it is spelt first: aiohttp's client takes another spelling for a replacement."""
     spelling: dict[str, str] = {}
     return CIMultiDict((spelling.setdefault(name.lower(), name), value) for name, value in headers.items())

@@ -47,16 +47,16 @@ class Identity:
         tls.server_context_from(certificate, key)  # judged before it replaces what works
         self.context.load_cert_chain(certificate, key)
 
-    def trusting(self) -> ssl.SSLContext:
+    def client_context_by_name(self) -> ssl.SSLContext:
         """A context for a client that says itself as whom it verifies the server: as ``name``."""
         context = tls.client_context([self.ca], system_trust=False)
         if self._own:  # it is itself the anchor: whoever signed it need not be at hand
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         return context
 
-    def trusting_at_host(self) -> ssl.SSLContext:
+    def client_context_by_address(self) -> ssl.SSLContext:
         """A context for a client that knows only the address, which need not be among the certificate's names."""
-        context = self.trusting()
+        context = self.client_context_by_name()
         context.check_hostname = self._is_host
         return context
 

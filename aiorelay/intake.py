@@ -11,39 +11,39 @@ from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
-from aiorelay.body import Body
+from aiorelay.body import RequestBody
 from aiorelay.errors import TooLarge, WrongContentType
-from aiorelay.form import Limits, read_form
+from aiorelay.form import FormLimits, read_form
 from aiorelay.sources import Ingest, Sources, raw_form, read_ingest
 from aiorelay.upload import Form
 
-__all__ = ["FORM", "JSON", "Intake", "Make", "by_content_type", "content_type"]
+__all__ = ["FORM", "JSON", "FormFactory", "FormReader", "content_type", "dispatch_on_content_type"]
 
 FORM: Final = "multipart/form-data"
 JSON: Final = "application/json"
 _MAX_JSON = 1024 * 1024
 
-Make: TypeAlias = Callable[[web.Request, Body], Awaitable[Form]]
+FormFactory: TypeAlias = Callable[[web.Request, RequestBody], Awaitable[Form]]
 
 
-class Intake:
+class FormReader:
     """Makes forms; ``field`` is the one that files of JSON and raw bodies are sent in.
 
     Every method raises the ``Problem`` that the body is, if its beginning tells.
     """
 
-    def __init__(self, sources: Sources, *, field: str, limits: Limits) -> None:
+    def __init__(self, sources: Sources, *, field: str, limits: FormLimits) -> None:
         self._sources = sources
         self._field = field
         self._limits = limits
 
-    async def form(self, request: web.Request, body: Body) -> Form:
+    async def form(self, request: web.Request, body: RequestBody) -> Form:
         return read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
 
-    async def json(self, _request: web.Request, body: Body) -> Form:
+    async def json(self, _request: web.Request, body: RequestBody) -> Form:
         return await self._sources.form(await self.ingest(body), self._limits)
 
-    async def ingest(self, body: Body) -> Ingest:
+    async def ingest(self, body: RequestBody) -> Ingest:
         """Read what a JSON body asks for, without looking at its sources."""
         document = b""
         if (body.length or 0) > _MAX_JSON:  # told before the body is asked for
@@ -54,7 +54,7 @@ class Intake:
                 raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
         return read_ingest(document, self._field)
 
-    async def raw(self, request: web.Request, body: Body) -> Form:
+    async def raw(self, request: web.Request, body: RequestBody) -> Form:
         return raw_form(
             body.read,
             body.length,
@@ -64,14 +64,14 @@ class Intake:
         )
 
 
-def by_content_type(makers: Mapping[str, Make]) -> Make:
+def dispatch_on_content_type(factories: Mapping[str, FormFactory]) -> FormFactory:
     """The maker that a request's Content-Type asks for; it raises ``WrongContentType`` if there is none."""
 
-    async def make(request: web.Request, body: Body) -> Form:
-        maker = makers.get(content_type(request))
-        if maker is None:
-            raise WrongContentType(f"{request.path} takes one Content-Type: {' or '.join(makers)}.")
-        return await maker(request, body)
+    async def make(request: web.Request, body: RequestBody) -> Form:
+        factory = factories.get(content_type(request))
+        if factory is None:
+            raise WrongContentType(f"{request.path} takes one Content-Type: {' or '.join(factories)}.")
+        return await factory(request, body)
 
     return make
 

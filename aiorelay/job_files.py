@@ -103,12 +103,12 @@ class JobFiles:
             with contextlib.suppress(OSError):
                 self._path(identity, ending).unlink()
 
-    def ask_to_end(self, identity: str) -> None:
+    def request_cancellation(self, identity: str) -> None:
         """Ask the process that runs a job to end it. Raises ``StorageFull`` or ``Internal``."""
         with storage_problems():
             self._path(identity, _END).touch(0o600)
 
-    def is_asked_to_end(self, identity: str) -> bool:
+    def is_cancellation_requested(self, identity: str) -> bool:
         """Whether another process asks for the end of a job."""
         return self._path(identity, _END).exists()
 
@@ -126,7 +126,7 @@ class JobFiles:
             os.close(fd)
         return False
 
-    def left_behind(self) -> Iterator[Record]:
+    def orphans(self) -> Iterator[Record]:
         """The records of processes that live no more; what else they left is swept away."""
         paths = list(self._directory.iterdir())
         for path in paths:
@@ -137,7 +137,7 @@ class JobFiles:
                 path.unlink(missing_ok=True)
         for path in paths:  # last: whoever starts meanwhile must still see whose files these were
             if path.name.endswith(f".{_ALIVE}"):
-                _bury(path)
+                _remove_if_dead(path)
 
     def _path(self, stem: str, ending: str) -> Path:
         return self._directory / f"{stem}.{ending}"
@@ -159,7 +159,7 @@ def _claim(path: Path) -> int:
     return fd
 
 
-def _bury(path: Path) -> None:
+def _remove_if_dead(path: Path) -> None:
     """Remove what says that a process lives, unless it does. Removed under its lock, it cannot be claimed meanwhile."""
     try:
         fd = os.open(path, os.O_RDWR)

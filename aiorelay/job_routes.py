@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 
 from aiorelay.jobs import Job, Jobs
 
-__all__ = ["JobRoutes", "location", "shown"]
+__all__ = ["JobRoutes", "job_path", "job_response"]
 
 # HTML, section 9.2 (server-sent events): an id may be anything, and ours are numbers.
 _NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
@@ -54,12 +54,12 @@ class JobRoutes:
         router.add_delete("/jobs/{id}", self._cancel)
 
     async def _show(self, request: web.Request) -> web.Response:
-        return shown(self._find(request))
+        return job_response(self._find(request))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job = self._find(request)
         await self._jobs.cancel(job)
-        return shown(job)
+        return job_response(job)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         job = self._find(request)
@@ -96,12 +96,12 @@ class JobRoutes:
         return self._jobs.find(request.match_info["id"], self._owner(request))
 
 
-def location(job: Job) -> str:
+def job_path(job: Job) -> str:
     """The path of a job."""
     return f"/jobs/{job.id}"
 
 
-def shown(job: Job, *, status: int = 200) -> web.Response:
+def job_response(job: Job, *, status: int = 200) -> web.Response:
     """The answer that shows a job."""
     return web.json_response(job.describe(), status=status, headers={hdrs.CACHE_CONTROL: "no-store"})
 

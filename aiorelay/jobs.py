@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, Self
 
 from aiorelay.errors import Internal, NotFound, Problem, TooManyJobs
 from aiorelay.job_files import JobFiles, Record
-from aiorelay.problems import document
+from aiorelay.problems import problem_details
 from aiorelay.telemetry import log, request_id
 
 __all__ = ["Job", "Jobs", "Work"]
@@ -29,7 +29,7 @@ _RETRY_AFTER: Final = "5"
 # Of a job whose process died nobody knows how often it had changed: greater than that, and exact in JSON numbers.
 _LAST_VERSION: Final = 2**53 - 1
 # How often processes that share jobs look at each other's files, in seconds.
-_GLANCE: Final = 1.0
+_POLL_INTERVAL: Final = 1.0
 _MEMBERS: Final = ("id", "state", "received", "forwarded", "total", "answer", "problem")
 
 State = Literal["running", "done", "failed", "cancelled", "lost"]
@@ -107,12 +107,12 @@ class Jobs:
         self._ended: dict[str, tuple[Job, asyncio.TimerHandle]] = {}  # those that ended first are first
         self._cancelled: set[str] = set()
         self._drained = asyncio.Event()
-        self._looking: asyncio.TimerHandle | None = None
+        self._poll_timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         """Open the files, and take over the jobs of processes that are no more. Raises ``StartupError``."""
         self._files.open()
-        for record in sorted(self._files.left_behind(), key=lambda record: record.ended or time.time()):
+        for record in sorted(self._files.orphans(), key=lambda record: record.ended or time.time()):
             self._take_over(record)
         return self
 
@@ -123,7 +123,7 @@ class Jobs:
             task.cancel()
         if self.tasks:
             await asyncio.wait(self.tasks)
-        for timer in (self._looking, *(expiry for _, expiry in self._ended.values())):
+        for timer in (self._poll_timer, *(expiry for _, expiry in self._ended.values())):
             if timer is not None:
                 timer.cancel()
         self._files.close()
@@ -146,8 +146,8 @@ class Jobs:
         self._running[job.id] = job, task
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-        if self._looking is None:
-            self._look_later()
+        if self._poll_timer is None:
+            self._schedule_poll()
         return job
 
     def find(self, identity: str, owner: str | None) -> Job:
@@ -167,7 +167,7 @@ class Jobs:
         if job.id in self._running:
             await asyncio.wait([self._cancel(job.id)])
         elif job.running:
-            self._files.ask_to_end(job.id)
+            self._files.request_cancellation(job.id)
             await job.news(job.version)
 
     def _cancel(self, identity: str) -> asyncio.Task[None]:
@@ -176,17 +176,17 @@ class Jobs:
         task.cancel()
         return task
 
-    def _look_later(self) -> None:
-        self._looking = asyncio.get_running_loop().call_later(_GLANCE, self._look)
+    def _schedule_poll(self) -> None:
+        self._poll_timer = asyncio.get_running_loop().call_later(_POLL_INTERVAL, self._poll)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Do what other processes ask for, and look again as long as there are jobs."""
-        self._looking = None
+        self._poll_timer = None
         for identity in self._running.keys() - self._cancelled:
-            if self._files.is_asked_to_end(identity):
+            if self._files.is_cancellation_requested(identity):
                 self._cancel(identity)
         if self._running:
-            self._look_later()
+            self._schedule_poll()
 
     async def _run(self, job: Job, work: Work) -> None:
         """Do the work and tell how it ended, come what may. The rest of it does not wait, so nothing comes between."""
@@ -196,10 +196,10 @@ class Jobs:
         except asyncio.CancelledError:
             state = "cancelled" if job.id in self._cancelled else "lost"
         except Problem as problem:
-            job.problem = document(problem, request_id.get())
+            job.problem = problem_details(problem, request_id.get())
         except Exception:  # noqa: BLE001 - the last resort: logged with its traceback, and told to nobody
             log.exception("Unforeseen failure of a job")
-            job.problem = document(Internal("The log of the relay has the rest."), request_id.get())
+            job.problem = problem_details(Internal("The log of the relay has the rest."), request_id.get())
         else:
             state = "done"
             job.total = job.received
@@ -218,7 +218,7 @@ class Jobs:
             log.warning("the end of a job could not be written down: %s", problem.detail)
 
     def _take_over(self, record: Record) -> None:
-        job = _told(record, alive=False)
+        job = _job_of(record, alive=False)
         ended = record.ended
         if ended is None:
             ended = time.time()
@@ -238,11 +238,11 @@ class Jobs:
         record = self._files.read(identity)
         if record is None or (record.ended is not None and record.ended + self._kept <= time.time()):
             return None
-        job = _told(record, alive=self._files.is_alive(record.process))
+        job = _job_of(record, alive=self._files.is_alive(record.process))
         if not job.running:
             job.close()
             return job
-        return _Elsewhere(job, self._files, self._drained)
+        return _OtherProcessJob(job, self._files, self._drained)
 
     def _keep(self, job: Job, *, ended: float | None) -> None:
         self._files.write(
@@ -265,7 +265,7 @@ class Jobs:
         self._files.remove(identity)
 
 
-class _Elsewhere(Job):
+class _OtherProcessJob(Job):
     """A job that another living process runs: its file tells how it began, and how it ended."""
 
     def __init__(self, job: Job, files: JobFiles, drained: asyncio.Event) -> None:
@@ -275,13 +275,13 @@ class _Elsewhere(Job):
     async def news(self, since: int) -> None:
         while self.version <= since and not self.over.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GLANCE):
+                async with asyncio.timeout(_POLL_INTERVAL):
                     await self.over.wait()
-            self._look()
+            self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         record = self._files.read(self.id)
-        now = None if record is None else _told(record, alive=self._files.is_alive(record.process))
+        now = None if record is None else _job_of(record, alive=self._files.is_alive(record.process))
         if now is None:  # it ended, and made room for others, between two glances
             self.state, self.version = "lost", _LAST_VERSION
         elif not now.running:
@@ -290,7 +290,7 @@ class _Elsewhere(Job):
             self.answer, self.problem = now.answer, now.problem
 
 
-def _told(record: Record, *, alive: bool) -> Job:
+def _job_of(record: Record, *, alive: bool) -> Job:
     """The job that a record tells of; one that has not ended is lost unless its process is ``alive``."""
     known = {member: value for member, value in record.document.items() if member in _MEMBERS}
     job = Job(**known, owner=record.owner, version=record.version)

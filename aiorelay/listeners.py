@@ -16,7 +16,7 @@ from aiorelay import telemetry
 from aiorelay.acceptor import Acceptor, Connections
 from aiorelay.ambiguity import FROM_CLIENTS, HeadLimits
 from aiorelay.errors import StartupError
-from aiorelay.presence import drop_who_left
+from aiorelay.presence import drop_disconnected
 
 __all__ = ["HEAD_DEADLINE", "Drain", "address", "listening", "serving", "url"]
 
@@ -29,7 +29,7 @@ _FEWEST = 4
 # is enough to go on with.
 _READ_AHEAD = 64 * 1024
 # For what is still in buffers when a connection is closed, in seconds.
-_FAREWELL = 1.0
+_FLUSH_TIMEOUT = 1.0
 
 
 def address(host: str) -> str:
@@ -110,13 +110,13 @@ class Drain:
         if in_flight:
             await asyncio.wait(in_flight)
 
-    async def farewell(self, sockets: Sequence[TransportSocket]) -> None:
+    async def flush_closed(self, sockets: Sequence[TransportSocket]) -> None:
         """Give connections that were closed a moment to send what they still hold."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + min(_FAREWELL, self._left())
+        end = loop.time() + min(_FLUSH_TIMEOUT, self._left())
         open_still = list(sockets)
         while open_still and loop.time() < end and not self._cut.is_set():
-            await asyncio.sleep(_FAREWELL / 100)
+            await asyncio.sleep(_FLUSH_TIMEOUT / 100)
             open_still = [each for each in open_still if each.fileno() >= 0]
 
     async def _wait(self, tasks: Iterable[asyncio.Task[object]], seconds: float) -> bool:
@@ -167,7 +167,7 @@ async def serving(
         shutdown_timeout=0.1,
     )
     async with AsyncExitStack() as stack:
-        stack.callback(asyncio.create_task(drop_who_left(connections.busy)).cancel)
+        stack.callback(asyncio.create_task(drop_disconnected(connections.busy)).cancel)
         stack.push_async_callback(drain.requests, in_flight)  # those that began while connections were closed
         stack.push_async_callback(_close, runner, drain)
         await runner.setup()
@@ -188,7 +188,7 @@ async def _close(runner: web.AppRunner, drain: Drain) -> None:
     connections = [] if runner.server is None else runner.server.connections
     sockets = [each.transport.get_extra_info("socket") for each in connections if each.transport is not None]
     await runner.cleanup()
-    await drain.farewell([each for each in sockets if each is not None])  # as it is for one that is gone already
+    await drain.flush_closed([each for each in sockets if each is not None])  # as it is for one that is gone already
 
 
 def _server(runner: web.AppRunner) -> web.Server:
@@ -208,7 +208,7 @@ def _noting(in_flight: set[asyncio.Task[object]], connections: Connections) -> M
 
         if task is not None:
             in_flight.add(task)
-            connections.began(protocol)
+            connections.request_started(protocol)
             task.add_done_callback(end)
         return await handler(request)
 

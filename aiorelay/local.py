@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from aiorelay.errors import BadSource, Internal, PathRefused, Problem, SourceFailed, SourceMissing
-from aiorelay.threads import ended
+from aiorelay.threads import wait_until_done
 
 __all__ = ["BLOCK", "PIECE", "LocalFile", "open_local"]
 
@@ -46,7 +46,7 @@ async def open_local(path: str, roots: Sequence[Path]) -> "LocalFile":
     """
     opening = asyncio.get_running_loop().run_in_executor(None, _open, path, roots)
     try:
-        await ended(opening)
+        await wait_until_done(opening)
     except asyncio.CancelledError:
         with contextlib.suppress(Problem):
             await opening.result().close()
@@ -86,14 +86,14 @@ class LocalFile:
         reading = self._begin(0)
         try:
             for offset in range(0, max(self.size, 1), PIECE):  # an empty file is looked at, too
-                await ended(reading)
+                await wait_until_done(reading)
                 piece = reading.result()
                 if offset + PIECE < self.size:
                     reading = self._begin(offset + PIECE)
                 for block in piece:
                     yield block
         finally:
-            await ended(reading)
+            await wait_until_done(reading)
 
     def _begin(self, offset: int) -> asyncio.Future[list[bytes]]:
         return asyncio.get_running_loop().run_in_executor(None, self._read, offset)

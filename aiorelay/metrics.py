@@ -5,7 +5,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from aiorelay.telemetry import Upload
+from aiorelay.telemetry import UploadRecord
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -51,7 +51,7 @@ class Metrics:
             "aiorelay_validators_given_up", "Validators that took longer than validator-timeout", registry=registry
         )
 
-    def ended(self, upload: Upload) -> None:
+    def ended(self, upload: UploadRecord) -> None:
         """Count an upload that has ended, and what it took."""
         self.uploads.labels(upload.endpoint, upload.outcome).inc()
         if upload.upstream_error is not None:

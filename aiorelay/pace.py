@@ -1,9 +1,9 @@
 """How fast bytes must come: so many a second, averaged over each minute spent waiting for them. Pure."""
 
-__all__ = ["Pace"]
+__all__ = ["MinimumRate"]
 
 
-class Pace:
+class MinimumRate:
     """Watches one sender, which must give ``min_rate`` bytes a second on average.
 
     Only the time spent waiting for the sender counts: while whoever takes the bytes is slow, nobody asks for more,
@@ -17,7 +17,7 @@ class Pace:
         self._waited = 0.0
         self._arrived = 0
 
-    def keeps(self, waited: float, arrived: int) -> bool:
+    def is_met(self, waited: float, arrived: int) -> bool:
         """Note that ``arrived`` bytes came after ``waited`` seconds: false where a whole minute was too slow."""
         self._waited += waited
         self._arrived += arrived

@@ -10,7 +10,7 @@ from aiohttp.http import HttpVersion11
 from aiorelay.headers import end_to_end, replace_all
 from aiorelay.telemetry import REQUEST_ID, log, request_id
 
-__all__ = ["pass_back", "say_only_what_was_said"]
+__all__ = ["pass_back", "strip_default_headers"]
 
 
 async def pass_back(
@@ -21,7 +21,7 @@ async def pass_back(
     An answer that breaks off breaks off for the client too, and so does one of which it takes no byte for ``idle``
     seconds.
     """
-    response = _PassedBack(answer)
+    response = _UpstreamResponse(answer)
     replace_all(response.headers, added)
     try:
         await response.prepare(request)
@@ -36,7 +36,7 @@ async def pass_back(
     return response
 
 
-class _PassedBack(web.StreamResponse):
+class _UpstreamResponse(web.StreamResponse):
     """The upstream's status and end-to-end headers, and which of them it has ``said``."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
@@ -46,14 +46,14 @@ class _PassedBack(web.StreamResponse):
         self._send_headers_immediately = not answer.content.is_eof()
 
 
-async def say_only_what_was_said(request: web.Request, response: web.StreamResponse) -> None:
+async def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Add the request's id to any answer, and take back what aiohttp added to an upstream's.
 
     To a client that knows no chunks, an answer of unknown length ends with the connection (RFC 9112, section 6.3):
     aiohttp would keep that if asked to. To be called when an answer is about to begin (``on_response_prepare``).
     """
     response.headers[REQUEST_ID] = request_id.get()
-    said = response.said if isinstance(response, _PassedBack) else {"content-type"}
+    said = response.said if isinstance(response, _UpstreamResponse) else {"content-type"}
     for name in {"content-type", "server"} - said:
         response.headers.pop(name, None)
     if request.version < HttpVersion11 and response.content_length is None:

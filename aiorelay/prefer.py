@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from multidict import CIMultiDict
 
-__all__ = ["preferred", "take_back"]
+__all__ = ["remove_preference", "split_preference"]
 
 # RFC 7240, section 2, and RFC 9110, section 5.6: preference = token [ BWS "=" BWS word ] *( OWS ";" [ OWS parameter ] )
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -19,7 +19,7 @@ _ELEMENTS = re.compile(rf'(?:[^,"]|{_QUOTED})+')
 _LIST = re.compile(rf'(?:[^"]|{_QUOTED})*')
 
 
-def preferred(name: str, lines: Iterable[str]) -> tuple[bool, list[str]]:
+def split_preference(name: str, lines: Iterable[str]) -> tuple[bool, list[str]]:
     """Whether the Prefer lines of a request hold the preference ``name``, and all others as they were written.
 
     ``name`` is a lower-case token that has no value. Of a preference that is repeated only the first counts. What is
@@ -33,9 +33,9 @@ def preferred(name: str, lines: Iterable[str]) -> tuple[bool, list[str]]:
     return True, [element for element in elements if element not in taken]
 
 
-def take_back(name: str, headers: "CIMultiDict[str]") -> None:
+def remove_preference(name: str, headers: "CIMultiDict[str]") -> None:
     """Take the preference ``name`` out of a request's ``headers``, for it has been honoured here."""
-    _, others = preferred(name, headers.popall("Prefer", ()))
+    _, others = split_preference(name, headers.popall("Prefer", ()))
     if others:
         headers["Prefer"] = ", ".join(others)
 

@@ -19,16 +19,15 @@ from yarl import URL
 
 from aiorelay import store as stores
 from aiorelay import telemetry, tls
-from aiorelay.access import Access, Neighbourhood, Tokens
+from aiorelay.access import Access, LoopbackOrToken, Tokens
 from aiorelay.ambiguity import FROM_RELAYS
-from aiorelay.body import Patience
-from aiorelay.checks.chosen import chosen
+from aiorelay.body import BodyTimeouts
+from aiorelay.checks.chosen import configured_checks
 from aiorelay.checks.size import max_size
 from aiorelay.delivery import Delivery
 from aiorelay.errors import StartupError
-from aiorelay.fetch import Fetcher
-from aiorelay.fetch import Limits as FetchLimits
-from aiorelay.form import Limits
+from aiorelay.fetch import Fetcher, FetchLimits
+from aiorelay.form import FormLimits
 from aiorelay.identity import Identity
 from aiorelay.job_files import JobFiles
 from aiorelay.jobs import Jobs
@@ -41,20 +40,20 @@ from aiorelay.settings import Settings
 from aiorelay.sources import Sources
 from aiorelay.spool import Spool
 from aiorelay.threads import Threads
-from aiorelay.tracing import UNTRACED, Tracing, tracing
+from aiorelay.tracing import NO_TRACING, Tracing, tracing
 from aiorelay.upstream import Upstream, Waits
 
-__all__ = ["Premises", "relaying", "storing"]
+__all__ = ["ServerContext", "serve_rest1", "serve_rest2"]
 
 _THREADS = 8
 # Bytes of a form that are neither file nor field: a hundred heads of the longest kind are more than any has.
 _FRAMING = 1024 * 1024
 # Certificates are looked after this often, in seconds: the wall clock may jump, so that no single wait would do.
-_UPKEEP = 3600.0
+_RENEWAL_INTERVAL = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Premises:
+class ServerContext:
     """What both servers share: settings, bound sockets and base URLs by server, certificate, tokens, the drain."""
 
     settings: Settings
@@ -67,34 +66,34 @@ class Premises:
     identities: list[Identity] = field(default_factory=list)
 
     @property
-    def limits(self) -> Limits:
-        return Limits(parts=self.settings.max_parts, fields_size=self.settings.max_fields_size)
+    def limits(self) -> FormLimits:
+        return FormLimits(parts=self.settings.max_parts, fields_size=self.settings.max_fields_size)
 
     @property
-    def patience(self) -> Patience:
-        return Patience(self.settings.idle_timeout, self.settings.min_rate)
+    def timeouts(self) -> BodyTimeouts:
+        return BodyTimeouts(self.settings.idle_timeout, self.settings.min_rate)
 
     def reload(self) -> None:
         """Read certificates and tokens again; what cannot be used is logged, and stays as it was."""
         if self.tokens is not None:
             self.tokens.refresh()
-        self._tend(Identity.reload)
+        self._each_identity(Identity.reload)
 
     @asynccontextmanager
-    async def kept_up(self) -> AsyncGenerator[None, None]:
+    async def renewing_certificates(self) -> AsyncGenerator[None, None]:
         """Renew certificates in time, for as long as the context lasts."""
-        upkeep = asyncio.create_task(self._keep_up())
+        upkeep = asyncio.create_task(self._renew_certificates())
         try:
             yield
         finally:
             upkeep.cancel()
 
-    async def _keep_up(self) -> None:
+    async def _renew_certificates(self) -> None:
         while True:
-            await asyncio.sleep(_UPKEEP)
-            self._tend(Identity.renew)
+            await asyncio.sleep(_RENEWAL_INTERVAL)
+            self._each_identity(Identity.renew)
 
-    def _tend(self, tend: Callable[[Identity], None]) -> None:
+    def _each_identity(self, tend: Callable[[Identity], None]) -> None:
         for identity in (self.identity, *self.identities):
             try:
                 tend(identity)
@@ -103,15 +102,15 @@ class Premises:
 
 
 @asynccontextmanager
-async def storing(premises: Premises) -> AsyncGenerator[stores.Store, None]:
+async def serve_rest2(shared: ServerContext) -> AsyncGenerator[stores.Store, None]:
     """Serve rest2. Raises ``StartupError``."""
-    settings = premises.settings
+    settings = shared.settings
     with _store(settings) as store:
-        door = Neighbourhood(premises.tokens) if premises.tokens or settings.client_ca else None
+        access = LoopbackOrToken(shared.tokens) if shared.tokens or settings.client_ca else None
         checks = [max_size(settings.max_size)]
-        rest2 = Rest2(store, door, limits=premises.limits, checks=checks, patience=premises.patience)
-        context, sockets = premises.identity.context, premises.sockets["rest2"]
-        async with serving(rest2.app(), sockets, context, premises.drain, heads=FROM_RELAYS):
+        rest2 = Rest2(store, access, limits=shared.limits, checks=checks, timeouts=shared.timeouts)
+        context, sockets = shared.identity.context, shared.sockets["rest2"]
+        async with serving(rest2.app(), sockets, context, shared.drain, heads=FROM_RELAYS):
             try:
                 yield store
             finally:
@@ -119,57 +118,57 @@ async def storing(premises: Premises) -> AsyncGenerator[stores.Store, None]:
 
 
 @asynccontextmanager
-async def relaying(premises: Premises) -> AsyncGenerator[None, None]:
+async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
     """Serve rest1. Raises ``StartupError``."""
-    settings = premises.settings
+    settings = shared.settings
     async with AsyncExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
         spool = _spool(settings, pool)
-        traced = await stack.enter_async_context(tracing(settings.grace)) if settings.otel else UNTRACED
-        upstream = await stack.enter_async_context(_upstream(premises, traced))
-        sources = Sources(stack.enter_context(_fetcher(premises)), settings.local_root, pool)
+        traced = await stack.enter_async_context(tracing(settings.grace)) if settings.otel else NO_TRACING
+        upstream = await stack.enter_async_context(_upstream(shared, traced))
+        sources = Sources(stack.enter_context(_fetcher(shared)), settings.local_root, pool)
         jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
-        stack.push_async_callback(premises.drain.requests, jobs.tasks)
+        stack.push_async_callback(shared.drain.requests, jobs.tasks)
         rest1 = Rest1(
             Delivery(upstream, spool, _spooled(settings)),
             sources,
             jobs,
-            Access(premises.tokens, settings.trusted_proxy),
-            premises.metrics,
+            Access(shared.tokens, settings.trusted_proxy),
+            shared.metrics,
             traced,
-            Pages(settings.field, upload=settings.page, wants_token=premises.tokens is not None),
+            Pages(settings.field, upload=settings.page, wants_token=shared.tokens is not None),
             field=settings.field,
-            limits=premises.limits,
+            limits=shared.limits,
             max_uploads=settings.max_uploads,
-            checks=chosen(
+            checks=configured_checks(
                 settings,
                 pool,
                 stack.enter_context(Threads("validator")),
                 spool=spool,
-                on_scan=premises.metrics.scanned,
-                on_timeout=premises.metrics.validators_given_up.inc,
+                on_scan=shared.metrics.scanned,
+                on_timeout=shared.metrics.validators_given_up.inc,
             ),
-            patience=premises.patience,
+            timeouts=shared.timeouts,
             pool=pool,
             stored_status=settings.stored_status,
             allow_pieces=settings.allow_pieces,
         )
-        context = _relay_identity(premises).context
-        await stack.enter_async_context(serving(rest1.app(), premises.sockets["rest1"], context, premises.drain))
+        context = _relay_identity(shared).context
+        await stack.enter_async_context(serving(rest1.app(), shared.sockets["rest1"], context, shared.drain))
         stack.callback(rest1.drain)
         yield
 
 
-def _relay_identity(premises: Premises) -> Identity:
+def _relay_identity(shared: ServerContext) -> Identity:
     """The identity of rest1: a context of its own where it asks clients for a certificate, which rest2 does not."""
-    settings = premises.settings
+    settings = shared.settings
     if settings.client_ca is None:
-        if not settings.token_file and not _is_loopback(premises.sockets["rest1"]):
+        if not settings.token_file and not _is_loopback(shared.sockets["rest1"]):
             telemetry.log.warning("anyone who can reach this machine may upload: see --token-file and --client-ca")
-        return premises.identity
+        return shared.identity
     identity = Identity(settings, address(settings.host))
     tls.require_client_certificates(identity.context, settings.client_ca)
-    premises.identities.append(identity)
+    shared.identities.append(identity)
     return identity
 
 
@@ -178,11 +177,11 @@ def _is_loopback(sockets: Sequence[socket.socket]) -> bool:
 
 
 @contextlib.contextmanager
-def _fetcher(premises: Premises) -> Generator[Fetcher, None, None]:
-    settings = premises.settings
+def _fetcher(shared: ServerContext) -> Generator[Fetcher, None, None]:
+    settings = shared.settings
     fetcher = Fetcher(
         allowed=settings.allow_net,
-        own=[each.getsockname()[:2] for bound in premises.sockets.values() for each in bound],
+        own=[each.getsockname()[:2] for bound in shared.sockets.values() for each in bound],
         hosts=settings.allow_host,
         limits=FetchLimits(idle=settings.idle_timeout, min_rate=settings.min_rate),
     )
@@ -193,11 +192,11 @@ def _fetcher(premises: Premises) -> Generator[Fetcher, None, None]:
 
 
 @asynccontextmanager
-async def _upstream(premises: Premises, traced: Tracing) -> AsyncGenerator[Upstream, None]:
-    settings, identity = premises.settings, premises.identity
-    target = settings.upstream or URL(f"{premises.urls['rest2']}/upload")
+async def _upstream(shared: ServerContext, traced: Tracing) -> AsyncGenerator[Upstream, None]:
+    settings, identity = shared.settings, shared.identity
+    target = settings.upstream or URL(f"{shared.urls['rest2']}/upload")
     if settings.upstream is None:
-        context = identity.trusting()
+        context = identity.client_context_by_name()
     else:
         authorities = [settings.upstream_ca] if settings.upstream_ca else [identity.ca]
         context = tls.client_context(

@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterable
 
 from aiohttp import web
 
-__all__ = ["drop_who_left", "who_left"]
+__all__ = ["disconnected", "drop_disconnected"]
 
 _EVERY = 1.0  # seconds
 # Not everywhere; where it is missing, only a reset is seen.
 _HUNG_UP: int = getattr(select, "POLLRDHUP", 0)
 
 
-def who_left(transports: Iterable[asyncio.Transport]) -> list[asyncio.Transport]:
+def disconnected(transports: Iterable[asyncio.Transport]) -> list[asyncio.Transport]:
     """Those that are not read at present, and whose peer has reset the connection or hung up.
 
     A peer that has hung up (FIN) has left even if the rest of its body waits in the kernel: asyncio's TLS knows no
@@ -34,9 +34,9 @@ def who_left(transports: Iterable[asyncio.Transport]) -> list[asyncio.Transport]
     return [unread[descriptor] for descriptor, _ in poll.poll(0)]
 
 
-async def drop_who_left(handlers: Collection[web.RequestHandler]) -> None:
+async def drop_disconnected(handlers: Collection[web.RequestHandler]) -> None:
     """Until cancelled, cut off those ``handlers`` whose client has left, which cancels their requests."""
     while True:
         await asyncio.sleep(_EVERY)
-        for transport in who_left(each.transport for each in handlers if each.transport is not None):
+        for transport in disconnected(each.transport for each in handlers if each.transport is not None):
             transport.abort()

@@ -10,25 +10,28 @@ import aiohttp
 from aiorelay.errors import UpstreamFailed, UpstreamTimeout
 from aiorelay.headers import end_to_end, replace_all
 
-__all__ = ["BODY", "recorded"]
+__all__ = ["MAX_SERIALIZED_BODY", "serialize_response"]
 
-BODY: Final = 64 * 1024
+MAX_SERIALIZED_BODY: Final = 64 * 1024
 """The most bytes of an answer's body that are kept: a thousand jobs may be."""
 
 
-async def recorded(answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]]) -> dict[str, Any]:
+async def serialize_response(answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """The ``status``, ``headers`` (pairs, so that repeated ones stay) and ``body`` of an answer, read to its end.
 
     The headers ``added`` are among them. ``body_encoding`` is ``utf-8`` for a body that is text, and ``base64`` for any
     other; ``truncated`` says whether the answer goes on after the first BODY bytes. Raises ``UpstreamFailed`` or
     ``UpstreamTimeout`` if it breaks off.
     """
-    body = await _beginning(answer)
-    truncated = len(body) > BODY
+    body = await _read_beginning(answer)
+    truncated = len(body) > MAX_SERIALIZED_BODY
     try:  # a character that is cut in half at the end does not make the rest binary
-        text, encoding = codecs.getincrementaldecoder("utf-8")().decode(body[:BODY], final=not truncated), "utf-8"
+        text, encoding = (
+            codecs.getincrementaldecoder("utf-8")().decode(body[:MAX_SERIALIZED_BODY], final=not truncated),
+            "utf-8",
+        )
     except UnicodeDecodeError:
-        text, encoding = base64.b64encode(body[:BODY]).decode(), "base64"
+        text, encoding = base64.b64encode(body[:MAX_SERIALIZED_BODY]).decode(), "base64"
     headers = end_to_end(answer.headers)
     replace_all(headers, added)
     return {
@@ -40,12 +43,12 @@ async def recorded(answer: aiohttp.ClientResponse, added: Iterable[tuple[str, st
     }
 
 
-async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
+async def _read_beginning(answer: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     try:
         async for block in answer.content.iter_any():
             body += block
-            if len(body) > BODY:
+            if len(body) > MAX_SERIALIZED_BODY:
                 break
     except TimeoutError:
         raise UpstreamTimeout("The upload API fell silent in its answer.", error="http_response_timeout") from None

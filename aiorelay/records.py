@@ -5,29 +5,29 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-__all__ = ["InOnePiece", "scratch"]
+__all__ = ["CoalescingProtocol", "read_buffer"]
 
 # Bytes that asyncio's TLS takes from a socket at once.
 _AT_ONCE = 256 * 1024
 
 
-def scratch() -> memoryview:
+def read_buffer() -> memoryview:
     """A buffer for all connections of one loop."""
     return memoryview(bytearray(_AT_ONCE))
 
 
-class InOnePiece(asyncio.BufferedProtocol):
+class CoalescingProtocol(asyncio.BufferedProtocol):
     """Gives ``handler`` all that TLS has for it in one piece.
 
     TLS comes in records of 16 KiB. To a protocol that takes bytes, asyncio gives them in an object each, which it first
-    makes large enough for 256 KiB, and then joins; this one has them written behind each other. ``scratch`` is filled
-    and emptied within one step of the loop, so that all connections can have the same. ``on_lost`` is called when the
-    connection has been lost.
+    makes large enough for 256 KiB, and then joins; this one has them written behind each other. ``read_buffer`` is
+    filled and emptied within one step of the loop, so that all connections can have the same. ``on_lost`` is called
+    when the connection has been lost.
     """
 
-    def __init__(self, handler: web.RequestHandler, scratch: memoryview, on_lost: Callable[[], object]) -> None:
+    def __init__(self, handler: web.RequestHandler, read_buffer: memoryview, on_lost: Callable[[], object]) -> None:
         self._handler = handler
-        self._scratch = scratch
+        self._scratch = read_buffer
         self._on_lost = on_lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -21,40 +21,40 @@ from multidict import CIMultiDict
 
 from aiorelay import openapi
 from aiorelay.access import Access
-from aiorelay.ambiguity import FROM_CLIENTS, refusing_ambiguous
-from aiorelay.answers import taken_in_time
-from aiorelay.body import Body, Patience
-from aiorelay.checks import Maker, checked
-from aiorelay.checks.digest import expect, parse_digest_field
+from aiorelay.ambiguity import FROM_CLIENTS, reject_ambiguous_requests
+from aiorelay.answers import response_timeout
+from aiorelay.body import BodyTimeouts, RequestBody
+from aiorelay.checks import CheckFactory, checked
+from aiorelay.checks.digest import expect_digests, parse_digest_field
 from aiorelay.checks.wanted import WantedDigests, preferred_algorithm
 from aiorelay.delivery import Delivery
 from aiorelay.errors import Busy, ShuttingDown
-from aiorelay.expectation import leave_expectation, refuse_unrouted
-from aiorelay.form import Limits, requiring_file
-from aiorelay.framing import Framed, frame
+from aiorelay.expectation import add_catch_all_route, defer_100_continue
+from aiorelay.form import FormLimits, require_file
+from aiorelay.framing import FramedBody, frame
 from aiorelay.headers import CONTENT_DIGESTS, add_trace, drop_client_claims, end_to_end
-from aiorelay.intake import FORM, JSON, Intake, Make, by_content_type, content_type
-from aiorelay.job_routes import JobRoutes, location, shown
+from aiorelay.intake import FORM, JSON, FormFactory, FormReader, content_type, dispatch_on_content_type
+from aiorelay.job_routes import JobRoutes, job_path, job_response
 from aiorelay.jobs import Job, Jobs
 from aiorelay.metrics import CONTENT_TYPE as METRICS_TYPE
 from aiorelay.metrics import Metrics
 from aiorelay.pages import Pages
-from aiorelay.passed_back import pass_back, say_only_what_was_said
+from aiorelay.passed_back import pass_back, strip_default_headers
 from aiorelay.pieces import is_piece, refuse_piece, watch_fields
-from aiorelay.prefer import preferred, take_back
-from aiorelay.problems import middleware
-from aiorelay.recorded import recorded
+from aiorelay.prefer import remove_preference, split_preference
+from aiorelay.problems import problem_middleware
+from aiorelay.recorded import serialize_response
 from aiorelay.settings.amounts import StatusRange
 from aiorelay.sources import Ingest, Sources
-from aiorelay.tally import Tally
-from aiorelay.telemetry import Upload, identify, log, request_id
+from aiorelay.tally import ProgressRecorder
+from aiorelay.telemetry import UploadRecord, log, request_id, set_request_id
 from aiorelay.tracing import Tracing
 from aiorelay.upload import Form
 
 __all__ = ["Rest1"]
 
 # What describes the client's body and not the form that is made of it.
-_OF_THE_BODY = CONTENT_DIGESTS | {"content-language", "content-location", "content-disposition", "content-encoding"}
+_BODY_FIELDS = CONTENT_DIGESTS | {"content-language", "content-location", "content-disposition", "content-encoding"}
 _FRAMING = {"host", "expect", "content-length", "content-type"}
 _WANTED = "Want-Repr-Digest"
 _PREFER, _ASYNC = "Prefer", "respond-async"
@@ -65,7 +65,7 @@ class Rest1:
 
     ``jobs`` are the uploads that go on after their request was answered. ``field`` is the form field that must carry a
     file; ``access`` says who may upload; ``checks`` judge every file; ``max_uploads`` may be under way at once; clients
-    are waited for with ``patience``; ``pool`` does the arithmetic of checksums. ``stored_status`` are the answers of
+    are waited for with ``timeouts``; ``pool`` does the arithmetic of checksums. ``stored_status`` are the answers of
     the upload API that mean stored. ``allow_pieces`` lets pieces of files through.
     """
 
@@ -80,10 +80,10 @@ class Rest1:
         pages: Pages,
         *,
         field: str,
-        limits: Limits,
+        limits: FormLimits,
         max_uploads: int,
-        checks: Sequence[Maker],
-        patience: Patience,
+        checks: Sequence[CheckFactory],
+        timeouts: BodyTimeouts,
         pool: Executor,
         stored_status: Sequence[StatusRange],
         allow_pieces: bool,
@@ -91,7 +91,7 @@ class Rest1:
         self._draining = False
         self._delivery = delivery
         self._sources = sources
-        self._intake = Intake(sources, field=field, limits=limits)
+        self._forms = FormReader(sources, field=field, limits=limits)
         self._jobs = jobs
         self._access = access
         self._metrics = metrics
@@ -101,34 +101,36 @@ class Rest1:
         self._limits = limits
         self._max_uploads = max_uploads
         self._checks = checks
-        self._patience = patience
+        self._timeouts = timeouts
         self._pool = pool
         self._stored_status = stored_status
         self._on_piece = _warn_of_piece if allow_pieces else refuse_piece
         self._in_flight = 0
 
     def app(self) -> web.Application:
-        in_time = taken_in_time(self._patience.idle)
-        app = web.Application(middlewares=[in_time, _identified, refusing_ambiguous(FROM_CLIENTS), middleware])
-        app.on_response_prepare.append(say_only_what_was_said)
+        in_time = response_timeout(self._timeouts.idle)
+        app = web.Application(
+            middlewares=[in_time, _identified, reject_ambiguous_requests(FROM_CLIENTS), problem_middleware]
+        )
+        app.on_response_prepare.append(strip_default_headers)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._tell_metrics)
-        for path, makers in (
-            ("/upload", {FORM: self._intake.form, JSON: self._intake.json}),
-            ("/upload1", {FORM: self._intake.form}),
-            ("/upload2", {JSON: self._intake.json}),
+        app.router.add_get("/metrics", self._show_metrics)
+        for path, factories in (
+            ("/upload", {FORM: self._forms.form, JSON: self._forms.json}),
+            ("/upload1", {FORM: self._forms.form}),
+            ("/upload2", {JSON: self._forms.json}),
         ):
-            handler = self._upload(path, by_content_type(makers))
-            if JSON in makers:
-                handler = self._unless_preferred_async(path, handler)
-            app.router.add_post(path, handler, expect_handler=leave_expectation)
-        raw = self._upload("/upload/", self._intake.raw)
-        app.router.add_put("/upload/{filename:[^/]*}", raw, expect_handler=leave_expectation)
-        JobRoutes(self._jobs, self._access.who, idle=self._patience.idle).add_to(app.router)
+            handler = self._upload(path, dispatch_on_content_type(factories))
+            if JSON in factories:
+                handler = self._as_job_if_preferred(path, handler)
+            app.router.add_post(path, handler, expect_handler=defer_100_continue)
+        raw = self._upload("/upload/", self._forms.raw)
+        app.router.add_put("/upload/{filename:[^/]*}", raw, expect_handler=defer_100_continue)
+        JobRoutes(self._jobs, self._access.who, idle=self._timeouts.idle).add_to(app.router)
         self._pages.add_to(app.router)
         openapi.add_to(app.router, self._field)
-        refuse_unrouted(app.router)
+        add_catch_all_route(app.router)
         return app
 
     def drain(self) -> None:
@@ -146,11 +148,11 @@ class Rest1:
             return web.json_response({"status": "the upload API cannot be reached"}, status=503)
         return web.json_response({"status": "ready"})
 
-    async def _tell_metrics(self, request: web.Request) -> web.Response:
+    async def _show_metrics(self, request: web.Request) -> web.Response:
         self._access.who(request)
         return web.Response(body=self._metrics.render(), headers={hdrs.CONTENT_TYPE: METRICS_TYPE})
 
-    def _upload(self, endpoint: str, make: Make) -> Handler:
+    def _upload(self, endpoint: str, make: FormFactory) -> Handler:
         """A handler that relays the form that ``make`` makes, and logs how it went."""
 
         async def handler(request: web.Request) -> web.StreamResponse:
@@ -159,36 +161,36 @@ class Rest1:
 
         return handler
 
-    def _unless_preferred_async(self, endpoint: str, relayed: Handler) -> Handler:
+    def _as_job_if_preferred(self, endpoint: str, relayed: Handler) -> Handler:
         """A handler that makes a job of JSON where the client prefers that, and does as ``relayed`` otherwise."""
 
         async def handler(request: web.Request) -> web.StreamResponse:
-            is_preferred, _ = preferred(_ASYNC, request.headers.getall(_PREFER, []))
+            is_preferred, _ = split_preference(_ASYNC, request.headers.getall(_PREFER, []))
             if not is_preferred or content_type(request) != JSON:
                 return await relayed(request)
             with ExitStack() as stack:
                 upload = stack.enter_context(self._under_way(endpoint, request))
-                body = Body(request, self._patience)
+                body = RequestBody(request, self._timeouts)
                 async with self._digests(request, body):
-                    ingest = await self._intake.ingest(body)
+                    ingest = await self._forms.ingest(body)
                 await self._sources.judge(ingest, self._limits)
 
                 async def work(job: Job) -> dict[str, Any]:
-                    with until_its_end:  # not the request's
-                        return await self._relay_later(request, ingest, upload, job)
+                    with upload_context:  # not the request's
+                        return await self._relay_as_job(request, ingest, upload, job)
 
                 job = self._jobs.start(work, upload.who)
-                until_its_end = stack.pop_all()
-            response = shown(job, status=202)
-            response.headers.update({hdrs.LOCATION: location(job), "Preference-Applied": _ASYNC})
+                upload_context = stack.pop_all()
+            response = job_response(job, status=202)
+            response.headers.update({hdrs.LOCATION: job_path(job), "Preference-Applied": _ASYNC})
             return response
 
         return handler
 
     @contextmanager
-    def _under_way(self, endpoint: str, request: web.Request) -> Iterator[Upload]:
+    def _under_way(self, endpoint: str, request: web.Request) -> Iterator[UploadRecord]:
         """An upload that is counted while it is under way, and logged at its end."""
-        upload = Upload(endpoint, client=self._access.client(request))
+        upload = UploadRecord(endpoint, client=self._access.client(request))
         with self._tracing.upload(upload, request), upload.under_way(self._metrics.ended):
             upload.who = self._access.who(request)
             if is_piece(request.headers, _query(request)):
@@ -209,49 +211,51 @@ class Rest1:
         finally:
             self._in_flight -= 1
 
-    async def _relay(self, request: web.Request, make: Make, upload: Upload) -> web.StreamResponse:
-        body = Body(request, self._patience)
+    async def _relay(self, request: web.Request, make: FormFactory, upload: UploadRecord) -> web.StreamResponse:
+        body = RequestBody(request, self._timeouts)
         async with self._digests(request, body):
             wanted = self._wanted(request)
             async with self._sent(await make(request, body), request, upload, wanted) as answer:
-                return await pass_back(request, answer, wanted.told(), idle=self._patience.idle)
+                return await pass_back(request, answer, wanted.told(), idle=self._timeouts.idle)
 
-    async def _relay_later(self, request: web.Request, ingest: Ingest, upload: Upload, job: Job) -> dict[str, Any]:
+    async def _relay_as_job(
+        self, request: web.Request, ingest: Ingest, upload: UploadRecord, job: Job
+    ) -> dict[str, Any]:
         """Do as ``_relay`` does once the request has been answered, and give the answer to be told by ``job``."""
         form = await self._sources.form(ingest, self._limits, on_total=lambda total: job.note(total=total))
         wanted = self._wanted(request)
         async with self._sent(form, request, upload, wanted, job) as answer:
-            return await recorded(answer, wanted.told())
+            return await serialize_response(answer, wanted.told())
 
     @asynccontextmanager
     async def _sent(
-        self, form: Form, request: web.Request, upload: Upload, wanted: WantedDigests, job: Job | None = None
+        self, form: Form, request: web.Request, upload: UploadRecord, wanted: WantedDigests, job: Job | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Send the checked form, and give the answer. How far it has come is noted for ``job``, if it is one."""
-        tally = Tally(upload, self._metrics, job)
-        form = checked(form, [tally.received, wanted, *self._checks, tally.checked])
+        progress = ProgressRecorder(upload, self._metrics, job)
+        form = checked(form, [progress.received, wanted, *self._checks, progress.checked])
         parts = watch_fields(form, self._on_piece)
-        async with aclosing(requiring_file(Form(form.boundary, parts, form.length), self._field)) as parts:
+        async with aclosing(require_file(Form(form.boundary, parts, form.length), self._field)) as parts:
             framed = await frame(Form(form.boundary, parts, form.length))
             headers = self._headers(request, framed)
             if job is not None:
-                take_back(_ASYNC, headers)
+                remove_preference(_ASYNC, headers)
 
             timed = replace(framed, blocks=upload.watch.around(framed.blocks))
-            async with self._delivery.post(timed, headers, _query(request), tally.forwarded) as answer:
+            async with self._delivery.post(timed, headers, _query(request), progress.forwarded) as answer:
                 upload.watch.lap("wait")
                 upload.answered(answer.status, stored=self._means_stored(answer.status))
                 yield answer
 
     @asynccontextmanager
-    async def _digests(self, request: web.Request, body: Body) -> AsyncGenerator[None, None]:
+    async def _digests(self, request: web.Request, body: RequestBody) -> AsyncGenerator[None, None]:
         """Hold the body to the digests that the client gives of it (RFC 9530)."""
         async with AsyncExitStack() as closing:
             # A raw body without a coding is its own representation, so that both fields speak of the same bytes.
             for field in ("Content-Digest", "Repr-Digest") if request.method == hdrs.METH_PUT else ("Content-Digest",):
                 given = ", ".join(request.headers.getall(field, []))
                 if given and (expected := parse_digest_field(given, field)):
-                    check = expect(expected, self._pool, field=field)
+                    check = expect_digests(expected, self._pool, field=field)
                     closing.push_async_callback(check.close)
                     body.check(check)
             yield
@@ -262,13 +266,13 @@ class Rest1:
     def _wanted(self, request: web.Request) -> WantedDigests:
         return WantedDigests(preferred_algorithm(request.headers.getall(_WANTED, [])), self._pool)
 
-    def _headers(self, request: web.Request, framed: Framed) -> "CIMultiDict[str]":
+    def _headers(self, request: web.Request, framed: FramedBody) -> "CIMultiDict[str]":
         """The head of the upstream's request, without its framing."""
         media_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         without = _FRAMING
         if not media_type.lower().startswith(FORM):
             media_type = f"{FORM}; boundary={framed.boundary.decode()}"
-            without = _FRAMING | _OF_THE_BODY
+            without = _FRAMING | _BODY_FIELDS
         elif not framed.unchanged:
             without = _FRAMING | CONTENT_DIGESTS
         if self._access.consumes_authorization:
@@ -290,7 +294,7 @@ class Rest1:
 
 @web.middleware
 async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
-    identify(request.headers)
+    set_request_id(request.headers)
     return await handler(request)
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from aiorelay.access import Neighbourhood
-from aiorelay.ambiguity import FROM_RELAYS, refusing_ambiguous
-from aiorelay.answers import taken_in_time
-from aiorelay.body import Body, Patience
-from aiorelay.checks import Maker, checked
+from aiorelay.access import LoopbackOrToken
+from aiorelay.ambiguity import FROM_RELAYS, reject_ambiguous_requests
+from aiorelay.answers import response_timeout
+from aiorelay.body import BodyTimeouts, RequestBody
+from aiorelay.checks import CheckFactory, checked
 from aiorelay.errors import MissingFile, ShuttingDown, WrongContentType
-from aiorelay.expectation import leave_expectation, refuse_unrouted
-from aiorelay.form import Limits, read_form
-from aiorelay.problems import middleware
+from aiorelay.expectation import add_catch_all_route, defer_100_continue
+from aiorelay.form import FormLimits, read_form
+from aiorelay.problems import problem_middleware
 from aiorelay.store import Incoming, Store
-from aiorelay.telemetry import REQUEST_ID, identify, request_id
+from aiorelay.telemetry import REQUEST_ID, request_id, set_request_id
 from aiorelay.upload import Form, Part
 from aiorelay.writer import StoredFile
 
@@ -25,26 +25,34 @@ __all__ = ["Rest2"]
 
 
 class Rest2:
-    """The storing server; ``checks`` judge every file, clients are waited for with ``patience``.
+    """The storing server; ``checks`` judge every file, clients are waited for with ``timeouts``.
 
-    ``door``, if there is one, says who may come in.
+    ``access``, if there is one, says who may come in.
     """
 
     def __init__(
-        self, store: Store, door: Neighbourhood | None, *, limits: Limits, checks: Sequence[Maker], patience: Patience
+        self,
+        store: Store,
+        access: LoopbackOrToken | None,
+        *,
+        limits: FormLimits,
+        checks: Sequence[CheckFactory],
+        timeouts: BodyTimeouts,
     ) -> None:
         self._draining = False
         self._store = store
-        self._door = door
+        self._access = access
         self._limits = limits
         self._checks = checks
-        self._patience = patience
+        self._timeouts = timeouts
 
     def app(self) -> web.Application:
-        in_time = taken_in_time(self._patience.idle)
-        app = web.Application(middlewares=[in_time, _identified, refusing_ambiguous(FROM_RELAYS), middleware])
-        app.router.add_post("/upload", self._upload, expect_handler=leave_expectation)
-        refuse_unrouted(app.router)
+        in_time = response_timeout(self._timeouts.idle)
+        app = web.Application(
+            middlewares=[in_time, _identified, reject_ambiguous_requests(FROM_RELAYS), problem_middleware]
+        )
+        app.router.add_post("/upload", self._upload, expect_handler=defer_100_continue)
+        add_catch_all_route(app.router)
         return app
 
     def drain(self) -> None:
@@ -52,13 +60,13 @@ class Rest2:
         self._draining = True
 
     async def _upload(self, request: web.Request) -> web.Response:
-        if self._door is not None:
-            self._door.admit(request)
+        if self._access is not None:
+            self._access.admit(request)
         if self._draining:
             raise ShuttingDown("The server takes no more uploads; try again soon.")
         if request.content_type != "multipart/form-data":
             raise WrongContentType("/upload takes a multipart/form-data body.")
-        body = Body(request, self._patience)
+        body = RequestBody(request, self._timeouts)
         form = read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
         form = checked(form, self._checks)
         async with self._store.receive() as incoming, aclosing(form.parts):
@@ -99,7 +107,7 @@ def _described(part: Part, path: Path, file: StoredFile) -> dict[str, str | int]
 
 @web.middleware
 async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
-    identify(request.headers)
+    set_request_id(request.headers)
     response = await handler(request)
     response.headers[REQUEST_ID] = request_id.get()
     return response

@@ -25,7 +25,7 @@ from aiorelay.allocator import keep_freed_blocks
 from aiorelay.errors import StartupError
 from aiorelay.identity import Identity
 from aiorelay.listeners import Drain, address, listening, url
-from aiorelay.premises import Premises, relaying, storing
+from aiorelay.premises import ServerContext, serve_rest1, serve_rest2
 from aiorelay.settings import Settings
 
 __all__ = ["Chain", "run", "serve"]
@@ -95,9 +95,9 @@ async def _run(settings: Settings) -> int:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # with one of the loop's own, each signal wakes it
     try:
-        async with _started(settings, cut) as (chain, premises):
-            loop.add_signal_handler(signal.SIGHUP, premises.reload)
-            lines = _ready_lines(chain, settings, premises.identity.name)
+        async with _started(settings, cut) as (chain, shared):
+            loop.add_signal_handler(signal.SIGHUP, shared.reload)
+            lines = _ready_lines(chain, settings, shared.identity.name)
             print(*lines, sep="\n", flush=True)  # noqa: T201 - the command's output
             gc.freeze()  # what is here now stays: to look through it for garbage again and again is in vain
             await stop.wait()
@@ -105,13 +105,13 @@ async def _run(settings: Settings) -> int:
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # or one that comes now would take the exit status away
-    return 0 if premises.drain.complete else 1
+    return 0 if shared.drain.complete else 1
 
 
 @asynccontextmanager
 async def _started(
     settings: Settings, cut: asyncio.Event | None = None
-) -> AsyncGenerator[tuple[Chain, Premises], None]:
+) -> AsyncGenerator[tuple[Chain, ServerContext], None]:
     """Open everything in order; on leaving, drain and close it in reverse. ``cut`` ends the draining at once.
 
     Gives the chain, and what it stands on.
@@ -123,7 +123,7 @@ async def _started(
             for name, port in (("rest1", settings.rest1_port), ("rest2", settings.rest2_port))
             if settings.only in (None, name)
         }
-        premises = Premises(
+        shared = ServerContext(
             settings=settings,
             sockets=sockets,
             urls={name: url(host, bound[0].getsockname()[1]) for name, bound in sockets.items()},
@@ -131,18 +131,18 @@ async def _started(
             tokens=None if settings.token_file is None else Tokens(settings.token_file),
             drain=Drain(settings.grace, cut or asyncio.Event()),
         )
-        store = await stack.enter_async_context(storing(premises)) if "rest2" in sockets else None
+        store = await stack.enter_async_context(serve_rest2(shared)) if "rest2" in sockets else None
         if "rest1" in sockets:
-            await stack.enter_async_context(relaying(premises))
-        await stack.enter_async_context(premises.kept_up())
+            await stack.enter_async_context(serve_rest1(shared))
+        await stack.enter_async_context(shared.renewing_certificates())
         chain = Chain(
-            rest1=premises.urls.get("rest1"),
-            rest2=premises.urls.get("rest2"),
-            ca=premises.identity.ca,
-            tls=premises.identity.trusting_at_host(),
+            rest1=shared.urls.get("rest1"),
+            rest2=shared.urls.get("rest2"),
+            ca=shared.identity.ca,
+            tls=shared.identity.client_context_by_address(),
             store=None if store is None else store.root,
         )
-        yield chain, premises
+        yield chain, shared
 
 
 def _ready_lines(chain: Chain, settings: Settings, name: str) -> list[str]:

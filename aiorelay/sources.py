@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from aiorelay.checks import passed_through
-from aiorelay.checks.digest import expect_hex
-from aiorelay.endings import type_by_ending
+from aiorelay.checks import with_checks
+from aiorelay.checks.digest import expect_sha256
+from aiorelay.endings import media_type_by_extension
 from aiorelay.errors import BadSource, MalformedJson, MissingFile, TooLarge, TooManyParts, WrongContentType
 from aiorelay.fetch import Fetcher
 from aiorelay.filenames import last_component
-from aiorelay.form import Limits
+from aiorelay.form import FormLimits
 from aiorelay.framing import canonical_length
 from aiorelay.local import open_local
 from aiorelay.upload import Form, Part
@@ -90,7 +90,7 @@ class Sources:
         self._roots = roots
         self._pool = pool
 
-    async def judge(self, ingest: Ingest, limits: Limits) -> None:
+    async def judge(self, ingest: Ingest, limits: FormLimits) -> None:
         """Raise what can be said against ``ingest`` without asking the network: what ``form`` would raise, too."""
         _bound(ingest, limits)
         for source in ingest.sources:
@@ -100,7 +100,7 @@ class Sources:
                 await (await open_local(source.location, self._roots)).close()
 
     async def form(
-        self, ingest: Ingest, limits: Limits, *, on_total: Callable[[int], object] = lambda _total: None
+        self, ingest: Ingest, limits: FormLimits, *, on_total: Callable[[int], object] = lambda _total: None
     ) -> Form:
         """The form that ``ingest`` describes.
 
@@ -158,7 +158,7 @@ class Sources:
         if source.filename is not None:
             part.filename = _safe(source.filename) or field
         part.media_type = source.content_type or part.media_type or _type_of(part.filename)
-        return part if source.sha256 is None else passed_through(part, [expect_hex(source.sha256, self._pool)])
+        return part if source.sha256 is None else with_checks(part, [expect_sha256(source.sha256, self._pool)])
 
 
 def raw_form(
@@ -203,7 +203,7 @@ def _source(value: Any) -> Source:
     return source
 
 
-def _bound(ingest: Ingest, limits: Limits) -> None:
+def _bound(ingest: Ingest, limits: FormLimits) -> None:
     if len(ingest.fields) + len(ingest.sources) > limits.parts:
         raise TooManyParts(f"The JSON makes more than {limits.parts} parts.")
     if sum(_field(name, value).size or 0 for name, value in ingest.fields) > limits.fields_size:
@@ -257,7 +257,7 @@ def _of_one_file(media_type: str | None) -> str | None:
 
 
 def _type_of(filename: str | None) -> str:
-    return type_by_ending(filename or "") or _OCTETS
+    return media_type_by_extension(filename or "") or _OCTETS
 
 
 def _boundary() -> bytes:

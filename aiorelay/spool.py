@@ -11,7 +11,7 @@ from typing import BinaryIO, Self
 
 from aiorelay.errors import TooLarge
 from aiorelay.local import LocalFile
-from aiorelay.threads import ended
+from aiorelay.threads import wait_until_done
 from aiorelay.writer import Writer, storage_problems
 
 __all__ = ["Spool"]
@@ -43,8 +43,8 @@ class Spool:
     async def close(self) -> None:
         """Let go of the bytes, once no thread writes them any more."""
         try:
-            if self._writer is not None and self._writer.flight is not None:
-                await ended(asyncio.wrap_future(self._writer.flight))
+            if self._writer is not None and self._writer.pending is not None:
+                await wait_until_done(asyncio.wrap_future(self._writer.pending))
         finally:
             if self._writer is not None:
                 self._writer.abandon()

@@ -25,7 +25,7 @@ from typing import Final, Self
 from aiorelay.errors import StartupError
 from aiorelay.filenames import numbered, safe
 from aiorelay.telemetry import log
-from aiorelay.threads import ended, outcome
+from aiorelay.threads import result_of, wait_until_done
 from aiorelay.writer import FULL, Writer, storage_problems
 
 __all__ = ["Incoming", "Store", "stored"]
@@ -109,7 +109,7 @@ class Incoming:
             os.close(self._fd)
         else:
             removal = asyncio.wrap_future(self._pool.submit(self._remove))
-            await ended(removal)
+            await wait_until_done(removal)
             removal.result()
 
     def file(self, filename: str) -> "Writer":
@@ -130,7 +130,7 @@ class Incoming:
         with storage_problems():
             if self._fsync:
                 self._publishing = self._pool.submit(self._publish)
-                await outcome(self._publishing)
+                await result_of(self._publishing)
             else:
                 self._publish()
         self._kept = True
@@ -161,7 +161,7 @@ class Incoming:
 
         They stood before us in the pool's queue, so waiting for them here cannot keep them from running.
         """
-        wait(job for job in (self._publishing, *(writer.flight for writer in self._writers)) if job is not None)
+        wait(job for job in (self._publishing, *(writer.pending for writer in self._writers)) if job is not None)
         try:
             for writer in self._writers:
                 writer.abandon()

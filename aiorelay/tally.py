@@ -5,16 +5,16 @@ from collections.abc import Callable
 from aiorelay.checks import Check
 from aiorelay.jobs import Job
 from aiorelay.metrics import Metrics
-from aiorelay.telemetry import Stopwatch, Upload
+from aiorelay.telemetry import Stopwatch, UploadRecord
 from aiorelay.upload import Part
 
-__all__ = ["Tally"]
+__all__ = ["ProgressRecorder"]
 
 
-class Tally:
+class ProgressRecorder:
     """Notes for ``upload``'s line in the log, for ``metrics`` and for its ``job``, if it is one."""
 
-    def __init__(self, upload: Upload, metrics: Metrics, job: Job | None) -> None:
+    def __init__(self, upload: UploadRecord, metrics: Metrics, job: Job | None) -> None:
         self._upload = upload
         self._metrics = metrics
         self._job = job
@@ -25,11 +25,11 @@ class Tally:
         if not part.is_file:
             return None
         self._upload.files.append(part.filename or "")
-        return _Lap(self._upload.watch, "receive", self._note_received)
+        return _LapCheck(self._upload.watch, "receive", self._note_received)
 
     def checked(self, part: Part) -> Check | None:
         """The last check of a file: it notes until when the others were at it."""
-        return _Lap(self._upload.watch, "check") if part.is_file else None
+        return _LapCheck(self._upload.watch, "check") if part.is_file else None
 
     def forwarded(self, sent: int) -> None:
         """Note that ``sent`` bytes of the body have been written upstream; a spooled body may begin anew."""
@@ -45,7 +45,7 @@ class Tally:
             self._job.note(received=self._upload.bytes)
 
 
-class _Lap:
+class _LapCheck:
     """A check that objects to nothing: it gives the time until now to ``phase``, and tells ``note`` of each block."""
 
     def __init__(self, watch: Stopwatch, phase: str, note: Callable[[int], None] | None = None) -> None:

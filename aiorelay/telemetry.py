@@ -19,7 +19,7 @@ from multidict import MultiMapping
 
 from aiorelay.errors import Problem, UpstreamProblem
 
-__all__ = ["REQUEST_ID", "ServerLog", "Stopwatch", "Upload", "configure", "identify", "log", "request_id"]
+__all__ = ["REQUEST_ID", "ServerLog", "Stopwatch", "UploadRecord", "configure", "log", "request_id", "set_request_id"]
 
 REQUEST_ID = "X-Request-ID"
 _WORDS = re.compile(r"(?:\s*[\w().,;-]+(?![\w'\"]))*")
@@ -35,7 +35,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request that the present task serves."""
 
 
-def identify(headers: "MultiMapping[str]") -> str:
+def set_request_id(headers: "MultiMapping[str]") -> str:
     """Make ``request_id`` that of a request with these headers: its own if it is acceptable, else a new one."""
     given = headers.get(REQUEST_ID, "")
     identity = given if _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
@@ -76,7 +76,7 @@ class Stopwatch:
 
 
 @dataclass(slots=True)
-class Upload:
+class UploadRecord:
     """What is known of one upload, for its line in the log."""
 
     endpoint: str
@@ -104,7 +104,7 @@ class Upload:
         self.outcome = problem.code if problem.status in {500, 502, 504} else "refused"
 
     @contextmanager
-    def under_way(self, ended: "Callable[[Upload], object]") -> Iterator[None]:
+    def under_way(self, ended: "Callable[[UploadRecord], object]") -> Iterator[None]:
         """The upload goes on for as long as the context lasts; then write the line, and tell ``ended`` of it."""
         try:
             yield

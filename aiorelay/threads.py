@@ -9,17 +9,17 @@ from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import Any, TypeVar
 
-__all__ = ["Threads", "ended", "outcome"]
+__all__ = ["Threads", "result_of", "wait_until_done"]
 
 _Result = TypeVar("_Result")
 
 
-async def outcome(job: Future[_Result]) -> _Result:
+async def result_of(job: Future[_Result]) -> _Result:
     """Wait for the result of ``job``. One that is there already costs the loop no wake-up."""
     return job.result() if job.done() else await asyncio.wrap_future(job)
 
 
-async def ended(job: asyncio.Future[Any]) -> None:
+async def wait_until_done(job: asyncio.Future[Any]) -> None:
     """Wait until ``job`` has ended, well or not; ``job.result()`` says which.
 
     A cancellation meanwhile does not reach the job, which could not be stopped anyhow: it is raised once the

@@ -20,17 +20,17 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from aiorelay.errors import Problem, StartupError, UpstreamProblem
-from aiorelay.telemetry import Stopwatch, Upload, log, request_id
+from aiorelay.telemetry import Stopwatch, UploadRecord, log, request_id
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-__all__ = ["UNTRACED", "Tracing", "tracing"]
+__all__ = ["NO_TRACING", "Tracing", "tracing"]
 
 # For the last spans to be sent at the end, in seconds.
-_FAREWELL = 5.0
+_FLUSH_TIMEOUT = 5.0
 
 # What a span of this task's upload hangs below. Never taken back: the next upload of the task puts its own there.
 _around: "ContextVar[Context | None]" = ContextVar("around", default=None)
@@ -39,7 +39,7 @@ _around: "ContextVar[Context | None]" = ContextVar("around", default=None)
 class Tracing:
     """Traces nothing; what does trace is told the same."""
 
-    def upload(self, _upload: Upload, _request: web.Request) -> AbstractContextManager[object]:
+    def upload(self, _upload: UploadRecord, _request: web.Request) -> AbstractContextManager[object]:
         """An upload is under way for as long as the context lasts, which may end in another task."""
         return nullcontext()
 
@@ -48,7 +48,7 @@ class Tracing:
         return nullcontext(lambda _status: None)
 
 
-UNTRACED = Tracing()
+NO_TRACING = Tracing()
 
 
 @asynccontextmanager
@@ -61,7 +61,7 @@ async def tracing(grace: float) -> AsyncGenerator[Tracing, None]:
     try:
         yield _OpenTelemetry(provider)
     finally:
-        await _shut_down(provider, min(grace, _FAREWELL))
+        await _shut_down(provider, min(grace, _FLUSH_TIMEOUT))
 
 
 def _provider() -> "TracerProvider":
@@ -113,7 +113,7 @@ class _OpenTelemetry(Tracing):
         self._tracer = provider.get_tracer("aiorelay", version("aiorelay"))
 
     @contextmanager
-    def upload(self, upload: Upload, request: web.Request) -> Generator[None, None, None]:
+    def upload(self, upload: UploadRecord, request: web.Request) -> Generator[None, None, None]:
         fields = {name.lower(): request.headers.getall(name) for name in request.headers}
         span = self._tracer.start_span(
             f"{request.method} {upload.endpoint}",

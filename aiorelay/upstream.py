@@ -18,13 +18,13 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from aiorelay.errors import UpstreamFailed, UpstreamProblem, UpstreamTimeout
-from aiorelay.framing import Framed
-from aiorelay.headers import replace_all, spelt_alike
+from aiorelay.framing import FramedBody
+from aiorelay.headers import replace_all, uniform_field_names
 from aiorelay.held_back import HeldBack
 from aiorelay.keep_alive import KeepAlive
 from aiorelay.telemetry import log
-from aiorelay.threads import ended
-from aiorelay.tracing import UNTRACED, Tracing
+from aiorelay.threads import wait_until_done
+from aiorelay.tracing import NO_TRACING, Tracing
 from aiorelay.upstream_connection import Connector
 from aiorelay.watchdog import Watchdog
 
@@ -67,7 +67,7 @@ class Upstream:
         headers: Iterable[tuple[str, str]] = (),
         waits: Waits,
         keeps_idle: float = 0.0,
-        tracing: Tracing = UNTRACED,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.url = url
         self._context = context
@@ -101,7 +101,7 @@ class Upstream:
     @asynccontextmanager
     async def post(
         self,
-        framed: Framed,
+        framed: FramedBody,
         headers: "CIMultiDict[str]",
         query: str,
         on_sent: Callable[[int], object] = lambda _bytes: None,
@@ -176,7 +176,7 @@ class Upstream:
         return await self._session.post(
             URL(_with_query(str(self.url), query), encoded=True),
             data=body,
-            headers=spelt_alike(headers),
+            headers=uniform_field_names(headers),
             allow_redirects=False,
             server_hostname=self._server_name,
         )
@@ -245,7 +245,7 @@ async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") 
     body.drop()
     exchange.cancel()
     try:
-        await ended(exchange)
+        await wait_until_done(exchange)
     finally:
         answer = None if exchange.cancelled() or exchange.exception() is not None else exchange.result()
         # A connection that the answer has let go of may be the next upload's by now, with that one's bytes in it.
@@ -362,7 +362,7 @@ class _Body(aiohttp.Payload):
             self._transport.set_write_buffer_limits(_KEPT)
         self.opened.set_result(None)
         with suppress(asyncio.CancelledError):  # by aiohttp, when an answer is complete though the body is not
-            await ended(self._is_over)
+            await wait_until_done(self._is_over)
         self._is_over.result()  # or cancelled: a return would send a valid end
 
     def decode(self, _encoding: str = "utf-8", _errors: str = "strict") -> str:

@@ -16,7 +16,7 @@ from concurrent.futures import Executor, Future
 from typing import Final, NamedTuple
 
 from aiorelay.errors import Internal, StorageFull
-from aiorelay.threads import outcome
+from aiorelay.threads import result_of
 
 __all__ = ["FULL", "PIECE", "StoredFile", "Writer", "storage_problems"]
 
@@ -43,12 +43,12 @@ class StoredFile(NamedTuple):
 
 
 class Writer:
-    """One file being written. ``flight`` is the work that a thread was last given for it."""
+    """One file being written. ``pending`` is the work that a thread was last given for it."""
 
     def __init__(self, name: str, fd: int, pool: Executor, *, fsync: bool, hashed: bool = True) -> None:
         self.name = name
         self.complete = False
-        self.flight: Future[None] | None = None
+        self.pending: Future[None] | None = None
         self._fd = fd
         self._pool = pool
         self._fsync = fsync
@@ -62,18 +62,18 @@ class Writer:
         self._gathered.append(block)
         self._gathered_size += len(block)
         if self._gathered_size >= PIECE or len(self._gathered) >= _BLOCKS:
-            await self._landed()
-            self.flight = self._pool.submit(self._put, self._piece())
+            await self._wait_for_pending()
+            self.pending = self._pool.submit(self._put, self._piece())
 
     async def close(self) -> StoredFile:
         """End the file: it is written (with ``fsync``: on the disk), though not yet kept."""
-        await self._landed()
-        if self.flight is None and not self._fsync:
+        await self._wait_for_pending()
+        if self.pending is None and not self._fsync:
             with storage_problems():
                 self._finish(self._piece())
         else:
-            self.flight = self._pool.submit(self._finish, self._piece())
-            await self._landed()
+            self.pending = self._pool.submit(self._finish, self._piece())
+            await self._wait_for_pending()
         self.complete = True
         return StoredFile(self.name, self._size, self._digest.hexdigest() if self._digest else "")
 
@@ -82,11 +82,11 @@ class Writer:
         if self._fd >= 0:
             self._release()
 
-    async def _landed(self) -> None:
+    async def _wait_for_pending(self) -> None:
         """Wait for the piece in flight; raise what it raised, and again whenever asked."""
-        if self.flight is not None:
+        if self.pending is not None:
             with storage_problems():
-                await outcome(self.flight)
+                await result_of(self.pending)
 
     def _piece(self) -> list[bytes]:
         piece, self._gathered = self._gathered, []

@@ -21,7 +21,7 @@ _atheris: Any = importlib.import_module("atheris")
 
 with _atheris.instrument_imports(include=["aiorelay"]):
     from aiorelay.errors import Problem
-    from aiorelay.form import Limits, read_form
+    from aiorelay.form import FormLimits, read_form
     from aiorelay.framing import frame
     from aiorelay.upload import Form
 
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 _Read = list[tuple[str, str | None, str | None, bytes]]
 
 _BOUNDARY = b"bound"
-_LIMITS = Limits(parts=8, fields_size=2048)
+_LIMITS = FormLimits(parts=8, fields_size=2048)
 _FILE = b'Content-Disposition: form-data; name="somefile"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\n'
 _FIELD = b'Content-Disposition: form-data; name="a"\r\n\r\n'
 # Bytes at the beginning of an input: whether the length is known, and the lengths of blocks in turn.

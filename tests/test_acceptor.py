@@ -92,7 +92,7 @@ async def two_at_once():
             connections = Connections(prompt)
 
             async def answer(request):
-                connections.began(request.protocol)
+                connections.request_started(request.protocol)
                 asyncio.current_task().add_done_callback(lambda _task: connections.ended(request.protocol))
                 return web.Response()
 

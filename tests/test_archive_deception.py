@@ -31,7 +31,7 @@ from test_archives import (
     verdict,
 )
 
-from aiorelay.checks.archives import Limits, inspect
+from aiorelay.checks.archives import UnpackLimits, inspect
 
 KIB, MIB = 1 << 10, 1 << 20
 MOST_BYTES, MOST_ENTRIES = MIB, 50
@@ -284,7 +284,7 @@ def test_refused(make: Callable[[], bytes], reason: str) -> None:
 @pytest.mark.parametrize("method", [8, 12])
 def test_large_entries_are_never_in_memory(method: int) -> None:
     packed = python_zip(("zeros", bytes(64 * MIB)), method=method)
-    limits = Limits(max_ratio=10**6, max_size=65 * MIB, max_entries=1)
+    limits = UnpackLimits(max_ratio=10**6, max_size=65 * MIB, max_entries=1)
     tracemalloc.start()
     try:
         inspect(io.BytesIO(packed), limits)

@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 
 from aiorelay.checks.archive_kinds import is_archive
 from aiorelay.checks.archive_rules import leads_out, link_leads_out
-from aiorelay.checks.archives import Limits, inspect
+from aiorelay.checks.archives import UnpackLimits, inspect
 from aiorelay.errors import ArchiveRefused
 
 KIB, MIB = 1 << 10, 1 << 20
-LIMITS = Limits(max_ratio=100, max_size=10 << 30, max_entries=10_000)
+LIMITS = UnpackLimits(max_ratio=100, max_size=10 << 30, max_entries=10_000)
 NOISE = random.Random(1).randbytes(20_000)  # compresses by nothing, so that no ratio is in the way  # noqa: S311
 
 
@@ -847,9 +847,9 @@ def zeros_in_gzip(head: bytes, mebibytes: int) -> bytes:
 
 @pytest.mark.parametrize("head", [tar_header(size=b"10000000000\0"), b""], ids=["tar", "one file"])
 @pytest.mark.parametrize(
-    "limits", [LIMITS, Limits(max_ratio=10**6, max_size=50 * MIB, max_entries=1)], ids=["by ratio", "by size"]
+    "limits", [LIMITS, UnpackLimits(max_ratio=10**6, max_size=50 * MIB, max_entries=1)], ids=["by ratio", "by size"]
 )
-def test_a_gibibyte_of_zeros_is_given_up_early_and_never_in_memory(head: bytes, limits: Limits) -> None:
+def test_a_gibibyte_of_zeros_is_given_up_early_and_never_in_memory(head: bytes, limits: UnpackLimits) -> None:
     file = io.BytesIO(zeros_in_gzip(head, 1024))
     length = len(file.getvalue())
     tracemalloc.start()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from aiorelay.checks import Check, HeadCheck, OffLoop, checked, passed_through
+from aiorelay.checks import Check, FirstBytesCheck, ThreadedCheck, checked, with_checks
 from aiorelay.errors import Internal, NotFound, Refused, TooLarge
 from aiorelay.upload import Form, Part
 
@@ -108,7 +108,7 @@ async def test_a_nameless_file_input_keeps_its_first_block_where_no_check_is_mad
 
 async def test_chunks_are_passed_on_as_they_are_fed() -> None:
     block, check = bytes(3), Recorder()
-    part = passed_through(a_part(block, b"next"), [check])
+    part = with_checks(a_part(block, b"next"), [check])
     assert await anext(part.chunks) is block
     assert check.seen == [block]
     assert not check.finished
@@ -116,7 +116,7 @@ async def test_chunks_are_passed_on_as_they_are_fed() -> None:
 
 async def test_what_a_check_objects_to_is_not_passed_on() -> None:
     check = Recorder(objects_to=b"bad")
-    part = passed_through(a_part(b"good", b"bad", b"after"), [check])
+    part = with_checks(a_part(b"good", b"bad", b"after"), [check])
     assert await anext(part.chunks) == b"good"
     with pytest.raises(Refused, match="no such bytes"):
         await anext(part.chunks)
@@ -127,7 +127,7 @@ async def test_what_a_check_objects_to_is_not_passed_on() -> None:
 
 async def test_a_verdict_at_the_end_comes_before_the_end() -> None:
     check = Recorder(objects_at_end=True)
-    part = passed_through(a_part(b"good"), [check])
+    part = with_checks(a_part(b"good"), [check])
     assert await anext(part.chunks) == b"good"
     with pytest.raises(Refused, match="not such a file"):
         await anext(part.chunks)
@@ -214,7 +214,7 @@ async def test_cancellation_half_way_closes_the_checks() -> None:
 
 
 class Heads:
-    """The judge of a HeadCheck, which keeps what it was shown."""
+    """The judge of a FirstBytesCheck, which keeps what it was shown."""
 
     def __init__(self, *, refuses: bool = False) -> None:
         self.shown: list[bytes] = []
@@ -239,21 +239,21 @@ class Heads:
 )
 async def test_a_head_is_judged_once_and_every_byte_is_passed_on(blocks: list[bytes], head: bytes) -> None:
     judge = Heads()
-    part = passed_through(a_part(*blocks), [HeadCheck(judge, 4)])
+    part = with_checks(a_part(*blocks), [FirstBytesCheck(judge, 4)])
     assert [chunk async for chunk in part.chunks] == blocks
     assert judge.shown == [head]
 
 
 @pytest.mark.parametrize("blocks", [[b"abcdef", b"g"], [b"a", b"b", b"c", b"de"], [b"abc"]])
 async def test_nothing_is_passed_on_before_a_head_is_judged(blocks: list[bytes]) -> None:
-    part = passed_through(a_part(*blocks), [HeadCheck(Heads(refuses=True), 4)])
+    part = with_checks(a_part(*blocks), [FirstBytesCheck(Heads(refuses=True), 4)])
     with pytest.raises(Refused):
         await anext(part.chunks)
 
 
 async def test_the_block_that_completes_a_head_does_not_wait_for_the_next() -> None:
     stream = Stream(b"ab", b"cd", b"ef")
-    part = passed_through(Part("f", "a", None, None, stream.chunks()), [HeadCheck(Heads(), 4)])
+    part = with_checks(Part("f", "a", None, None, stream.chunks()), [FirstBytesCheck(Heads(), 4)])
     assert [await anext(part.chunks), await anext(part.chunks)] == [b"ab", b"cd"]
     assert stream.read == 2
 
@@ -301,13 +301,22 @@ async def judged(check: Check, blocks: Iterable[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [[], [1], [OffLoop.PIECE - 1], [OffLoop.PIECE], [OffLoop.PIECE + 1], [100_000] * 21, [OffLoop.PIECE] * 3]
+    "sizes",
+    [
+        [],
+        [1],
+        [ThreadedCheck.PIECE - 1],
+        [ThreadedCheck.PIECE],
+        [ThreadedCheck.PIECE + 1],
+        [100_000] * 21,
+        [ThreadedCheck.PIECE] * 3,
+    ],
 )
 async def test_a_validator_gets_every_block_in_order_outside_the_loop(
     pool: ThreadPoolExecutor, sizes: list[int]
 ) -> None:
     judge, blocks = Judge(), [bytes([number]) * size for number, size in enumerate(sizes)]
-    await judged(OffLoop(judge, pool, name="judge"), blocks)
+    await judged(ThreadedCheck(judge, pool, name="judge"), blocks)
     assert judge.seen == blocks
     assert judge.finished
     assert threading.current_thread() not in judge.threads
@@ -316,14 +325,14 @@ async def test_a_validator_gets_every_block_in_order_outside_the_loop(
 @pytest.mark.parametrize(("size", "hops"), [(99, False), (100, True)])
 async def test_a_file_below_inline_is_judged_on_the_loop(pool: ThreadPoolExecutor, size: int, hops: bool) -> None:  # noqa: FBT001
     judge = Judge()
-    await judged(OffLoop(judge, pool, name="judge", inline=100), [bytes(size)])
+    await judged(ThreadedCheck(judge, pool, name="judge", inline=100), [bytes(size)])
     assert judge.seen == [bytes(size)]
     assert (threading.current_thread() not in judge.threads) is hops
 
 
 async def test_a_last_piece_below_inline_still_comes_after_those_before(pool: ThreadPoolExecutor) -> None:
-    judge, blocks = Judge(), [bytes(OffLoop.PIECE), b"the rest"]
-    await judged(OffLoop(judge, pool, name="judge", inline=100), blocks)
+    judge, blocks = Judge(), [bytes(ThreadedCheck.PIECE), b"the rest"]
+    await judged(ThreadedCheck(judge, pool, name="judge", inline=100), blocks)
     assert judge.seen == blocks
     assert threading.current_thread() not in judge.threads
 
@@ -338,11 +347,11 @@ async def test_a_slow_validator_holds_up_its_upload_but_not_the_loop(pool: Threa
         leave.wait()
 
     judge = Judge(stand_still)
-    check = OffLoop(judge, pool, name="judge")
+    check = ThreadedCheck(judge, pool, name="judge")
 
     async def feed() -> None:
         for number in range(3):
-            await check.feed(bytes(OffLoop.PIECE))
+            await check.feed(bytes(ThreadedCheck.PIECE))
             events.append(f"piece {number} taken")
         await check.finish()
         events.append("finished")
@@ -369,13 +378,13 @@ async def test_an_objection_from_the_thread_is_heard_while_the_next_piece_gather
         loop.call_soon_threadsafe(objected.set)
         raise Refused("why")
 
-    check = OffLoop(Judge(object_), pool, name="judge")
-    await check.feed(bytes(OffLoop.PIECE))
+    check = ThreadedCheck(Judge(object_), pool, name="judge")
+    await check.feed(bytes(ThreadedCheck.PIECE))
     await objected.wait()
     fed = itertools.count(1)
     with pytest.raises(Refused, match="why"):
         await judged(check, (b"x" for _ in fed))
-    assert next(fed) < OffLoop.PIECE
+    assert next(fed) < ThreadedCheck.PIECE
 
 
 def fail_with(exception: BaseException) -> Callable[..., object]:
@@ -395,7 +404,7 @@ def fail_with(exception: BaseException) -> Callable[..., object]:
 @pytest.mark.parametrize("inline", [0, 100])
 async def test_a_refusal_is_passed_on_as_it_is(pool: ThreadPoolExecutor, judge: Judge, inline: int) -> None:
     with pytest.raises(Refused, match="why"):
-        await judged(OffLoop(judge, pool, name="judge", inline=inline), [b"bytes"])
+        await judged(ThreadedCheck(judge, pool, name="judge", inline=inline), [b"bytes"])
 
 
 @pytest.mark.parametrize("inline", [0, 100])
@@ -408,7 +417,7 @@ async def test_any_other_exception_refuses_with_its_name_only_in_the_log(
     pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, unexpected: BaseException, inline: int
 ) -> None:
     with caplog.at_level(logging.DEBUG, "aiorelay"), pytest.raises(Internal) as refusal:
-        await judged(OffLoop(Judge(fail_with(unexpected)), pool, name="my.judge", inline=inline), [b"bytes"])
+        await judged(ThreadedCheck(Judge(fail_with(unexpected)), pool, name="my.judge", inline=inline), [b"bytes"])
     name = type(unexpected).__name__
     assert name not in refusal.value.detail
     assert "my.judge" not in refusal.value.detail
@@ -419,7 +428,7 @@ async def test_any_other_exception_refuses_with_its_name_only_in_the_log(
 
 async def test_only_the_objections_that_are_its_own_pass(pool: ThreadPoolExecutor) -> None:
     with pytest.raises(Internal):
-        await judged(OffLoop(Judge(fail_with(NotFound("x"))), pool, name="judge", objections=Refused), [b"bytes"])
+        await judged(ThreadedCheck(Judge(fail_with(NotFound("x"))), pool, name="judge", objections=Refused), [b"bytes"])
 
 
 async def test_cancellation_drops_what_the_validator_has_not_begun(pool: ThreadPoolExecutor) -> None:
@@ -432,8 +441,8 @@ async def test_cancellation_drops_what_the_validator_has_not_begun(pool: ThreadP
         left.set()
 
     judge = Judge(stand_still)
-    blocks = [bytes(OffLoop.PIECE // 2)] * 8
-    form = checked(a_form(a_part(*blocks)), [lambda _: OffLoop(judge, pool, name="judge")])
+    blocks = [bytes(ThreadedCheck.PIECE // 2)] * 8
+    form = checked(a_form(a_part(*blocks)), [lambda _: ThreadedCheck(judge, pool, name="judge")])
     reading = asyncio.create_task(read(form))
     await entered.wait()
     reading.cancel()

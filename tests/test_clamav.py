@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiorelay.checks.clamav import Address, ClamAV, Outcome, Verdict, parse_reply
+from aiorelay.checks.clamav import ClamAV, ScannerAddress, ScanOutcome, Verdict, parse_reply
 from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
 from aiorelay.upload import Part
 
@@ -36,8 +36,8 @@ os.execvp("clamd", ["clamd", "--config-file", sys.argv[3]])
 
 
 class Clamd(NamedTuple):
-    tcp: Address
-    unix: Address
+    tcp: ScannerAddress
+    unix: ScannerAddress
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +74,8 @@ def clamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clamd]:
 
 
 @pytest.fixture(params=Clamd._fields)
-def address(request: pytest.FixtureRequest, clamd: Clamd) -> Address:
-    where: Address = getattr(clamd, request.param)
+def address(request: pytest.FixtureRequest, clamd: Clamd) -> ScannerAddress:
+    where: ScannerAddress = getattr(clamd, request.param)
     return where
 
 
@@ -83,7 +83,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 @contextlib.asynccontextmanager
-async def stand_in(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[Address]:
+async def stand_in(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[ScannerAddress]:
     """Serve as a clamd that does as ``handler`` does, then hangs up."""
     ended = []
 
@@ -126,8 +126,8 @@ async def unread() -> AsyncGenerator[bytes, None]:
 class Scanner:
     """A ClamAV under test that remembers the outcomes it counted."""
 
-    def __init__(self, address: Address, *, timeout: float = 60, fail_open: bool = False) -> None:
-        self.outcomes: list[Outcome] = []
+    def __init__(self, address: ScannerAddress, *, timeout: float = 60, fail_open: bool = False) -> None:
+        self.outcomes: list[ScanOutcome] = []
         self.clamav = ClamAV(address, timeout=timeout, fail_open=fail_open, on_outcome=self.outcomes.append)
 
     async def scan(self, *chunks: bytes) -> None:
@@ -213,7 +213,7 @@ def test_no_reply_is_clean_but_the_one(reply: bytes) -> None:
     [(), (b"",), (b"hello",), (b"a",) * 100, (b"AIORELAY", b"-TEST"), (bytes(STREAM_MAX_LENGTH),)],
     ids=["nothing", "empty", "one", "many", "half a marker", "the longest"],
 )
-async def test_a_clean_file_passes(address: Address, chunks: tuple[bytes, ...]) -> None:
+async def test_a_clean_file_passes(address: ScannerAddress, chunks: tuple[bytes, ...]) -> None:
     scanner = Scanner(address)
     await scanner.scan(*chunks)
     assert scanner.outcomes == ["clean"]
@@ -232,7 +232,7 @@ async def test_a_clean_file_passes(address: Address, chunks: tuple[bytes, ...]) 
 )
 @pytest.mark.parametrize("fail_open", [False, True])
 async def test_an_infected_file_is_refused_by_its_signatures_name(
-    address: Address, chunks: tuple[bytes, ...], *, fail_open: bool
+    address: ScannerAddress, chunks: tuple[bytes, ...], *, fail_open: bool
 ) -> None:
     scanner = Scanner(address, fail_open=fail_open)
     with pytest.raises(Infected, match=SIGNATURE):
@@ -250,7 +250,7 @@ TOO_LONG = [
 
 @pytest.mark.parametrize("chunks", TOO_LONG, ids=["by a byte", "one block", "many blocks", "small blocks"])
 async def test_a_file_over_stream_max_length_is_unscannable_every_time(
-    address: Address, chunks: tuple[bytes, ...]
+    address: ScannerAddress, chunks: tuple[bytes, ...]
 ) -> None:
     """Clamd hangs up on us while we write; its reason must not be lost."""
     scanner = Scanner(address)
@@ -260,7 +260,7 @@ async def test_a_file_over_stream_max_length_is_unscannable_every_time(
     assert scanner.outcomes == ["unscannable"] * 10
 
 
-async def test_an_encrypted_archive_is_unscannable(address: Address) -> None:
+async def test_an_encrypted_archive_is_unscannable(address: ScannerAddress) -> None:
     scanner = Scanner(address)
     with pytest.raises(Unscannable, match=r"Heuristics\.Encrypted\.Zip"):
         await scanner.scan(zipped(b"secret" * 100, encrypted=True))
@@ -269,7 +269,7 @@ async def test_an_encrypted_archive_is_unscannable(address: Address) -> None:
 
 @pytest.mark.parametrize("chunks", [*TOO_LONG, (zipped(b"secret" * 100, encrypted=True), b"more")])
 async def test_an_unscannable_file_passes_with_a_warning_if_the_operator_says_so(
-    address: Address, chunks: tuple[bytes, ...], caplog: pytest.LogCaptureFixture
+    address: ScannerAddress, chunks: tuple[bytes, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     scanner = Scanner(address, fail_open=True)
     await scanner.scan(*chunks)
@@ -277,7 +277,7 @@ async def test_an_unscannable_file_passes_with_a_warning_if_the_operator_says_so
     assert [(record.name, record.levelno) for record in caplog.records] == [("aiorelay", logging.WARNING)]
 
 
-async def test_scans_at_once_do_not_mix_their_verdicts(address: Address) -> None:
+async def test_scans_at_once_do_not_mix_their_verdicts(address: ScannerAddress) -> None:
     scanner = Scanner(address)
     files = [(b"clean", b"file"), (b"", MARKER), (bytes(2 << 20),)] * 8
     verdicts = await asyncio.gather(*(scanner.scan(*chunks) for chunks in files), return_exceptions=True)
@@ -544,7 +544,7 @@ async def test_a_check_that_never_began_closes() -> None:
 
 
 async def test_a_counter_that_fails_passes_nothing() -> None:
-    def broken(_outcome: Outcome) -> None:
+    def broken(_outcome: ScanOutcome) -> None:
         raise RuntimeError("the counter is broken")
 
     async with stand_in(answers(b"stream: OK\0")) as address:

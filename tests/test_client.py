@@ -21,8 +21,8 @@ from peers import PATIENCE, answering, answering_early, eventually
 from yarl import URL
 
 from aiorelay.cli import main
-from aiorelay.client import Outcome, is_confidential, read_token
-from aiorelay.client.following import events_in, outcome_of
+from aiorelay.client import SendResult, is_confidential, read_token
+from aiorelay.client.following import events_in, result_of_job
 from aiorelay.client.outcome import Answer
 from aiorelay.errors import StartupError
 
@@ -685,7 +685,7 @@ async def test_flags_may_stand_among_the_sources(recorder, send, tmp_path):
     ],
 )
 def test_refusal_in_one_sentence(answer, sentence):
-    assert Outcome.of("a", answer).sentence == sentence
+    assert SendResult.of("a", answer).sentence == sentence
 
 
 @pytest.mark.parametrize(
@@ -699,7 +699,11 @@ def test_refusal_in_one_sentence(answer, sentence):
     ],
 )
 def test_answer_in_json(answer, content):
-    assert json.loads(Outcome.of("a", answer).as_json()) == {"source": "a", "status": answer.status, "answer": content}
+    assert json.loads(SendResult.of("a", answer).as_json()) == {
+        "source": "a",
+        "status": answer.status,
+        "answer": content,
+    }
 
 
 @pytest.mark.parametrize(
@@ -719,7 +723,7 @@ def test_answer_in_json(answer, content):
     ],
 )
 def test_job_that_has_ended_in_one_sentence(job, stored, said):
-    outcome = outcome_of("a", job)
+    outcome = result_of_job("a", job)
     assert (outcome.stored, outcome.sentence) == (stored, said)
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiorelay.checks import OffLoop
-from aiorelay.checks.digest import expect, expect_hex, parse_digest_field
+from aiorelay.checks import ThreadedCheck
+from aiorelay.checks.digest import expect_digests, expect_sha256, parse_digest_field
 from aiorelay.errors import DigestMismatch, MalformedForm
 
 HELLO = b'{"hello": "world"}\n'
@@ -103,7 +103,7 @@ def test_any_text_is_read_or_refused(value: str) -> None:
         assert set(parse_digest_field(value)) <= {"sha-256", "sha-512"}
 
 
-async def judged(check: OffLoop, *blocks: bytes) -> None:
+async def judged(check: ThreadedCheck, *blocks: bytes) -> None:
     try:
         for block in blocks:
             await check.feed(block)
@@ -113,7 +113,7 @@ async def judged(check: OffLoop, *blocks: bytes) -> None:
 
 
 async def test_the_example_of_the_rfc_is_met(pool: ThreadPoolExecutor) -> None:
-    await judged(expect(parse_digest_field(HELLO_256), pool, field="Content-Digest"), HELLO[:4], HELLO[4:])
+    await judged(expect_digests(parse_digest_field(HELLO_256), pool, field="Content-Digest"), HELLO[:4], HELLO[4:])
 
 
 LARGE = bytes(range(256)) * 8192
@@ -124,7 +124,7 @@ LARGE = bytes(range(256)) * 8192
 async def test_a_digest_that_is_met_passes(pool: ThreadPoolExecutor, data: bytes, algorithm: str) -> None:
     digest = hashlib.new(algorithm.replace("-", ""), data).digest()
     blocks = [data[start : start + 300_000] for start in range(0, len(data), 300_000)]
-    await judged(expect({algorithm: digest}, pool, field="Content-Digest"), *blocks)
+    await judged(expect_digests({algorithm: digest}, pool, field="Content-Digest"), *blocks)
 
 
 @pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
@@ -133,21 +133,21 @@ async def test_each_digest_that_is_given_must_be_met(pool: ThreadPoolExecutor, d
     expected = {"sha-256": hashlib.sha256(data).digest(), "sha-512": hashlib.sha512(data).digest()}
     expected[bad] = hashlib.new(bad.replace("-", ""), data + b"!").digest()
     with pytest.raises(DigestMismatch, match=f"{bad} digest that Repr-Digest gives"):
-        await judged(expect(expected, pool, field="Repr-Digest"), data)
+        await judged(expect_digests(expected, pool, field="Repr-Digest"), data)
 
 
 @pytest.mark.parametrize("upper", [False, True])
 async def test_sha256_of_a_source_is_hexadecimal_in_either_case(pool: ThreadPoolExecutor, upper: bool) -> None:  # noqa: FBT001
     digest = hashlib.sha256(HELLO).hexdigest()
-    await judged(expect_hex(digest.upper() if upper else digest, pool), HELLO)
+    await judged(expect_sha256(digest.upper() if upper else digest, pool), HELLO)
 
 
 async def test_sha256_of_a_source_must_be_met(pool: ThreadPoolExecutor) -> None:
     with pytest.raises(DigestMismatch, match="sha256"):
-        await judged(expect_hex(hashlib.sha256(b"other").hexdigest(), pool), HELLO)
+        await judged(expect_sha256(hashlib.sha256(b"other").hexdigest(), pool), HELLO)
 
 
 @pytest.mark.parametrize("sha256", ["", "0" * 63, "0" * 65, "g" * 64, " " + "0" * 63, "0" * 64 + "\n", "\u0660" * 64])
 def test_a_sha256_that_is_none_is_an_error(pool: ThreadPoolExecutor, sha256: str) -> None:
     with pytest.raises(ValueError, match="64 hexadecimal"):
-        expect_hex(sha256, pool)
+        expect_sha256(sha256, pool)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aiorelay.endings import type_by_ending
+from aiorelay.endings import media_type_by_extension
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from aiorelay.endings import type_by_ending
     ],
 )
 def test_type_is_that_of_the_file_as_it_is(name, media_type):
-    assert type_by_ending(name) == media_type
+    assert media_type_by_extension(name) == media_type

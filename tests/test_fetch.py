@@ -27,10 +27,10 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from aiorelay import errors
-from aiorelay.fetch import Fetcher, Limits, Remote
+from aiorelay.fetch import Fetcher, FetchLimits, Remote
 from aiorelay.fetch.dial import is_local
 from aiorelay.fetch.naming import filename, media_type
-from aiorelay.fetch.ranges import Validator, continuation, strong_validator
+from aiorelay.fetch.ranges import StrongValidator, continuation, strong_validator
 
 LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
 TAG = 'ETag: "v1"'
@@ -639,24 +639,24 @@ async def test_every_cut_of_a_chunked_body_is_noticed(opened: Opener) -> None:
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
-        ({"ETag": '"a"'}, Validator("ETag", '"a"')),
+        ({"ETag": '"a"'}, StrongValidator("ETag", '"a"')),
         ({"ETag": 'W/"a"'}, None),
         ({"ETag": 'w/"a"'}, None),
         ({"ETag": '"a", "b"'}, None),
         ({"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}, None),
         (
             {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT", "Date": "Mon, 01 Jan 2024 00:01:00 GMT"},
-            Validator("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT"),
+            StrongValidator("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT"),
         ),
         ({"Last-Modified": "Mon, 01 Jan 2024 00:00:00", "Date": "Mon, 01 Jan 2024 00:01:00 GMT"}, None),
     ],
 )
-def test_strong_validators(headers: dict[str, str], expected: Validator | None) -> None:
+def test_strong_validators(headers: dict[str, str], expected: StrongValidator | None) -> None:
     assert strong_validator(CIMultiDict(headers)) == expected
 
 
 def test_206_may_leave_out_the_date_but_not_contradict_it() -> None:
-    validator = Validator("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+    validator = StrongValidator("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
     assert validator.agrees({})
     assert not validator.agrees({"Last-Modified": "Tue, 02 Jan 2024 00:00:00 GMT"})
 
@@ -1045,7 +1045,7 @@ async def test_slow_name_server_is_a_timeout(opened: Opener) -> None:
 
     try:
         with pytest.raises(errors.SourceTimeout):
-            await opened("http://slow.example/", lookup=slow, limits=Limits(dns=0.1))
+            await opened("http://slow.example/", lookup=slow, limits=FetchLimits(dns=0.1))
     finally:
         answered.set()
 
@@ -1059,25 +1059,25 @@ async def test_connection_that_is_not_taken_up_is_a_timeout(opened: Opener) -> N
                 filler.setblocking(False)
                 filler.connect_ex(listener.getsockname())
             with pytest.raises(errors.SourceTimeout):
-                await opened(f"http://127.0.0.1:{listener.getsockname()[1]}/", limits=Limits(connect=0.2))
+                await opened(f"http://127.0.0.1:{listener.getsockname()[1]}/", limits=FetchLimits(connect=0.2))
 
 
 async def test_tls_handshake_that_never_ends_is_a_timeout(opened: Opener) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(errors.SourceTimeout):
-        await opened(f"https://127.0.0.1:{listener.getsockname()[1]}/", limits=Limits(connect=0.2))
+        await opened(f"https://127.0.0.1:{listener.getsockname()[1]}/", limits=FetchLimits(connect=0.2))
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
 async def test_head_that_does_not_come_is_a_timeout(opened: Opener, head: bytes) -> None:
     async with origin(Answer(head, "hang")) as server:
         with pytest.raises(errors.SourceTimeout):
-            await opened(server.url(), limits=Limits(idle=0.2))
+            await opened(server.url(), limits=FetchLimits(idle=0.2))
         await server.gone.wait()
 
 
 async def test_silence_in_the_body_is_a_timeout(opened: Opener) -> None:
     async with origin(Answer(cut(10, TAG), "hang")) as server:
-        remote = await opened(server.url(), limits=Limits(idle=0.2))
+        remote = await opened(server.url(), limits=FetchLimits(idle=0.2))
         with pytest.raises(errors.SourceTimeout):
             await read(remote)
     assert server.connections == 1
@@ -1085,7 +1085,7 @@ async def test_silence_in_the_body_is_a_timeout(opened: Opener) -> None:
 
 async def test_slow_reader_is_no_silence(opened: Opener) -> None:
     async with origin(ok(DATA * 8)) as server:
-        remote = await opened(server.url(), limits=Limits(idle=0.3))
+        remote = await opened(server.url(), limits=FetchLimits(idle=0.3))
         await anext(remote.chunks)
         await asyncio.sleep(0.6)  # longer than the limit: the source has said all that it could
         assert len(await read(remote)) > 0

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from multipart_readers import READERS
 
 from aiorelay.errors import MalformedForm, MissingFile, Problem, TooLarge, TooManyParts, Truncated
-from aiorelay.form import Limits, read_form, requiring_file
+from aiorelay.form import FormLimits, read_form, require_file
 from aiorelay.framing import frame
 from aiorelay.upload import Form
 
-WIDE = Limits(parts=100, fields_size=1024 * 1024)
+WIDE = FormLimits(parts=100, fields_size=1024 * 1024)
 FIELD = b'Content-Disposition: form-data; name="a"\r\n\r\n'
 FILE = b'Content-Disposition: form-data; name="f"; filename="a.txt"\r\n\r\n'
 
@@ -275,7 +275,7 @@ async def test_the_next_part_is_not_given_before_this_one_was_read():
 
 
 async def test_as_many_parts_as_allowed_pass_and_one_more_does_not():
-    limits = Limits(parts=3, fields_size=99)
+    limits = FormLimits(parts=3, fields_size=99)
     assert len(await contents(body_of(*[FIELD] * 3), limits=limits)) == 3
     with pytest.raises(TooManyParts):
         await contents(body_of(*[FIELD] * 4), limits=limits)
@@ -283,7 +283,7 @@ async def test_as_many_parts_as_allowed_pass_and_one_more_does_not():
 
 @BODIES
 async def test_fields_may_be_as_large_as_allowed_together_and_files_do_not_count(sizes):
-    limits = Limits(parts=9, fields_size=10)
+    limits = FormLimits(parts=9, fields_size=10)
     fits = body_of(FIELD + b"x" * 4, FILE + b"x" * 99, FIELD + b"y" * 6, FIELD)
     assert [len(content) for content in await contents(*cut(fits, sizes), limits=limits)] == [4, 99, 6, 0]
     with pytest.raises(TooLarge):
@@ -324,7 +324,7 @@ async def test_a_head_that_never_ends_is_refused_while_it_comes():
 
 async def requiring(body, field="f"):
     form = a_form(body)
-    return [name for name, *_ in await parts_of(Form(form.boundary, requiring_file(form, field), None))]
+    return [name for name, *_ in await parts_of(Form(form.boundary, require_file(form, field), None))]
 
 
 EMPTY_INPUT = b'Content-Disposition: form-data; name="f"; filename=""\r\nContent-Type: application/octet-stream\r\n\r\n'

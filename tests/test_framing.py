@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiorelay.errors import MalformedForm, Problem, Refused, Truncated
-from aiorelay.form import Limits, read_form
+from aiorelay.form import FormLimits, read_form
 from aiorelay.framing import canonical_length, frame
 from aiorelay.upload import Form, Part
 
@@ -32,7 +32,7 @@ def received(body, *, length, size=1 << 16):
     async def read():
         return next(blocks, b"")
 
-    return read_form("multipart/form-data; boundary=bound", length, read, Limits(100, 1 << 20))
+    return read_form("multipart/form-data; boundary=bound", length, read, FormLimits(100, 1 << 20))
 
 
 async def sent(form):

@@ -10,7 +10,7 @@ import pytest
 from aiohttp.http import HttpVersion10, HttpVersion11
 from peers import BOUNDARY, PATIENCE, Client, Recorder, chunks, connected, eventually, form, parse, part, request
 
-from aiorelay.ambiguity import FROM_CLIENTS, fault
+from aiorelay.ambiguity import FROM_CLIENTS, find_ambiguity
 
 FORM = form(part("somefile", b"content", "a.txt"))
 LENGTH = f"Content-Length: {len(FORM)}"
@@ -346,4 +346,4 @@ FITTING = FROM_CLIENTS.size - len("GET/") - 4 - len("X") - 4
     ],
 )
 def test_a_head_has_a_fault_if_it_could_be_read_differently(method, version, fields, is_fault):
-    assert (fault(method, "/", version, fields, FROM_CLIENTS.size) is not None) == is_fault
+    assert (find_ambiguity(method, "/", version, fields, FROM_CLIENTS.size) is not None) == is_fault

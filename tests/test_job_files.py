@@ -65,7 +65,7 @@ def test_file_that_is_no_record_is_none(opened, tmp_path: Path, content: bytes) 
     files = opened()
     (tmp_path / "state" / "jobs" / "a.json").write_bytes(content)
     assert files.read("a") is None
-    assert list(files.left_behind()) == []
+    assert list(files.orphans()) == []
 
 
 def test_process_is_alive_until_it_closes(opened, tmp_path: Path) -> None:
@@ -87,25 +87,25 @@ def test_only_records_of_the_dead_are_left_behind(opened) -> None:
     mine, other = opened(), opened()
     for identity, process in (("mine", mine.process), ("others", other.process), ("left", "dead")):
         mine.write(record(identity, process))
-    assert [each.id for each in mine.left_behind()] == ["left"]
+    assert [each.id for each in mine.orphans()] == ["left"]
 
 
 def test_what_the_dead_left_is_swept_and_nothing_else(opened, tmp_path: Path) -> None:
     mine, other = opened(), opened()
     directory = tmp_path / "state" / "jobs"
     mine.write(record("a", mine.process))
-    other.ask_to_end("a")
+    other.request_cancellation("a")
     for name in ("dead.alive", "b.dead", f"c.{other.process}"):
         (directory / name).touch()
-    list(mine.left_behind())
+    list(mine.orphans())
     assert names(mine) == {"a.json", "a.end", f"c.{other.process}", f"{mine.process}.alive", f"{other.process}.alive"}
 
 
 def test_removed_job_leaves_nothing(opened) -> None:
     files = opened()
     files.write(record("a", files.process))
-    files.ask_to_end("a")
-    assert files.is_asked_to_end("a")
+    files.request_cancellation("a")
+    assert files.is_cancellation_requested("a")
     files.remove("a")
     files.remove("a")
     assert names(files) == {f"{files.process}.alive"}
@@ -138,7 +138,7 @@ def test_process_that_begins_while_others_sweep_is_never_taken_for_dead(opened) 
 
     def sweep() -> None:
         while not ended.is_set():
-            list(sweeper.left_behind())
+            list(sweeper.orphans())
 
     thread = threading.Thread(target=sweep)
     thread.start()
@@ -180,5 +180,5 @@ def test_without_locks_everybody_counts_as_alive(opened, tmp_path: Path, monkeyp
     files = opened()
     (tmp_path / "state" / "jobs" / "other.alive").touch()
     files.write(record("a", "other"))
-    assert list(files.left_behind()) == []
+    assert list(files.orphans()) == []
     assert files.is_alive("other")

@@ -22,7 +22,7 @@ from aiorelay.errors import NotFound, SourceFailed
 from aiorelay.job_files import JobFiles
 from aiorelay.job_routes import JobRoutes
 from aiorelay.jobs import Job, Jobs
-from aiorelay.recorded import BODY
+from aiorelay.recorded import MAX_SERIALIZED_BODY
 from aiorelay.server import serve
 from aiorelay.settings import Settings
 
@@ -234,10 +234,10 @@ async def test_upstream_that_refuses_has_answered(relay, recorder, local) -> Non
     [
         (b"", "", "utf-8", False),
         (b"\xff\0", base64.b64encode(b"\xff\0").decode(), "base64", False),
-        (b"a" * BODY, "a" * BODY, "utf-8", False),
-        (b"a" * BODY + b"b", "a" * BODY, "utf-8", True),
-        (b"a" + "é".encode() * BODY, "a" + "é" * (BODY // 2 - 1), "utf-8", True),
-        (b"\xff" * (BODY + 1), base64.b64encode(b"\xff" * BODY).decode(), "base64", True),
+        (b"a" * MAX_SERIALIZED_BODY, "a" * MAX_SERIALIZED_BODY, "utf-8", False),
+        (b"a" * MAX_SERIALIZED_BODY + b"b", "a" * MAX_SERIALIZED_BODY, "utf-8", True),
+        (b"a" + "é".encode() * MAX_SERIALIZED_BODY, "a" + "é" * (MAX_SERIALIZED_BODY // 2 - 1), "utf-8", True),
+        (b"\xff" * (MAX_SERIALIZED_BODY + 1), base64.b64encode(b"\xff" * MAX_SERIALIZED_BODY).decode(), "base64", True),
     ],
     ids=["empty", "binary", "longest", "too long", "cut inside a character", "too long and binary"],
 )

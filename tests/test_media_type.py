@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from aiorelay.checks import checked
 from aiorelay.checks.media_type import Accept, accept, canonical, libmagic
-from aiorelay.checks.signatures import HEAD, NAMES, looks_like
+from aiorelay.checks.signatures import HEAD, NAMES, detect_media_type
 from aiorelay.errors import TypeRefused
 from aiorelay.upload import Form, Part
 
@@ -242,7 +242,7 @@ def as_bytes(content: bytes | str) -> bytes:
     ("media_type", "content"), [*BINARIES, *ZIPS, *TEXTS, *POLYGLOTS, ("inode/x-empty", b"")], ids=briefly
 )
 def test_a_file_looks_like_what_its_first_bytes_are(media_type: str, content: bytes | str) -> None:
-    assert looks_like(as_bytes(content)[:HEAD]) == media_type
+    assert detect_media_type(as_bytes(content)[:HEAD]) == media_type
 
 
 def test_every_name_of_the_table_has_an_example() -> None:
@@ -252,7 +252,7 @@ def test_every_name_of_the_table_has_an_example() -> None:
 
 @given(st.binary(max_size=300) | st.text('<!-?xmlsvghtphp[]{}"\\ \n>/#:=', max_size=300).map(str.encode))
 def test_any_bytes_look_like_something(head: bytes) -> None:
-    assert "/" in looks_like(head)
+    assert "/" in detect_media_type(head)
 
 
 # Patterns

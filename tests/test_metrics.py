@@ -108,7 +108,7 @@ async def test_a_refusal_names_its_code(aiorelay_server, logged):
 
 @pytest.mark.parametrize(("given", "kept"), [("a.B_c-1", True), ("x" * 128, True), ("x" * 129, False), ("a b", False)])
 def test_an_acceptable_request_id_is_kept(given, kept):
-    assert (telemetry.identify({"X-Request-ID": given}) == given) is kept
+    assert (telemetry.set_request_id({"X-Request-ID": given}) == given) is kept
 
 
 def test_a_line_of_text_stays_one_line():
@@ -117,7 +117,7 @@ def test_a_line_of_text_stays_one_line():
     before = telemetry.log.handlers, telemetry.log.level, telemetry.log.propagate
     telemetry.configure("text", "info", stream)
     try:
-        entry = telemetry.Upload("/upload1", "127.0.0.1", files=["a\nb c", "é"])
+        entry = telemetry.UploadRecord("/upload1", "127.0.0.1", files=["a\nb c", "é"])
         entry.answered(200, stored=True)
         entry.write()
     finally:

@@ -14,16 +14,16 @@ from aiohttp import web
 from openapi_spec_validator import validate
 
 from aiorelay.access import Access
-from aiorelay.body import Patience
+from aiorelay.body import BodyTimeouts
 from aiorelay.errors import MissingFile, Problem
-from aiorelay.form import Limits
+from aiorelay.form import FormLimits
 from aiorelay.jobs import State
 from aiorelay.metrics import Metrics
 from aiorelay.openapi import document
 from aiorelay.pages import Pages
-from aiorelay.problems import render
+from aiorelay.problems import problem_response
 from aiorelay.rest1 import Rest1
-from aiorelay.tracing import UNTRACED
+from aiorelay.tracing import NO_TRACING
 
 NOBODY: Any = None
 """Stands where a route only leads to what a request would need."""
@@ -36,13 +36,13 @@ def app(*, upload_page: bool = True) -> web.Application:
         NOBODY,
         Access(),
         Metrics(),
-        UNTRACED,
+        NO_TRACING,
         Pages("somefile", upload=upload_page, wants_token=False),
         field="somefile",
-        limits=Limits(parts=1, fields_size=1),
+        limits=FormLimits(parts=1, fields_size=1),
         max_uploads=1,
         checks=[],
-        patience=Patience(1, 1),
+        timeouts=BodyTimeouts(1, 1),
         pool=NOBODY,
         stored_status=[],
         allow_pieces=False,
@@ -109,7 +109,7 @@ def test_every_problem_but_those_of_routing_is_met_by_some_operation():
 
 
 def test_a_problem_has_the_members_that_are_rendered():
-    rendered = json.loads(render(MissingFile("why"), "id").body)
+    rendered = json.loads(problem_response(MissingFile("why"), "id").body)
     assert set(DOCUMENT["components"]["schemas"]["Problem"]["required"]) == set(rendered) == set(PROBLEM)
 
 

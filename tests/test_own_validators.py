@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from aiorelay.checks import checked
-from aiorelay.checks.own import load
+from aiorelay.checks.own import load_validator
 from aiorelay.errors import Internal, NotFound, Refused
 from aiorelay.upload import Form, Part
 
@@ -84,7 +84,7 @@ async def upload(name: str, pool: ThreadPoolExecutor, *blocks: bytes, filename: 
     async def parts() -> AsyncGenerator[Part, None]:
         yield Part("somefile", filename, "text/csv", None, chunks())
 
-    form = checked(Form(b"b", parts(), None), [load(f"{__name__}:{name}", pool)])
+    form = checked(Form(b"b", parts(), None), [load_validator(f"{__name__}:{name}", pool)])
     return b"".join([chunk async for part in form.parts async for chunk in part.chunks])
 
 

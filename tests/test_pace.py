@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from peers import Client, connected, request
 
-from aiorelay.pace import Pace
+from aiorelay.pace import MinimumRate
 
 
 @pytest.mark.parametrize(
@@ -21,17 +21,17 @@ from aiorelay.pace import Pace
     ],
 )
 def test_each_minute_of_waiting_is_averaged(notes, verdicts):
-    pace = Pace(100)
-    assert [pace.keeps(waited, arrived) for waited, arrived in notes] == verdicts
+    rate = MinimumRate(100)
+    assert [rate.is_met(waited, arrived) for waited, arrived in notes] == verdicts
 
 
 def test_no_rate_is_too_slow_where_none_is_wanted():
-    assert Pace(0).keeps(3600.0, 0)
+    assert MinimumRate(0).is_met(3600.0, 0)
 
 
 async def test_an_upload_that_drips_is_refused(aiorelay_server, monkeypatch):
     """The minute is made short: the rule is the same."""
-    monkeypatch.setattr(Pace, "WINDOW", 0.2)
+    monkeypatch.setattr(MinimumRate, "WINDOW", 0.2)
     chain = await aiorelay_server(min_rate=1000)
 
     async def drip(client: Client) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiorelay.prefer import preferred
+from aiorelay.prefer import split_preference
 
 ASYNC = "respond-async"
 
@@ -41,12 +41,12 @@ NOT_ASKING = [
 
 @pytest.mark.parametrize("lines", ASKING)
 def test_asks(lines: list[str]) -> None:
-    assert preferred(ASYNC, lines)[0]
+    assert split_preference(ASYNC, lines)[0]
 
 
 @pytest.mark.parametrize("lines", NOT_ASKING)
 def test_does_not_ask(lines: list[str]) -> None:
-    assert not preferred(ASYNC, lines)[0]
+    assert not split_preference(ASYNC, lines)[0]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_does_not_ask(lines: list[str]) -> None:
     ],
 )
 def test_other_preferences_stay_as_they_were_written(lines: list[str], others: list[str]) -> None:
-    assert preferred(ASYNC, lines)[1] == others
+    assert split_preference(ASYNC, lines)[1] == others
 
 
 words = st.from_regex(r"[a-z0-9!#$%&'*+.^_`|~-]{1,8}", fullmatch=True)
@@ -73,9 +73,9 @@ preferences = st.tuples(words.filter(lambda name: name != ASYNC), words | quoted
 
 @given(st.lists(preferences, max_size=4), st.lists(preferences, max_size=4))
 def test_preference_is_found_among_any_others(before: list[str], after: list[str]) -> None:
-    assert preferred(ASYNC, [", ".join([*before, ASYNC, *after])]) == (True, before + after)
+    assert split_preference(ASYNC, [", ".join([*before, ASYNC, *after])]) == (True, before + after)
 
 
 @given(st.lists(st.text(), max_size=3))
 def test_any_text_is_read(lines: list[str]) -> None:
-    preferred(ASYNC, lines)
+    split_preference(ASYNC, lines)

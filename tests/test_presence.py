@@ -10,7 +10,7 @@ import pytest
 from peers import Client, Connection, connected, eventually, request
 from processes import FREE_PORTS, started
 
-from aiorelay.presence import who_left
+from aiorelay.presence import disconnected
 
 MIB = 1024 * 1024
 HEAD = request("/upload/a.bin", b"", method="PUT", length=1024 * MIB, content_type=None)
@@ -118,23 +118,23 @@ def hang_up(peer: socket.socket) -> None:
 @pytest.mark.parametrize("leave", [reset, hang_up, socket.socket.close])
 async def test_who_leaves_unread_is_told(pair, leave):
     transport, peer = pair
-    assert who_left([transport]) == []
+    assert disconnected([transport]) == []
     leave(peer)
-    await eventually(lambda: who_left([transport]) == [transport])
+    await eventually(lambda: disconnected([transport]) == [transport])
 
 
 async def test_who_sends_and_stays_has_not_left(pair):
     transport, peer = pair
     peer.sendall(b"more")
-    assert who_left([transport]) == []
+    assert disconnected([transport]) == []
 
 
 async def test_who_is_read_or_cut_already_is_nobodys_concern_here(pair):
     transport, peer = pair
     hang_up(peer)
-    await eventually(lambda: who_left([transport]) == [transport])
+    await eventually(lambda: disconnected([transport]) == [transport])
     transport.resume_reading()
-    assert who_left([transport]) == []
+    assert disconnected([transport]) == []
     transport.pause_reading()
     transport.abort()
-    assert who_left([transport]) == []
+    assert disconnected([transport]) == []

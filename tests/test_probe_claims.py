@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from aiorelay.cli import main
-from aiorelay.probe.uploads import Upload
+from aiorelay.probe.uploads import ProbeUpload
 
 
 async def receive(request):
@@ -103,7 +103,7 @@ async def test_an_api_that_refuses_a_longer_upload_at_once_is_not_impatient(run)
 
 
 def test_the_boundary_appears_nowhere_else():
-    upload = Upload("somefile", "mark")
+    upload = ProbeUpload("somefile", "mark")
     assert upload.body.count(upload.boundary.encode()) == 2
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import pytest
 
 from aiorelay.checks import checked
-from aiorelay.checks.size import in_words, max_size
+from aiorelay.checks.size import format_size, max_size
 from aiorelay.errors import TooLarge
 from aiorelay.upload import Form, Part
 
@@ -74,4 +74,4 @@ async def test_a_field_is_no_file() -> None:
     ],
 )
 def test_sizes_are_told_in_the_largest_unit_that_is_exact(size: int, words: str) -> None:
-    assert in_words(size) == words
+    assert format_size(size) == words

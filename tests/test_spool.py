@@ -32,7 +32,7 @@ from yarl import URL
 
 from aiorelay.delivery import Delivery
 from aiorelay.errors import ClientGone, StorageFull, TooLarge, UpstreamFailed, UpstreamTimeout
-from aiorelay.framing import Framed
+from aiorelay.framing import FramedBody
 from aiorelay.spool import Spool
 from aiorelay.upstream import Upstream, Waits
 
@@ -320,7 +320,7 @@ def post(tmp_path, pool):
             delivery = Delivery(
                 upstream, lambda: Spool(tmp_path, 100 * MIB, pool), "always", backoff=backoff, notice=notice
             )
-            framed = Framed(b"b", None, blocks_of(body))
+            framed = FramedBody(b"b", None, blocks_of(body))
             async with delivery.post(framed, CIMultiDict(headers), "") as given:
                 return given.status, await given.read()
 
@@ -474,7 +474,7 @@ async def test_of_a_block_that_was_being_written_some_may_have_arrived(recorder)
         URL(upstream.url), context=ssl.create_default_context(), waits=Waits(idle=PATIENCE, answer=PATIENCE)
     ) as api:
         with pytest.raises(UpstreamFailed) as caught:
-            async with api.post(Framed(b"b", len(block), blocks_of(block)), CIMultiDict(), ""):
+            async with api.post(FramedBody(b"b", len(block), blocks_of(block)), CIMultiDict(), ""):
                 pass
     assert caught.value.reached
 
@@ -548,7 +548,7 @@ async def test_nothing_is_sent_of_a_body_that_ends_badly(recorder, tmp_path, poo
     ) as api:
         delivery = Delivery(api, lambda: Spool(tmp_path, 100 * MIB, pool), "always")
         with pytest.raises(ClientGone):
-            async with delivery.post(Framed(b"b", len(LARGE), broken()), CIMultiDict(), ""):
+            async with delivery.post(FramedBody(b"b", len(LARGE), broken()), CIMultiDict(), ""):
                 pass
     assert upstream.connections == []
     assert descriptors() == before

@@ -30,7 +30,7 @@ from peers import (
 from processes import FREE_PORTS, Process, started
 from yarl import URL
 
-from aiorelay.framing import Framed
+from aiorelay.framing import FramedBody
 from aiorelay.upstream import Upstream, Waits
 
 MIB = 1024 * 1024
@@ -575,7 +575,7 @@ async def test_who_still_reads_its_answer_does_not_cut_the_next_upload_on_its_co
         sent = size
 
     def post(content: bytes):
-        framed = Framed(BOUNDARY.encode(), len(content), blocks(content))
+        framed = FramedBody(BOUNDARY.encode(), len(content), blocks(content))
         return upstream.post(framed, CIMultiDict(), "", on_sent)
 
     async def next_upload() -> int:
@@ -621,6 +621,6 @@ async def test_the_end_of_a_body_waits_for_no_answer(recorder, length):
         URL(recorded.url), context=trusting, waits=Waits(idle=0.1, answer=60), keeps_idle=60
     ) as upstream:
         for _ in range(3):
-            async with upstream.post(Framed(b"b", length, blocks()), CIMultiDict(), "") as answer:
+            async with upstream.post(FramedBody(b"b", length, blocks()), CIMultiDict(), "") as answer:
                 assert (await answer.read(), (await whole.get()).body) == (DONE.partition(b"\r\n\r\n")[2], b"content")
     assert len(recorded.connections) == 1

@@ -2,7 +2,7 @@
 
     maker(part) ─▶ Check or None        feed · feed · … · finish        close, come what may
                      │
-                     └─ OffLoop ─▶ Validator: plain functions, run in a thread, a large piece at a time
+                     └─ ThreadedCheck ─▶ Validator: plain functions, run in a thread, a large piece at a time
 
     size         at most so many bytes
     media_type   what the first bytes look like (signatures: the table for it)
@@ -29,7 +29,7 @@ from aiorelay.errors import Internal, Problem
 from aiorelay.telemetry import log
 from aiorelay.upload import Form, Part
 
-__all__ = ["Check", "HeadCheck", "Maker", "OffLoop", "Validator", "checked", "passed_through"]
+__all__ = ["Check", "CheckFactory", "FirstBytesCheck", "ThreadedCheck", "Validator", "checked", "with_checks"]
 
 
 class Validator(Protocol):
@@ -58,25 +58,25 @@ class Check(Protocol):
         """Let go of everything. Called exactly once, also after a failure or a cancellation; never raises."""
 
 
-Maker = Callable[[Part], Check | None]
+CheckFactory = Callable[[Part], Check | None]
 """Makes the check of one part, or None where it has nothing to say about it; may raise a ``Problem`` at once."""
 
 
-def checked(form: Form, makers: Sequence[Maker]) -> Form:
-    """Give ``form`` again, its parts' bytes passing through the checks that ``makers`` make for them.
+def checked(form: Form, factories: Sequence[CheckFactory]) -> Form:
+    """Give ``form`` again, its parts' bytes passing through the checks that ``factories`` make for them.
 
     A part that no check is made for is the same object. A file input without a name is a file only if it has
     bytes: makers see it once its first bytes are there, and never if it has none.
     """
-    return Form(form.boundary, _checked_parts(form.parts, makers), form.length) if makers else form
+    return Form(form.boundary, _checked_parts(form.parts, factories), form.length) if factories else form
 
 
-def passed_through(part: Part, checks: Sequence[Check]) -> Part:
+def with_checks(part: Part, checks: Sequence[Check]) -> Part:
     """Give ``part`` again, its bytes passing through ``checks``, which are closed with its chunks."""
     return replace(part, chunks=_through(part.chunks, checks, list(checks)))
 
 
-class HeadCheck:
+class FirstBytesCheck:
     """A check that judges a file by its first bytes alone: none are passed on until it has.
 
     ``judge`` is awaited with the first ``length`` bytes, or all there are, and raises a ``Problem`` to object.
@@ -106,7 +106,7 @@ class HeadCheck:
         self.decided = True
 
 
-class OffLoop:
+class ThreadedCheck:
     """A check that runs a ``Validator`` in a thread of ``pool``.
 
     Bytes are gathered into pieces of ``PIECE`` and handed over whole, one piece in work while the next gathers: no
@@ -210,7 +210,9 @@ def _trail(exception: BaseException) -> str:
     return " > ".join(f"{Path(frame.f_code.co_filename).name}:{line}" for frame, line in steps)
 
 
-async def _checked_parts(parts: AsyncGenerator[Part, None], makers: Sequence[Maker]) -> AsyncGenerator[Part, None]:
+async def _checked_parts(
+    parts: AsyncGenerator[Part, None], factories: Sequence[CheckFactory]
+) -> AsyncGenerator[Part, None]:
     async with aclosing(parts):
         async for part in parts:
             begun = part if part.filename != "" else await _begun(part)
@@ -219,8 +221,8 @@ async def _checked_parts(parts: AsyncGenerator[Part, None], makers: Sequence[Mak
                 continue
             still_open: list[Check] = []
             try:
-                for maker in makers:
-                    if (check := maker(begun)) is not None:
+                for factory in factories:
+                    if (check := factory(begun)) is not None:
                         still_open.append(check)  # noqa: PERF401 - open already if the next maker objects
                 checks = tuple(still_open)
                 yield replace(begun, chunks=_through(begun.chunks, checks, still_open)) if checks else begun
@@ -247,7 +249,7 @@ async def _preceded(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncGenerato
 async def _through(
     chunks: AsyncIterator[bytes], checks: Sequence[Check], still_open: list[Check]
 ) -> AsyncGenerator[bytes, None]:
-    undecided = [check for check in checks if isinstance(check, HeadCheck)]
+    undecided = [check for check in checks if isinstance(check, FirstBytesCheck)]
     held: list[bytes] = []
     try:
         async for chunk in chunks:

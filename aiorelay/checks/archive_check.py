@@ -7,26 +7,26 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from aiorelay.checks import Check, Maker
-from aiorelay.checks.archives import Limits, inspect
+from aiorelay.checks import Check, CheckFactory
+from aiorelay.checks.archives import UnpackLimits, inspect
 from aiorelay.spool import Spool
-from aiorelay.threads import ended
+from aiorelay.threads import wait_until_done
 from aiorelay.upload import Part
 
-__all__ = ["archives"]
+__all__ = ["archive_check"]
 
 
-def archives(limits: Limits, spool: Callable[[], Spool], pool: Executor) -> Maker:
+def archive_check(limits: UnpackLimits, spool: Callable[[], Spool], pool: Executor) -> CheckFactory:
     """Refuse, with ``ArchiveRefused``, archives beyond ``limits``. They are kept in what ``spool`` makes."""
 
     def make(part: Part) -> Check | None:
-        return _Kept(limits, spool(), pool) if part.is_file else None
+        return _ArchiveCheck(limits, spool(), pool) if part.is_file else None
 
     return make
 
 
-class _Kept:
-    def __init__(self, limits: Limits, spool: Spool, pool: Executor) -> None:
+class _ArchiveCheck:
+    def __init__(self, limits: UnpackLimits, spool: Spool, pool: Executor) -> None:
         self._limits = limits
         self._spool = spool
         self._pool = pool
@@ -43,5 +43,5 @@ class _Kept:
 
     async def close(self) -> None:
         if self._looking is not None:
-            await ended(self._looking)
+            await wait_until_done(self._looking)
         await self._spool.close()

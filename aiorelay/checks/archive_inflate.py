@@ -15,7 +15,7 @@ from aiorelay.checks.archive_kinds import Compression, compression
 from aiorelay.checks.archive_rules import damaged
 from aiorelay.errors import ArchiveRefused
 
-__all__ = ["PIECE", "STORED", "Part", "as_far_as_sound", "inflated", "unpacked"]
+__all__ = ["PIECE", "STORED", "InflatedPart", "as_far_as_sound", "inflated", "unpacked"]
 
 PIECE = 64 * 1024
 """Most bytes that one step inflates to."""
@@ -107,7 +107,7 @@ if sys.version_info >= (3, 14):
     _ERRORS += (ZstdError,)
 
 
-class Part:
+class InflatedPart:
     """Bytes ``start`` to ``stop`` of a file, read front to back. Nothing else may read the file meanwhile."""
 
     def __init__(self, file: BinaryIO, start: int, stop: int) -> None:
@@ -154,7 +154,7 @@ def as_far_as_sound(packed: _Readable, kind: Compression) -> Iterator[bytes]:
         return
 
 
-def unpacked(packed: Part, method: int) -> Iterator[bytes]:
+def unpacked(packed: InflatedPart, method: int) -> Iterator[bytes]:
     """Unpack all bytes of one zip entry, in pieces of at most ``PIECE`` bytes.
 
     Raises ``ArchiveRefused`` for an unknown method, for damage, and for data that go on behind their own end.

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from aiorelay.checks.archive_kinds import is_archive
 from aiorelay.errors import ArchiveRefused
 
-__all__ = ["Limits", "Tally", "damaged", "leads_out", "link_leads_out"]
+__all__ = ["ArchiveBudget", "UnpackLimits", "damaged", "leads_out", "link_leads_out"]
 
 _LONGEST_PATH = 4096  # characters; PATH_MAX on Linux
 _DEEPEST = 3  # a document, in a document, in a document, in an archive
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class UnpackLimits:
     """What an archive may unpack to: times the file's own size, bytes in all, and entries."""
 
     max_ratio: float
@@ -39,10 +39,10 @@ class _Sums:
     inflated: int = 0
 
 
-class Tally:
+class ArchiveBudget:
     """What one archive of ``size`` bytes comes to so far; each method raises ``ArchiveRefused``."""
 
-    def __init__(self, limits: Limits, size: int, sums: _Sums | None = None, depth: int = 0) -> None:
+    def __init__(self, limits: UnpackLimits, size: int, sums: _Sums | None = None, depth: int = 0) -> None:
         self._limits = limits
         self._size = size
         self._sums = sums or _Sums()
@@ -50,15 +50,15 @@ class Tally:
         self._parents: set[str] = set()
         self._links: set[str] = set()
 
-    def another(self) -> "Tally":
+    def another(self) -> "ArchiveBudget":
         """Give the tally of a second archive in the same file: paths of its own, the same limits and sums."""
-        return Tally(self._limits, self._size, self._sums, self._depth)
+        return ArchiveBudget(self._limits, self._size, self._sums, self._depth)
 
-    def within(self) -> "Tally":
+    def within(self) -> "ArchiveBudget":
         """Give the tally of a document that the last entry is. Refuse one that lies too deep in others."""
         if self._depth >= _DEEPEST:
             raise self._objection("is a document in too many others")
-        return Tally(self._limits, self._size, self._sums, self._depth + 1)
+        return ArchiveBudget(self._limits, self._size, self._sums, self._depth + 1)
 
     def announced(self, entries: int) -> None:
         """Take the number of entries that the archive says it has."""

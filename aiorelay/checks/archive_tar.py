@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from aiorelay.checks.archive_kinds import tar_checksums
-from aiorelay.checks.archive_rules import Tally, damaged
+from aiorelay.checks.archive_rules import ArchiveBudget, damaged
 from aiorelay.checks.archive_zip import inspect_content
 
 __all__ = ["inspect_tar"]
@@ -54,21 +54,21 @@ class _Extension(NamedTuple):
     sparse_size: int | None = None
 
 
-def inspect_tar(pieces: Iterator[bytes], tally: Tally) -> None:
+def inspect_tar(pieces: Iterator[bytes], budget: ArchiveBudget) -> None:
     """Hold every entry of the tar that ``pieces`` are against the rules. Raises ``ArchiveRefused``."""
     stream = _Stream(pieces)
     while block := stream.read_up_to(_BLOCK):
         if not any(block):
             stream.expect_zeros()
             break
-        _entry(stream, block, tally)
-    tally.finish()
+        _entry(stream, block, budget)
+    budget.finish()
 
 
-def _entry(stream: "_Stream", block: bytes, tally: Tally) -> None:
+def _entry(stream: "_Stream", block: bytes, budget: ArchiveBudget) -> None:
     header = _header(block)
     if header.kind == _PAX_GLOBAL:
-        tally.entry(0)  # counted: an endless row of them is none better than one of entries
+        budget.entry(0)  # counted: an endless row of them is none better than one of entries
         if _pax(stream.read(_bounded(header.size), padded=True)) != _Extension():
             raise damaged("a header for all entries gives them one name or size")
         return
@@ -77,31 +77,31 @@ def _entry(stream: "_Stream", block: bytes, tally: Tally) -> None:
         raise damaged("an entry has two sizes")
     size = header.size if extension.size is None else extension.size
     unpacked = [size, header.sparse_size or 0, extension.sparse_size or 0]
-    tally.entry(max(unpacked))
-    _judge(stream, header, extension, size, tally)
+    budget.entry(max(unpacked))
+    _judge(stream, header, extension, size, budget)
 
 
-def _judge(stream: "_Stream", header: _Header, extension: _Extension, size: int, tally: Tally) -> None:
+def _judge(stream: "_Stream", header: _Header, extension: _Extension, size: int, budget: ArchiveBudget) -> None:
     """Judge one entry by its names, its kind and its data."""
     names = _texts(extension.name, header.name)  # both: a program may not know the extension
     for name in names:
-        tally.path(name)
+        budget.path(name)
     if header.kind in _WITHOUT_DATA and size:
         raise damaged("an entry that has no data has a size")
     if header.kind in _SPECIAL:
-        tally.special()
+        budget.special()
     elif header.kind in (_SYMLINK, _HARDLINK):
         for target in _texts(extension.target, header.target):
             if header.kind == _SYMLINK:
-                tally.symlink(names[0], target)
+                budget.symlink(names[0], target)
             else:
-                tally.hardlink(target)
+                budget.hardlink(target)
     elif header.kind == _MULTIVOLUME:
         raise damaged("it is one volume of several")
     elif header.kind != _DIRECTORY:
         while header.kind == _SPARSE and header.extended:  # the map of a sparse file goes on, block by block
             header = header._replace(extended=stream.read(_BLOCK)[504] != 0)
-        inspect_content(names[0], stream.pieces(size), tally)
+        inspect_content(names[0], stream.pieces(size), budget)
         stream.skip(-size % _BLOCK)
 
 

@@ -14,15 +14,15 @@ from itertools import chain
 from typing import BinaryIO
 
 from aiorelay.checks.archive_hidden import SEARCHED, ZIP_ENTRY, Detector, is_zip_entry, search
-from aiorelay.checks.archive_inflate import Part, unpacked
+from aiorelay.checks.archive_inflate import InflatedPart, unpacked
 from aiorelay.checks.archive_kinds import HEAD, ZIP_HEADS, is_document
-from aiorelay.checks.archive_rules import Tally, damaged
+from aiorelay.checks.archive_rules import ArchiveBudget, damaged
 from aiorelay.checks.archive_zip_records import LONGEST_PATH, Directory, Entry, entries, extent, find_directories, peek
 
 __all__ = ["inspect_content", "inspect_zips"]
 
 
-def inspect_zips(file: BinaryIO, size: int, tally: Tally, *, is_tar: bool = False) -> None:
+def inspect_zips(file: BinaryIO, size: int, budget: ArchiveBudget, *, is_tar: bool = False) -> None:
     """Judge the zip that a file of ``size`` bytes is, or each that is in it. Raises ``ArchiveRefused``.
 
     Outside of them, no entry may be where a program would find it that reads front to back: bsdtar does in a file that
@@ -33,7 +33,7 @@ def inspect_zips(file: BinaryIO, size: int, tally: Tally, *, is_tar: bool = Fals
     searched = size if streamed else min(SEARCHED, size)
     end = 0
     for directory in find_directories(file, size, is_tar=is_tar):
-        start = _inspect_zip(file, directory, tally.another())
+        start = _inspect_zip(file, directory, budget.another())
         if not is_tar:
             _no_hidden_entry(file, end, min(start, searched), surely=not streamed)
         end = directory.end
@@ -41,7 +41,7 @@ def inspect_zips(file: BinaryIO, size: int, tally: Tally, *, is_tar: bool = Fals
         _no_hidden_entry(file, end, searched, surely=not streamed)
 
 
-def inspect_content(name: str, pieces: Iterator[bytes], tally: Tally) -> None:
+def inspect_content(name: str, pieces: Iterator[bytes], budget: ArchiveBudget) -> None:
     """Judge the content of the last entry, and read all of ``pieces``. Raises ``ArchiveRefused``."""
     head = b""
     while len(head) < HEAD and (piece := next(pieces, b"")):
@@ -49,43 +49,43 @@ def inspect_content(name: str, pieces: Iterator[bytes], tally: Tally) -> None:
     detector = Detector()
     pieces = chain([head] if head else [], pieces)
     if is_document(name, head):
-        within = tally.within()
+        within = budget.within()
         with tempfile.TemporaryFile() as copy:
             for piece in pieces:
                 detector.feed(piece)
                 copy.write(piece)
             inspect_zips(copy, copy.tell(), within)
         if detector.tar:
-            tally.nested()
+            budget.nested()
         return
-    tally.content(name, head)
+    budget.content(name, head)
     for piece in pieces:
         detector.feed(piece)
     if detector.tar or detector.zip:
-        tally.nested()
+        budget.nested()
 
 
-def _inspect_zip(file: BinaryIO, directory: Directory, tally: Tally) -> int:
+def _inspect_zip(file: BinaryIO, directory: Directory, budget: ArchiveBudget) -> int:
     """Hold every entry against the rules; return where the first one starts."""
-    tally.announced(directory.entries)
+    budget.announced(directory.entries)
     listed = sorted(entries(file, directory), key=lambda entry: entry.offset)
     first = end = listed[0].offset if listed else directory.start
     for entry in listed:
-        tally.entry(entry.size)
-        tally.path(entry.path)
+        budget.entry(entry.size)
+        budget.path(entry.path)
         if entry.other_name is not None:
-            tally.path(entry.other_name.decode("utf-8", "surrogateescape"))
+            budget.path(entry.other_name.decode("utf-8", "surrogateescape"))
         if entry.encrypted:
-            tally.encrypted()
+            budget.encrypted()
         if entry.offset < end:
             raise damaged("two entries overlap")
         _no_hidden_entry(file, end, entry.offset)
         start, end = extent(file, entry)
         if end > directory.start:
             raise damaged("an entry overlaps the directory")
-        _look_into(file, entry, start, tally)
+        _look_into(file, entry, start, budget)
     _no_hidden_entry(file, end, directory.start)
-    tally.finish()
+    budget.finish()
     return first
 
 
@@ -96,27 +96,27 @@ def _no_hidden_entry(file: BinaryIO, start: int, stop: int, *, surely: bool = Fa
             raise damaged("there is an entry that the directory does not list")
 
 
-def _look_into(file: BinaryIO, entry: Entry, start: int, tally: Tally) -> None:
+def _look_into(file: BinaryIO, entry: Entry, start: int, budget: ArchiveBudget) -> None:
     """Judge what kind of entry it is, and its content."""
     kind = stat.S_IFMT(entry.mode)
     content = _content(file, entry, start)
     if kind == stat.S_IFLNK:
         target = b"" if entry.size > LONGEST_PATH else b"".join(content)
-        tally.symlink(entry.path, target.decode("utf-8", "surrogateescape"))
+        budget.symlink(entry.path, target.decode("utf-8", "surrogateescape"))
     elif kind in (
         stat.S_IFCHR,
         stat.S_IFBLK,
         stat.S_IFSOCK,
     ):  # S_IFIFO is how zip marks a file that it read from a pipe
-        tally.special()
+        budget.special()
     else:
-        inspect_content(entry.path, content, tally)
+        inspect_content(entry.path, content, budget)
 
 
 def _content(file: BinaryIO, entry: Entry, start: int) -> Iterator[bytes]:
     """Unpack an entry, which must hold what its headers say."""
     size = checksum = 0
-    for piece in unpacked(Part(file, start, start + entry.packed), entry.method):
+    for piece in unpacked(InflatedPart(file, start, start + entry.packed), entry.method):
         size += len(piece)
         checksum = zlib.crc32(piece, checksum)
         if size > entry.size:

@@ -23,14 +23,14 @@ from itertools import chain
 from typing import BinaryIO
 
 from aiorelay.checks.archive_hidden import SEARCHED, Detector, search
-from aiorelay.checks.archive_inflate import PIECE, Part, as_far_as_sound, inflated
+from aiorelay.checks.archive_inflate import PIECE, InflatedPart, as_far_as_sound, inflated
 from aiorelay.checks.archive_kinds import HEAD, UUENCODED, ZIP_HEADS, compression, is_tar_header, is_unreadable
-from aiorelay.checks.archive_rules import Limits, Tally, damaged
+from aiorelay.checks.archive_rules import ArchiveBudget, UnpackLimits, damaged
 from aiorelay.checks.archive_tar import inspect_tar
 from aiorelay.checks.archive_zip import inspect_content, inspect_zips
 from aiorelay.errors import ArchiveRefused
 
-__all__ = ["Limits", "inspect"]
+__all__ = ["UnpackLimits", "inspect"]
 
 _TAR_PADDING = 10_240
 """Bytes that a tar of nothing is long: they inflate from next to none, and are not held against the ratio."""
@@ -47,7 +47,7 @@ _BEGINNING = 128 << 10  # bytes in which bsdtar looks for uuencoded data
 _DISC_AT, _DISC = 32_769, b"CD001"  # ISO 9660: directory entries may share their data
 
 
-def inspect(file: BinaryIO, limits: Limits) -> None:
+def inspect(file: BinaryIO, limits: UnpackLimits) -> None:
     """Judge a complete file, seekable and read from its beginning whatever its position. Slow: for a thread.
 
     Raises ``ArchiveRefused``, and OSError where ``file`` cannot be read or a document in it not be copied. Takes time
@@ -55,45 +55,47 @@ def inspect(file: BinaryIO, limits: Limits) -> None:
     space (``TMPDIR``) to the largest documents that lie in each other.
     """
     size = file.seek(0, SEEK_END)
-    tally = Tally(limits, size)
-    beginning = Part(file, 0, size).read(_BEGINNING)
+    budget = ArchiveBudget(limits, size)
+    beginning = InflatedPart(file, 0, size).read(_BEGINNING)
     head = beginning[:HEAD]
     if is_unreadable(head) or UUENCODED.search(beginning) or beginning.startswith(_DISC, _DISC_AT):
         raise _unreadable()
     is_tar = is_tar_header(head)
     if kind := compression(head):
-        _inspect_stream(_counted(inflated(file, kind), tally), tally)
+        _inspect_stream(_counted(inflated(file, kind), budget), budget)
     elif is_tar:
-        inspect_tar(_pieces(file, size), tally)
+        inspect_tar(_pieces(file, size), budget)
     elif not head.startswith(ZIP_HEADS):
-        _inspect_hidden_streams(file, size, tally)
-    inspect_zips(file, size, Tally(limits, size), is_tar=is_tar)  # a program unpacks the zips of a file, or the rest
+        _inspect_hidden_streams(file, size, budget)
+    inspect_zips(
+        file, size, ArchiveBudget(limits, size), is_tar=is_tar
+    )  # a program unpacks the zips of a file, or the rest
     if not is_tar:
         _refuse_hidden_tar(_pieces(file, size))
 
 
-def _inspect_stream(pieces: Iterator[bytes], tally: Tally) -> None:
+def _inspect_stream(pieces: Iterator[bytes], budget: ArchiveBudget) -> None:
     """Judge what a compressed file inflates to: a tar, or one file that must be no archive itself."""
     head = b""
     while len(head) < HEAD and (piece := next(pieces, b"")):
         head += piece
     pieces = chain([head] if head else [], pieces)
     if is_tar_header(head):
-        inspect_tar(pieces, tally)
+        inspect_tar(pieces, budget)
         return
-    tally.entry(0)  # its size is counted while it inflates
-    inspect_content("", pieces, tally)
+    budget.entry(0)  # its size is counted while it inflates
+    inspect_content("", pieces, budget)
 
 
-def _inspect_hidden_streams(file: BinaryIO, size: int, tally: Tally) -> None:
+def _inspect_hidden_streams(file: BinaryIO, size: int, budget: ArchiveBudget) -> None:
     """Count what compressed data inflate to that are behind others; refuse those that nothing here reads."""
     if next(search(file, _UNREADABLE, 0, min(SEARCHED, size)), None) is not None:
         raise _unreadable()
     for at in search(file, _COMPRESSED, 0, min(SEARCHED, size)):
-        kind = compression(Part(file, at, size).read(16))
+        kind = compression(InflatedPart(file, at, size).read(16))
         if kind is not None:
-            for piece in as_far_as_sound(Part(file, at, size), kind):
-                tally.more(len(piece))
+            for piece in as_far_as_sound(InflatedPart(file, at, size), kind):
+                budget.more(len(piece))
 
 
 def _unreadable() -> ArchiveRefused:
@@ -109,13 +111,13 @@ def _refuse_hidden_tar(pieces: Iterator[bytes]) -> None:
 
 
 def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
-    part = Part(file, 0, size)
+    part = InflatedPart(file, 0, size)
     return iter(lambda: part.read(PIECE), b"")
 
 
-def _counted(pieces: Iterator[bytes], tally: Tally) -> Iterator[bytes]:
+def _counted(pieces: Iterator[bytes], budget: ArchiveBudget) -> Iterator[bytes]:
     total = 0
     for piece in pieces:
         total += len(piece)
-        tally.inflated(total, uncounted=_TAR_PADDING)
+        budget.inflated(total, uncounted=_TAR_PADDING)
         yield piece

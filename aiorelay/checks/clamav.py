@@ -24,12 +24,12 @@ from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
 from aiorelay.telemetry import log
 from aiorelay.upload import Part
 
-__all__ = ["Address", "ClamAV", "Outcome", "Scan", "Verdict", "parse_reply"]
+__all__ = ["ClamAV", "Scan", "ScanOutcome", "ScannerAddress", "Verdict", "parse_reply"]
 
-Address = tuple[str, int] | Path
+ScannerAddress = tuple[str, int] | Path
 """Where clamd listens: a host and a TCP port, or a unix socket."""
 
-Outcome = Literal["clean", "infected", "unscannable", "unavailable"]
+ScanOutcome = Literal["clean", "infected", "unscannable", "unavailable"]
 
 _COMMAND = b"zINSTREAM\0"  # "z": command and answer end with NUL
 _END = struct.pack(">I", 0)
@@ -44,7 +44,7 @@ _NOT_LOOKED_INTO = ("Heuristics.Encrypted.", "Heuristics.Limits.Exceeded")
 class Verdict(NamedTuple):
     """What became of one scan; ``reason`` is a signature's name, or why there is no verdict."""
 
-    outcome: Outcome
+    outcome: ScanOutcome
     reason: str = ""
 
 
@@ -80,11 +80,11 @@ class ClamAV:
 
     def __init__(
         self,
-        address: Address,
+        address: ScannerAddress,
         *,
         timeout: float,
         fail_open: bool = False,
-        on_outcome: Callable[[Outcome], None] = lambda _outcome: None,
+        on_outcome: Callable[[ScanOutcome], None] = lambda _outcome: None,
     ) -> None:
         self._address = address
         self._timeout = timeout
@@ -119,7 +119,7 @@ class Scan:
     clamd's reason for hanging up ("size limit exceeded") would be lost with it.
     """
 
-    def __init__(self, address: Address, timeout: float, judge: Callable[[Verdict], Problem | None]) -> None:
+    def __init__(self, address: ScannerAddress, timeout: float, judge: Callable[[Verdict], Problem | None]) -> None:
         self._address = address
         self._timeout = timeout
         self._judge = judge
@@ -216,7 +216,7 @@ class _Line(NamedTuple):
         return False
 
 
-async def _connect(address: Address) -> socket.socket:
+async def _connect(address: ScannerAddress) -> socket.socket:
     """Dial clamd; of a host with several addresses, the first that answers. Raises OSError."""
     loop = asyncio.get_running_loop()
     if isinstance(address, Path):

@@ -1,6 +1,6 @@
 """Checksums: ``sha256`` of a JSON source, and Content-Digest and Repr-Digest of RFC 9530.
 
-``Digests`` is a ``Validator``: the bytes it is fed are a file's, or a whole request body's; ``OffLoop`` takes the
+``Digests`` is a ``Validator``: the bytes it is fed are a file's, or a whole request body's; ``ThreadedCheck`` takes the
 arithmetic off the loop.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from hmac import compare_digest
 
-from aiorelay.checks import OffLoop
+from aiorelay.checks import ThreadedCheck
 from aiorelay.errors import DigestMismatch, MalformedForm
 
-__all__ = ["Digests", "expect", "expect_hex", "parse_digest_field"]
+__all__ = ["Digests", "expect_digests", "expect_sha256", "parse_digest_field"]
 
 _INLINE = 64 * 1024
 _ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
@@ -86,16 +86,16 @@ class Digests:
                 raise DigestMismatch(f"The bytes received do not have the {name} digest that {self._field} gives.")
 
 
-def expect(expected: Mapping[str, bytes], pool: Executor, *, field: str) -> OffLoop:
+def expect_digests(expected: Mapping[str, bytes], pool: Executor, *, field: str) -> ThreadedCheck:
     """Make the check that bytes have the ``expected`` digests; see ``Digests``."""
-    return OffLoop(Digests(expected, field), pool, name=field, inline=_INLINE)
+    return ThreadedCheck(Digests(expected, field), pool, name=field, inline=_INLINE)
 
 
-def expect_hex(sha256: str, pool: Executor) -> OffLoop:
+def expect_sha256(sha256: str, pool: Executor) -> ThreadedCheck:
     """Make the check that a file has the ``sha256`` that its JSON source gives.
 
     Raises ``ValueError``, in one sentence, if that is not 64 hexadecimal digits.
     """
     if not re.fullmatch(r"[0-9A-Fa-f]{64}", sha256):
         raise ValueError("sha256 is not 64 hexadecimal digits")
-    return expect({"sha-256": bytes.fromhex(sha256)}, pool, field="sha256")
+    return expect_digests({"sha-256": bytes.fromhex(sha256)}, pool, field="sha256")

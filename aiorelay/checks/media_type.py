@@ -12,8 +12,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib import import_module
 
-from aiorelay.checks import Check, HeadCheck, Maker
-from aiorelay.checks.signatures import EMPTY, GENERIC, HEAD, NAMES, UNKNOWN, looks_like
+from aiorelay.checks import Check, CheckFactory, FirstBytesCheck
+from aiorelay.checks.signatures import EMPTY, GENERIC, HEAD, NAMES, UNKNOWN, detect_media_type
 from aiorelay.errors import TypeRefused
 from aiorelay.telemetry import log
 from aiorelay.upload import Part
@@ -109,7 +109,7 @@ def libmagic() -> Callable[[bytes], str] | None:
     return judge
 
 
-def accept(accepted: Accept, pool: Executor, finer: Callable[[bytes], str] | None) -> Maker:
+def accept(accepted: Accept, pool: Executor, finer: Callable[[bytes], str] | None) -> CheckFactory:
     """Refuse, with ``TypeRefused``, every file that no entry of ``accepted`` fits.
 
     ``finer`` names the type of what the table knows no finer name for; it may take milliseconds, and runs in ``pool``.
@@ -117,10 +117,10 @@ def accept(accepted: Accept, pool: Executor, finer: Callable[[bytes], str] | Non
     """
 
     def make(part: Part) -> Check | None:
-        return HeadCheck(lambda head: judge(part, head), HEAD) if part.is_file else None
+        return FirstBytesCheck(lambda head: judge(part, head), HEAD) if part.is_file else None
 
     async def judge(part: Part, head: bytes) -> None:
-        found = looks_like(head)
+        found = detect_media_type(head)
         _compare(part.media_type, found)
         if accepted.has_ending(part.filename or "") or accepted.has_type(found):
             return

@@ -4,17 +4,17 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import cast
 
-from aiorelay.checks import Check, Maker, OffLoop, Validator
+from aiorelay.checks import Check, CheckFactory, ThreadedCheck, Validator
 from aiorelay.errors import Refused
 from aiorelay.settings.words import find_validator
 from aiorelay.upload import Part
 
-__all__ = ["load"]
+__all__ = ["load_validator"]
 
 
-def load(
+def load_validator(
     name: str, pool: Executor, *, timeout: float | None = None, on_timeout: Callable[[], object] = lambda: None
-) -> Maker:
+) -> CheckFactory:
     """Find the callable ``name``, ``(part: Part) -> Validator``, and make a check of it for every file.
 
     It is called, and its validators run, in threads of ``pool``, one call at a time for each file: they may be slow,
@@ -27,8 +27,8 @@ def load(
     def make(part: Part) -> Check | None:
         if not part.is_file:
             return None
-        return OffLoop(
-            _Late(make_validator, part),
+        return ThreadedCheck(
+            _LazyValidator(make_validator, part),
             pool,
             name=f"validator {name}",
             objections=Refused,
@@ -39,7 +39,7 @@ def load(
     return make
 
 
-class _Late:
+class _LazyValidator:
     """A validator that is only made when it is first needed: in its thread, where it may take its time."""
 
     def __init__(self, make: Callable[[Part], Validator], part: Part) -> None:

@@ -7,7 +7,7 @@ import re
 
 from aiorelay.checks import text_types, zip_types
 
-__all__ = ["EMPTY", "GENERIC", "HEAD", "NAMES", "UNKNOWN", "looks_like"]
+__all__ = ["EMPTY", "GENERIC", "HEAD", "NAMES", "UNKNOWN", "detect_media_type"]
 
 HEAD = 8192
 """How many bytes decide."""
@@ -80,7 +80,7 @@ NAMES = frozenset({name for _, name in (*_STRINGS, *_PATTERNS)} | text_types.NAM
 """Every name that a signature is known for."""
 
 
-def looks_like(head: bytes) -> str:
+def detect_media_type(head: bytes) -> str:
     """Name the media type of a file that begins with ``head``: its first ``HEAD`` bytes, or all it has."""
     if not head:
         return EMPTY

@@ -1,10 +1,10 @@
 """``max-size``: a file of at most so many bytes, by its declared length at once and by counting in any case."""
 
-from aiorelay.checks import Check, Maker
+from aiorelay.checks import Check, CheckFactory
 from aiorelay.errors import TooLarge
 from aiorelay.upload import Part
 
-__all__ = ["in_words", "max_size"]
+__all__ = ["format_size", "max_size"]
 
 _UNITS = tuple(
     (base**power, prefix + ("iB" if base == 1024 else "B"))
@@ -13,7 +13,7 @@ _UNITS = tuple(
 )
 
 
-def in_words(size: int) -> str:
+def format_size(size: int) -> str:
     """Write ``size`` bytes in the largest unit that it is a whole number of: ``1 MiB``, ``1500 bytes``."""
     for unit, name in _UNITS:
         if size and size % unit == 0:
@@ -21,9 +21,9 @@ def in_words(size: int) -> str:
     return "1 byte" if size == 1 else f"{size} bytes"
 
 
-def max_size(limit: int) -> Maker:
+def max_size(limit: int) -> CheckFactory:
     """Refuse, with ``TooLarge``, a file of more than ``limit`` bytes: no byte beyond them is passed on."""
-    problem = f"A file may have at most {in_words(limit)} (max-size)."
+    problem = f"A file may have at most {format_size(limit)} (max-size)."
 
     def make(part: Part) -> Check | None:
         if not part.is_file:

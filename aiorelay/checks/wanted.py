@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import Executor
 from urllib.parse import quote
 
-from aiorelay.checks import Check, OffLoop
+from aiorelay.checks import Check, ThreadedCheck
 from aiorelay.upload import Part
 
 __all__ = ["WantedDigests", "preferred_algorithm"]
@@ -52,7 +52,7 @@ class WantedDigests:
             return None
         file = _File(part.name, self._algorithm)
         self._files.append(file)
-        return OffLoop(file, self._pool, name="Want-Repr-Digest", inline=_INLINE)
+        return ThreadedCheck(file, self._pool, name="Want-Repr-Digest", inline=_INLINE)
 
     def told(self) -> list[tuple[str, str]]:
         """A header field for each file that was read to its end, in order: ``FIELD=ALGORITHM=:BASE64:``."""

@@ -10,8 +10,8 @@ token      the bearer token, and where it may be sent
 """
 
 from aiorelay.client.files import STDIN
-from aiorelay.client.outcome import Outcome
-from aiorelay.client.sending import Errand, send
+from aiorelay.client.outcome import SendResult
+from aiorelay.client.sending import SendOptions, send
 from aiorelay.client.token import is_confidential, read_token
 
-__all__ = ["STDIN", "Errand", "Outcome", "is_confidential", "read_token", "send"]
+__all__ = ["STDIN", "SendOptions", "SendResult", "is_confidential", "read_token", "send"]

@@ -10,9 +10,9 @@ from aiohttp import hdrs
 from multidict import CIMultiDict
 from yarl import URL
 
-from aiorelay.client.outcome import Answer, NotSent
+from aiorelay.client.outcome import Answer, SendError
 from aiorelay.errors import UpstreamProblem
-from aiorelay.framing import Framed
+from aiorelay.framing import FramedBody
 from aiorelay.upstream import Upstream, Waits
 
 __all__ = ["Endpoint", "Reply"]
@@ -53,29 +53,29 @@ class Endpoint:
         await self._upstream.__aexit__()
 
     async def post(
-        self, framed: Framed, headers: Mapping[str, str], on_sent: Callable[[int], object] = lambda _bytes: None
+        self, framed: FramedBody, headers: Mapping[str, str], on_sent: Callable[[int], object] = lambda _bytes: None
     ) -> Reply:
         """Send a body and give the answer, even one that comes before the end.
 
-        Raises ``NotSent``, and what the body raises.
+        Raises ``SendError``, and what the body raises.
         """
         try:
             async with self._upstream.post(framed, CIMultiDict(headers), "", on_sent) as response:
                 return await self._reply(response)
         except UpstreamProblem as problem:
-            raise NotSent(_words(problem, self._url)) from problem
+            raise SendError(_words(problem, self._url)) from problem
 
     async def _reply(self, response: aiohttp.ClientResponse) -> Reply:
         if 300 <= response.status < 400 and hdrs.LOCATION in response.headers:
-            raise NotSent(f"It is to be sent elsewhere; give that URL with --to: {response.headers[hdrs.LOCATION]}")
+            raise SendError(f"It is to be sent elsewhere; give that URL with --to: {response.headers[hdrs.LOCATION]}")
         body = b""
         try:
             async for block in response.content.iter_any():
                 body += block
                 if len(body) > _LONGEST_ANSWER:
-                    raise NotSent(f"The answer, {response.status}, does not end after {_LONGEST_ANSWER >> 20} MiB")
+                    raise SendError(f"The answer, {response.status}, does not end after {_LONGEST_ANSWER >> 20} MiB")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise NotSent(f"The answer, {response.status}, broke off") from error
+            raise SendError(f"The answer, {response.status}, broke off") from error
         return Reply(Answer(response.status, response.content_type, body), self._job(response))
 
     def _job(self, response: aiohttp.ClientResponse) -> URL | None:

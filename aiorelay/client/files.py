@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from aiorelay.client.outcome import NotSent
-from aiorelay.endings import type_by_ending
+from aiorelay.client.outcome import SendError
+from aiorelay.endings import media_type_by_extension
 from aiorelay.local import BLOCK, LocalFile
 
-__all__ = ["STDIN", "Source", "opened"]
+__all__ = ["STDIN", "OpenedFile", "opened"]
 
 STDIN = "-"
 # Opening a named pipe must not wait for its writer, or nothing could interrupt it.
@@ -21,7 +21,7 @@ _OCTETS = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class OpenedFile:
     """An open source: ``size`` is its length in bytes, None where only its end tells."""
 
     filename: str
@@ -31,32 +31,32 @@ class Source:
 
 
 @asynccontextmanager
-async def opened(name: str) -> AsyncGenerator[Source, None]:
+async def opened(name: str) -> AsyncGenerator[OpenedFile, None]:
     """Open the file ``name``, or standard input as it is passed on by a shell: a pipe, a terminal, or a file.
 
-    A file that is changed while it is read makes ``chunks`` raise a ``Problem``. Raises ``NotSent``.
+    A file that is changed while it is read makes ``chunks`` raise a ``Problem``. Raises ``SendError``.
     """
     if name == STDIN and sys.stdin is None:  # its number may long be that of something else
-        raise NotSent("Standard input is closed")
+        raise SendError("Standard input is closed")
     try:
         descriptor = os.dup(0) if name == STDIN else os.open(name, _HOW)
     except OSError as error:
-        raise NotSent(_words(error)) from error
+        raise SendError(_words(error)) from error
     filename = "stdin" if name == STDIN else os.fsencode(os.path.basename(name)).decode(errors="replace")  # noqa: PTH119 - a Path would take "a/." for "a"
-    media_type = type_by_ending(filename) or _OCTETS
+    media_type = media_type_by_extension(filename) or _OCTETS
     kind = os.fstat(descriptor)
     if stat.S_ISREG(kind.st_mode) and os.lseek(descriptor, 0, os.SEEK_CUR) == 0:
         file = LocalFile(descriptor, filename)
         try:
-            yield Source(filename, media_type, file.size, file.chunks)
+            yield OpenedFile(filename, media_type, file.size, file.chunks)
         finally:
             await file.close()
         return
     try:
         if stat.S_ISDIR(kind.st_mode):
-            raise NotSent("It is a directory; send the files in it, or an archive of it")
+            raise SendError("It is a directory; send the files in it, or an archive of it")
         async with aclosing(_as_it_comes(descriptor)) as chunks:
-            yield Source(filename, media_type, None, chunks)
+            yield OpenedFile(filename, media_type, None, chunks)
     finally:
         os.close(descriptor)
 
@@ -69,7 +69,7 @@ async def _as_it_comes(descriptor: int) -> AsyncGenerator[bytes, None]:
         except BlockingIOError:  # somebody else took it
             continue
         except OSError as error:
-            raise NotSent(_words(error)) from error
+            raise SendError(_words(error)) from error
         if not block:
             return
         yield block

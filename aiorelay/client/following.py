@@ -14,9 +14,9 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from aiorelay.client.outcome import Answer, NotSent, Outcome
+from aiorelay.client.outcome import Answer, SendError, SendResult
 
-__all__ = ["Event", "cancel", "events_in", "follow", "outcome_of"]
+__all__ = ["Event", "cancel", "events_in", "follow", "result_of_job"]
 
 # A stream that says nothing for so many seconds is asked for anew; the relay's says something every quarter of that.
 _SILENCE = 60.0
@@ -36,7 +36,7 @@ class Event:
 
 
 async def follow(session: aiohttp.ClientSession, job: URL, on_news: Callable[[Job], object]) -> Job:
-    """Tell ``on_news`` each state of the job that the relay tells; give the last one. Raises ``NotSent``."""
+    """Tell ``on_news`` each state of the job that the relay tells; give the last one. Raises ``SendError``."""
     seen = ""
     pauses = iter(_PAUSES)
     while True:
@@ -49,7 +49,7 @@ async def follow(session: aiohttp.ClientSession, job: URL, on_news: Callable[[Jo
                         return state
         pause = next(pauses, None)
         if pause is None:
-            raise NotSent(f"The relay tells no more of the job, which may go on; ask {job}")
+            raise SendError(f"The relay tells no more of the job, which may go on; ask {job}")
         await asyncio.sleep(pause)
 
 
@@ -60,19 +60,19 @@ async def cancel(session: aiohttp.ClientSession, job: URL) -> None:
             pass
 
 
-def outcome_of(source: str, job: Job) -> Outcome:
+def result_of_job(source: str, job: Job) -> SendResult:
     """What came of a source whose job has ended: the upstream's answer, or what came instead."""
     match job:
         case {"answer": {"status": int(status), **answer}}:
             body = answer.get("body")
             text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
-            return Outcome.of(source, Answer(status, _media_type(answer.get("headers")), text.encode()))
+            return SendResult.of(source, Answer(status, _media_type(answer.get("headers")), text.encode()))
         case {"problem": {"title": _} as problem}:
-            return Outcome(source, problem=problem)
+            return SendResult(source, problem=problem)
         case {"state": "lost"}:
-            return Outcome(source, problem={"title": "The relay ended before the upload did; send it again"})
+            return SendResult(source, problem={"title": "The relay ended before the upload did; send it again"})
         case _:
-            return Outcome(source, problem={"title": f"The job ended as {job['state']}, without an answer"})
+            return SendResult(source, problem={"title": f"The job ended as {job['state']}, without an answer"})
 
 
 async def events_in(blocks: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
@@ -102,7 +102,7 @@ async def _stream(session: aiohttp.ClientSession, job: URL, seen: str) -> AsyncG
     async with session.get(job / "events", headers=headers, timeout=timeout, allow_redirects=False) as response:
         if 400 <= response.status < 500:
             answer = Answer(response.status, response.content_type, await response.read())
-            raise NotSent(f"The relay tells nothing of the job: {Outcome.of('', answer).sentence}")
+            raise SendError(f"The relay tells nothing of the job: {SendResult.of('', answer).sentence}")
         response.raise_for_status()
         try:
             async with aclosing(events_in(response.content.iter_any())) as events:

@@ -7,13 +7,13 @@ from typing import NoReturn, Self
 
 from tqdm import tqdm
 
-__all__ = ["Meter"]
+__all__ = ["ProgressBars"]
 
 _LONGEST_NAME = 32
 _COLUMNS, _LINES = 80, 24  # of a terminal that does not say how large it is, as in containers and CI
 
 
-class Meter:
+class ProgressBars:
     """Bars for the source ``name``, one for each leg of its way, on standard error, a terminal if ``shown``."""
 
     def __init__(self, name: str, *, shown: bool) -> None:

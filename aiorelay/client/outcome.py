@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-__all__ = ["Answer", "NotSent", "Outcome"]
+__all__ = ["Answer", "SendError", "SendResult"]
 
 # As much of a foreign refusal as fits in a sentence.
 _LONGEST_DETAIL = 300
 
 
-class NotSent(Exception):  # noqa: N818 - it is what happened, and no error of ours
+class SendError(Exception):
     """A source got no answer; the text says why in one sentence, and what to do about it."""
 
 
@@ -53,7 +53,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SendResult:
     """What came of ``source``: an ``answer``, or a ``problem`` (in the members of RFC 9457) instead of one."""
 
     source: str
@@ -61,7 +61,7 @@ class Outcome:
     problem: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, source: str, answer: Answer) -> "Outcome":
+    def of(cls, source: str, answer: Answer) -> "SendResult":
         """The outcome of a source that got an answer."""
         return cls(source, answer, None if answer.is_success else answer.problem)
 

@@ -20,22 +20,22 @@ from aiohttp import hdrs
 from yarl import URL
 
 from aiorelay.client.exchange import Endpoint, Reply
-from aiorelay.client.files import Source, opened
-from aiorelay.client.following import cancel, follow, outcome_of
-from aiorelay.client.meter import Meter
-from aiorelay.client.outcome import NotSent, Outcome
+from aiorelay.client.files import OpenedFile, opened
+from aiorelay.client.following import cancel, follow, result_of_job
+from aiorelay.client.meter import ProgressBars
+from aiorelay.client.outcome import SendError, SendResult
 from aiorelay.errors import Problem
-from aiorelay.framing import Framed, canonical_length, frame
+from aiorelay.framing import FramedBody, canonical_length, frame
 from aiorelay.tls import client_context
 from aiorelay.upload import Form, Part
 
-__all__ = ["Errand", "send"]
+__all__ = ["SendOptions", "send"]
 
 _REMOTE = re.compile(r"https?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
+class SendOptions:
     """Where sources go, and what goes with them.
 
     ``to`` is a relay's base URL or, with a path, an upload endpoint. ``field`` is the form field of each file,
@@ -54,21 +54,25 @@ class Errand:
         return self.to if self.to.path != "/" else self.to.with_path(path, keep_query=True)
 
 
-def send(errand: Errand, sources: Sequence[str], report: Callable[[Outcome], object], *, progress: bool) -> bool:
+def send(
+    options: SendOptions, sources: Sequence[str], report: Callable[[SendResult], object], *, progress: bool
+) -> bool:
     """Send each of ``sources`` (paths, "-", or http and https URLs), and tell ``report`` what came of it.
 
     Whether all of them were stored is returned. ``progress`` shows bars on standard error. Raises StartupError where
     a CA file cannot be used.
     """
-    return asyncio.run(_send(errand, sources, report, progress=progress))
+    return asyncio.run(_send(options, sources, report, progress=progress))
 
 
-async def _send(errand: Errand, sources: Sequence[str], report: Callable[[Outcome], object], *, progress: bool) -> bool:
+async def _send(
+    options: SendOptions, sources: Sequence[str], report: Callable[[SendResult], object], *, progress: bool
+) -> bool:
     stored = True
-    async with _Sender(errand) as sender:
+    async with _Sender(options) as sender:
         for source in sources:
-            with Meter(source, shown=progress) as meter:
-                outcome = await sender.send(source, meter)
+            with ProgressBars(source, shown=progress) as bars:
+                outcome = await sender.send(source, bars)
             report(outcome)
             stored = stored and outcome.stored
     return stored
@@ -77,15 +81,15 @@ async def _send(errand: Errand, sources: Sequence[str], report: Callable[[Outcom
 class _Sender:
     """The connections to where an errand goes."""
 
-    def __init__(self, errand: Errand) -> None:
-        self._errand = errand
-        authority = errand.cacert or errand.own_ca
-        self._context = client_context([authority] if authority else [], system_trust=errand.cacert is None)
+    def __init__(self, options: SendOptions) -> None:
+        self._options = options
+        authority = options.cacert or options.own_ca
+        self._context = client_context([authority] if authority else [], system_trust=options.cacert is None)
         self._headers: dict[str, str] = {hdrs.USER_AGENT: "aiorelay"}
-        if errand.token is not None:
-            self._headers[hdrs.AUTHORIZATION] = f"Bearer {errand.token}"
-        self._forms = Endpoint(errand.endpoint("/upload1"), context=self._context, headers=self._headers)
-        self._documents = Endpoint(errand.endpoint("/upload2"), context=self._context, headers=self._headers)
+        if options.token is not None:
+            self._headers[hdrs.AUTHORIZATION] = f"Bearer {options.token}"
+        self._forms = Endpoint(options.endpoint("/upload1"), context=self._context, headers=self._headers)
+        self._documents = Endpoint(options.endpoint("/upload2"), context=self._context, headers=self._headers)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -103,51 +107,51 @@ class _Sender:
         await self._forms.__aexit__()
         await self._session.close()
 
-    async def send(self, source: str, meter: Meter) -> Outcome:
+    async def send(self, source: str, bars: ProgressBars) -> SendResult:
         try:
             if _REMOTE.match(source):
-                return await self._ingest(source, meter)
+                return await self._ingest(source, bars)
             async with opened(source) as file:
-                return Outcome.of(source, (await self._upload(file, meter)).answer)
-        except NotSent as failure:
-            return Outcome(source, problem={"title": str(failure)})
+                return SendResult.of(source, (await self._upload(file, bars)).answer)
+        except SendError as failure:
+            return SendResult(source, problem={"title": str(failure)})
         except Problem as problem:  # of a file that was changed while it was read
-            return Outcome(source, problem={"title": problem.detail})
+            return SendResult(source, problem={"title": problem.detail})
 
-    async def _upload(self, file: Source, meter: Meter) -> Reply:
-        form = _form(self._errand, file)
+    async def _upload(self, file: OpenedFile, bars: ProgressBars) -> Reply:
+        form = _form(self._options, file)
         framed = await frame(form)
-        async with aclosing(form.parts), aclosing(_then(framed.blocks, meter.wait)) as blocks:
+        async with aclosing(form.parts), aclosing(_then(framed.blocks, bars.wait)) as blocks:
             return await self._forms.post(
                 replace(framed, blocks=blocks),
                 {hdrs.CONTENT_TYPE: f"multipart/form-data; boundary={framed.boundary.decode()}"},
-                lambda sent: meter.at("", sent, framed.length),
+                lambda sent: bars.at("", sent, framed.length),
             )
 
-    async def _ingest(self, source: str, meter: Meter) -> Outcome:
-        document = _document(self._errand, source)
+    async def _ingest(self, source: str, bars: ProgressBars) -> SendResult:
+        document = _document(self._options, source)
         headers = {hdrs.CONTENT_TYPE: "application/json", "Prefer": "respond-async"}
-        reply = await self._documents.post(Framed(b"", len(document), _once(document)), headers)
+        reply = await self._documents.post(FramedBody(b"", len(document), _once(document)), headers)
         if reply.job is None:
-            return Outcome.of(source, reply.answer)
+            return SendResult.of(source, reply.answer)
 
         def show(job: dict[str, object]) -> None:
             received, forwarded, total = (_count(job.get(member)) for member in ("received", "forwarded", "total"))
-            meter.at("fetched", received or 0, total)
-            meter.at("forwarded", forwarded or 0, total)
+            bars.at("fetched", received or 0, total)
+            bars.at("forwarded", forwarded or 0, total)
             if total is not None and (received or 0) >= total <= (forwarded or 0):
-                meter.wait()
+                bars.wait()
 
         try:
-            return outcome_of(source, await follow(self._session, reply.job, show))
+            return result_of_job(source, await follow(self._session, reply.job, show))
         except asyncio.CancelledError:
             await cancel(self._session, reply.job)
             raise
 
 
-def _form(errand: Errand, file: Source) -> Form:
-    parts = [Part(name, None, None, len(text), _once(text)) for name, text in _encoded(errand.fields)]
-    parts.append(Part(errand.field, file.filename, file.media_type, file.size, file.chunks))
+def _form(options: SendOptions, file: OpenedFile) -> Form:
+    parts = [Part(name, None, None, len(text), _once(text)) for name, text in _encoded(options.fields)]
+    parts.append(Part(options.field, file.filename, file.media_type, file.size, file.chunks))
     boundary = b"aiorelay-" + secrets.token_hex(16).encode()
 
     async def in_order() -> AsyncGenerator[Part, None]:
@@ -157,11 +161,11 @@ def _form(errand: Errand, file: Source) -> Form:
     return Form(boundary, in_order(), canonical_length(boundary, parts))
 
 
-def _document(errand: Errand, source: str) -> bytes:
-    members = dict(errand.fields)
-    if len(members) < len(errand.fields) or errand.field in members:
-        raise NotSent("A field can be given only once with a URL; give each --field another name")
-    return json.dumps(members | {errand.field: source}).encode()
+def _document(options: SendOptions, source: str) -> bytes:
+    members = dict(options.fields)
+    if len(members) < len(options.fields) or options.field in members:
+        raise SendError("A field can be given only once with a URL; give each --field another name")
+    return json.dumps(members | {options.field: source}).encode()
 
 
 def _encoded(fields: Iterable[tuple[str, str]]) -> list[tuple[str, bytes]]:

@@ -9,7 +9,7 @@ What goes wrong inside is a ``Problem`` by the time it leaves: refusals are 400 
 faults 502 and 504. Details name the host that the client gave and never what it resolves to.
 """
 
-from aiorelay.fetch.exchange import Limits
+from aiorelay.fetch.exchange import FetchLimits
 from aiorelay.fetch.fetcher import Fetcher, Remote
 
-__all__ = ["Fetcher", "Limits", "Remote"]
+__all__ = ["FetchLimits", "Fetcher", "Remote"]

@@ -7,14 +7,14 @@ import aiohttp
 
 from aiorelay import errors
 from aiorelay.fetch.exchange import BrokenOffError, Exchange, Exchanges
-from aiorelay.fetch.ranges import Validator, continuation, strong_validator
+from aiorelay.fetch.ranges import StrongValidator, continuation, strong_validator
 
-__all__ = ["Body", "declared_length"]
+__all__ = ["RemoteBody", "declared_length"]
 
 _BACKOFF = (0.2, 0.5, 1.0)  # seconds before each resumption; as many as there are, for the whole file
 
 
-class Body(AsyncIterator[bytes]):
+class RemoteBody(AsyncIterator[bytes]):
     """Yields the bytes after the head of a 200 response, in blocks of what has arrived.
 
     ``size`` is the length that the response declared, or None. The end of the iteration means that every byte
@@ -28,7 +28,7 @@ class Body(AsyncIterator[bytes]):
         self._exchange = exchange
         self._url = response.url
         self._who = who
-        self._validator: Validator | None = strong_validator(response.headers)
+        self._validator: StrongValidator | None = strong_validator(response.headers)
         self._backoff = iter(_BACKOFF)
         self._total = self.size
         self._received = 0
@@ -75,7 +75,7 @@ class Body(AsyncIterator[bytes]):
             await self._exchange.close()
         raise errors.SourceFailed(f"{self._who} broke off, and could not be resumed in {len(_BACKOFF)} attempts.")
 
-    async def _continued(self, validator: Validator) -> bool:
+    async def _continued(self, validator: StrongValidator) -> bool:
         """Ask for the rest of the file: False says try again, and ``SourceFailed`` that it makes no sense."""
         try:
             response = await self._exchange.get(self._url, validator.range_headers(self._received), self._who)

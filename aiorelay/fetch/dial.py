@@ -13,7 +13,7 @@ from typing import TypeAlias
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from aiorelay.guard import Address, Listener, Network, refusal
+from aiorelay.guard import IPAddress, IPNetwork, Listener, refusal
 
 __all__ = ["Dialler", "Lookup", "Resolver", "is_local", "system_lookup"]
 
@@ -70,7 +70,7 @@ class _RefusedError(OSError):
 class Dialler:
     """Makes the sockets of one exchange, and remembers what it refused."""
 
-    def __init__(self, allowed: Sequence[Network], own: Collection[Listener]) -> None:
+    def __init__(self, allowed: Sequence[IPNetwork], own: Collection[Listener]) -> None:
         self._allowed = allowed
         self._own = own
         self._dialled = False
@@ -92,7 +92,7 @@ class Dialler:
         return socket.socket(family, kind, protocol)
 
 
-def is_local(address: Address) -> bool:
+def is_local(address: IPAddress) -> bool:
     """Whether this machine has ``address``: only then can a socket be bound to it."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:

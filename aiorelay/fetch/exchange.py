@@ -11,11 +11,11 @@ from yarl import URL
 
 from aiorelay import errors
 from aiorelay.fetch.dial import Dialler, Resolver
-from aiorelay.guard import Listener, Network
-from aiorelay.pace import Pace
+from aiorelay.guard import IPNetwork, Listener
+from aiorelay.pace import MinimumRate
 from aiorelay.watchdog import Watchdog
 
-__all__ = ["BrokenOffError", "Exchange", "Exchanges", "Limits"]
+__all__ = ["BrokenOffError", "Exchange", "Exchanges", "FetchLimits"]
 
 _READ_AHEAD = 2**18  # bytes; large reads are most of what makes a stream fast
 # Headers of ours are few and the same for every origin, so none can leak across a redirect.
@@ -33,11 +33,11 @@ _NOT_HTTP = "{who} gave no valid HTTP answer."
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FetchLimits:
     """Longest waits in seconds: for DNS, for one connection, and for a byte of the source (``idle``).
 
     ``idle`` bounds the response head as a whole, and each read of the body. ``min_rate`` is the least bytes a second
-    (see ``Pace``).
+    (see ``MinimumRate``).
     """
 
     dns: float = 5.0
@@ -53,10 +53,10 @@ class BrokenOffError(Exception):
 class Exchange:
     """A request and its response. Nothing is pooled: a reused connection would not be judged again."""
 
-    def __init__(self, *, dialler: Dialler, resolver: Resolver, tls: ssl.SSLContext, limits: Limits) -> None:
+    def __init__(self, *, dialler: Dialler, resolver: Resolver, tls: ssl.SSLContext, limits: FetchLimits) -> None:
         self._dialler = dialler
         self._limits = limits
-        self._pace = Pace(limits.min_rate)
+        self._minimum_rate = MinimumRate(limits.min_rate)
         self._watchdog = Watchdog(limits.idle)
         self._deadline = asyncio.timeout(None)
         trace = aiohttp.TraceConfig()
@@ -107,7 +107,7 @@ class Exchange:
             raise errors.SourceTimeout(f"{who} fell silent in the middle of the file.") from None
         except (aiohttp.ClientError, OSError) as failure:
             raise BrokenOffError from failure
-        if not self._pace.keeps(time.monotonic() - started, len(block)):
+        if not self._minimum_rate.is_met(time.monotonic() - started, len(block)):
             raise errors.SourceTimeout(f"{who} sends too slowly.")
         return block
 
@@ -142,11 +142,11 @@ class Exchanges:
     def __init__(
         self,
         *,
-        allowed: Sequence[Network],
+        allowed: Sequence[IPNetwork],
         own: Collection[Listener],
         resolver: Resolver,
         tls: ssl.SSLContext | None,
-        limits: Limits,
+        limits: FetchLimits,
     ) -> None:
         self._allowed = allowed
         self._own = own

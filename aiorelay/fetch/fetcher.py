@@ -9,12 +9,12 @@ import aiohttp
 from yarl import URL
 
 from aiorelay import errors
-from aiorelay.fetch.body import Body
+from aiorelay.fetch.body import RemoteBody
 from aiorelay.fetch.dial import Lookup, Resolver, system_lookup
-from aiorelay.fetch.exchange import Exchanges, Limits
-from aiorelay.fetch.location import judged, parsed, redirected
+from aiorelay.fetch.exchange import Exchanges, FetchLimits
+from aiorelay.fetch.location import check_url, parse_url, redirect_target
 from aiorelay.fetch.naming import filename, media_type
-from aiorelay.guard import HostRules, Listener, Network
+from aiorelay.guard import HostRules, IPNetwork, Listener
 
 __all__ = ["Fetcher", "Remote"]
 
@@ -47,14 +47,14 @@ class Fetcher:
     def __init__(
         self,
         *,
-        allowed: Sequence[Network] = (),
+        allowed: Sequence[IPNetwork] = (),
         own: Collection[Listener] = (),
         hosts: Iterable[str] = (),
         tls: ssl.SSLContext | None = None,
-        limits: Limits | None = None,
+        limits: FetchLimits | None = None,
         lookup: Lookup = system_lookup,
     ) -> None:
-        limits = limits or Limits()
+        limits = limits or FetchLimits()
         self._rules = HostRules(hosts)
         self._resolver = Resolver(lookup, limits.dns)
         self._exchanges = Exchanges(
@@ -74,7 +74,7 @@ class Fetcher:
 
         That is ``BadSource``, ``HostRefused``, or ``AddressRefused``; ``open`` judges again, and the addresses too.
         """
-        judged(parsed(source), self._rules)
+        check_url(parse_url(source), self._rules)
 
     @asynccontextmanager
     async def open(self, source: str) -> AsyncGenerator[Remote, None]:
@@ -83,7 +83,7 @@ class Fetcher:
         Raises ``BadSource``, ``HostRefused``, ``AddressRefused``, ``SourceFailed`` and ``SourceTimeout``. The
         file is named by the URL that was asked for, not by one that a redirect led to.
         """
-        first = judged(parsed(source), self._rules)
+        first = check_url(parse_url(source), self._rules)
         body, headers = await self._follow(first)
         try:
             name = filename(headers.get("Content-Disposition"), first)
@@ -91,7 +91,7 @@ class Fetcher:
         finally:
             await body.close()
 
-    async def _follow(self, url: URL) -> tuple[Body, Mapping[str, str]]:
+    async def _follow(self, url: URL) -> tuple[RemoteBody, Mapping[str, str]]:
         """Return the body and the headers of the 200 response that ``url`` leads to."""
         who = first = str(url.raw_host)
         for _ in range(_MOST_REDIRECTS + 1):
@@ -99,7 +99,7 @@ class Fetcher:
             try:
                 response = await exchange.get(url, {}, who)
                 if response.status == 200:
-                    return Body(self._exchanges, exchange, response, who), response.headers
+                    return RemoteBody(self._exchanges, exchange, response, who), response.headers
                 url = self._next(url, response, who)
             except BaseException:
                 await exchange.close()
@@ -114,4 +114,4 @@ class Fetcher:
         location = response.headers.get("Location")
         if not location:
             raise errors.SourceFailed(f"{who} answered {response.status} without a Location.")
-        return redirected(url, location, self._rules)
+        return redirect_target(url, location, self._rules)

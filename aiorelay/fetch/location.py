@@ -11,7 +11,7 @@ from yarl import URL
 from aiorelay import errors
 from aiorelay.guard import HostRules
 
-__all__ = ["judged", "parsed", "redirected"]
+__all__ = ["check_url", "parse_url", "redirect_target"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _AUTHORITY = re.compile(r"[^:/?#]*://([^/?#]*)")
@@ -24,7 +24,7 @@ _WELL_KNOWN_PORTS = frozenset({80, 443})
 _FIRST_USER_PORT = 1024
 
 
-def parsed(text: str) -> URL:
+def parse_url(text: str) -> URL:
     """Parse what a client gave as a URL; raises ``BadSource``."""
     if _CONTROL.search(text):
         raise errors.BadSource("The source URL holds control characters.")
@@ -36,7 +36,7 @@ def parsed(text: str) -> URL:
         raise errors.BadSource("The source is not a valid URL.") from None
 
 
-def judged(url: URL, rules: HostRules) -> URL:
+def check_url(url: URL, rules: HostRules) -> URL:
     """Return ``url`` if it may be asked for.
 
     Raises ``BadSource`` (not http or https, credentials, no host that DNS could know), ``HostRefused`` (there
@@ -57,17 +57,17 @@ def judged(url: URL, rules: HostRules) -> URL:
     return url
 
 
-def redirected(url: URL, location: str, rules: HostRules) -> URL:
+def redirect_target(url: URL, location: str, rules: HostRules) -> URL:
     """Return where a redirect of ``url`` leads, judged as the first URL was.
 
-    Raises what ``judged`` raises, ``AddressRefused`` for a way from https to http, and ``SourceFailed`` for a
+    Raises what ``check_url`` raises, ``AddressRefused`` for a way from https to http, and ``SourceFailed`` for a
     Location that is none.
     """
     try:
         target = _checked(url.join(URL(location)))
     except ValueError:
         raise errors.SourceFailed(f"{url.raw_host} redirects to something that is not a URL.") from None
-    judged(target, rules)
+    check_url(target, rules)
     if url.scheme == "https" and target.scheme == "http":
         raise errors.AddressRefused(f"{url.raw_host} redirects from https to http.")
     return target

@@ -6,7 +6,7 @@ from urllib.parse import unquote_to_bytes
 
 from yarl import URL
 
-from aiorelay.endings import type_by_ending
+from aiorelay.endings import media_type_by_extension
 from aiorelay.filenames import last_component
 
 __all__ = ["filename", "media_type"]
@@ -34,7 +34,7 @@ def media_type(content_type: str | None, name: str | None) -> str | None:
     """Return the server's Content-Type with its parameters, else the type by the name's ending, else None."""
     if content_type and _MEDIA_TYPE.fullmatch(content_type.strip()):
         return content_type.strip()
-    return type_by_ending(name) if name else None
+    return media_type_by_extension(name) if name else None
 
 
 def _of_disposition(value: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-__all__ = ["Validator", "continuation", "strong_validator"]
+__all__ = ["StrongValidator", "continuation", "strong_validator"]
 
 _STRONG_ETAG = re.compile(r'"[^"]*"')
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", re.IGNORECASE)
@@ -15,7 +15,7 @@ _SETTLED = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
-class Validator:
+class StrongValidator:
     """What tells one state of a resource from another: the response header ``name`` and its ``value``."""
 
     name: str
@@ -30,14 +30,14 @@ class Validator:
         return headers.get(self.name, self.value if self.name == "Last-Modified" else None) == self.value
 
 
-def strong_validator(headers: Mapping[str, str]) -> Validator | None:
+def strong_validator(headers: Mapping[str, str]) -> StrongValidator | None:
     """Return the strong validator of a response: its ETag, else a Last-Modified a minute older than its Date."""
     etag = headers.get("ETag", "")
     if _STRONG_ETAG.fullmatch(etag):
-        return Validator("ETag", etag)
+        return StrongValidator("ETag", etag)
     modified, sent = _date(headers.get("Last-Modified")), _date(headers.get("Date"))
     if modified and sent and sent - modified >= _SETTLED:
-        return Validator("Last-Modified", headers["Last-Modified"])
+        return StrongValidator("Last-Modified", headers["Last-Modified"])
     return None
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from yarl import URL
 
-from aiorelay.probe.uploads import Upload
-from aiorelay.probe.wire import Outcome, Silence, Waited
+from aiorelay.probe.uploads import ProbeUpload
+from aiorelay.probe.wire import NoAnswer, ProbeOutcome, Waited
 from aiorelay.settings import SETTINGS
 
-__all__ = ["NAMES", "Evidence", "Finding", "Patience", "Setup", "Trial", "is_complete", "judge", "judge_unreached"]
+__all__ = ["NAMES", "AnswerDelay", "Evidence", "Finding", "Setup", "Trial", "is_complete", "judge", "judge_unreached"]
 
 NAMES = (
     "reachable",
@@ -63,8 +63,8 @@ class Setup:
 class Trial:
     """An upload and what came of it."""
 
-    upload: Upload
-    outcome: Outcome
+    upload: ProbeUpload
+    outcome: ProbeOutcome
 
     @property
     def taken(self) -> bool:
@@ -78,7 +78,7 @@ class Trial:
 
     @property
     def busy(self) -> bool:
-        return self.outcome.status in _BUSY or self.outcome.silence is Silence.GONE
+        return self.outcome.status in _BUSY or self.outcome.silence is NoAnswer.GONE
 
     @property
     def named(self) -> bool:
@@ -87,7 +87,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class AnswerDelay:
     """How long the API waits for a silent and for a dripping body, at most ``bound`` seconds; None if unreachable."""
 
     silent: Waited | None
@@ -108,7 +108,7 @@ class Evidence:
     plain: Trial
     last: Trial
     without_file: Trial | None = None
-    patience: Patience | None = None
+    patience: AnswerDelay | None = None
     chunked: Trial | None = None
     field_first: Trial | None = None
     field_last: Trial | None = None
@@ -223,7 +223,7 @@ def _refusal(setup: Setup, evidence: Evidence) -> str:
             return said
 
 
-def _redirect(url: URL, outcome: Outcome) -> str:
+def _redirect(url: URL, outcome: ProbeOutcome) -> str:
     """The URL to use instead of one that redirects."""
     try:
         target = url.join(URL(outcome.location or ""))
@@ -232,7 +232,7 @@ def _redirect(url: URL, outcome: Outcome) -> str:
     return f"use {target}" if outcome.location else "it names no other URL"
 
 
-def _patience(patience: Patience | None) -> Finding:
+def _patience(patience: AnswerDelay | None) -> Finding:
     if patience is None:
         return Finding(None, "not measured, as --no-patience says")
     if patience.silent is None or patience.dripping is None:
@@ -326,7 +326,7 @@ def _filenames(evidence: Evidence) -> Finding:
 
 def _answers_early(evidence: Evidence) -> Finding:
     outcome = evidence.early.outcome
-    if outcome.silence is Silence.LATE:
+    if outcome.silence is NoAnswer.LATE:
         return Finding(False, "it waits for the rest of an upload")
     said = f"it {outcome} while half of the upload was still to come"
     return Finding(None if outcome.status is None else True, said)

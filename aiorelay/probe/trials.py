@@ -8,9 +8,9 @@ from pathlib import Path
 
 from yarl import URL
 
-from aiorelay.probe.findings import Evidence, Finding, Patience, Setup, Trial, judge, judge_unreached
-from aiorelay.probe.uploads import FILENAMES, Upload
-from aiorelay.probe.wire import Waited, Wire
+from aiorelay.probe.findings import AnswerDelay, Evidence, Finding, Setup, Trial, judge, judge_unreached
+from aiorelay.probe.uploads import FILENAMES, ProbeUpload
+from aiorelay.probe.wire import HttpClient, Waited
 from aiorelay.tls import client_context
 
 __all__ = ["Target", "probe"]
@@ -53,33 +53,33 @@ def probe(target: Target) -> dict[str, Finding]:
     """
     setup = Setup(target.url, target.field, target.headers, target.cacert)
     try:
-        wire, setup.unverified = _connect(target)
+        client, setup.unverified = _connect(target)
     except OSError as error:
         return judge_unreached(setup, error)
-    return judge(setup, _Trials(wire, target).evidence())
+    return judge(setup, _Trials(client, target).evidence())
 
 
-def _connect(target: Target) -> tuple[Wire, str | None]:
+def _connect(target: Target) -> tuple[HttpClient, str | None]:
     """Give the way to the API, and why its certificate does not verify where that is so."""
     authorities = [path for path in (target.cacert or target.own_ca,) if path is not None]
     context = client_context(authorities, system_trust=target.cacert is None)
-    wire = Wire(target.url, context, target.headers)
+    client = HttpClient(target.url, context, target.headers)
     try:
-        wire.dial().close()
+        client.dial().close()
     except ssl.SSLCertVerificationError as error:
         if not target.insecure:
             raise
-        wire = Wire(target.url, client_context(verify=False), target.headers)
-        wire.dial().close()
-        return wire, error.verify_message
-    return wire, None
+        client = HttpClient(target.url, client_context(verify=False), target.headers)
+        client.dial().close()
+        return client, error.verify_message
+    return client, None
 
 
 class _Trials:
     """The trials of one run; their files share a random word."""
 
-    def __init__(self, wire: Wire, target: Target) -> None:
-        self._wire = wire
+    def __init__(self, client: HttpClient, target: Target) -> None:
+        self._client = client
         self._target = target
         self._run = secrets.token_hex(4)
 
@@ -110,18 +110,18 @@ class _Trials:
             last=self._whole(self._upload("last")),
         )
 
-    def _patience(self) -> Patience:
+    def _patience(self) -> AnswerDelay:
         """Measure a silent and a dripping body side by side."""
 
         def measure(label: str, drip: bytes) -> Waited | None:
             upload = self._upload(label)
             length = len(upload.unfinished) + int(_BOUND * 2) * len(_DRIP)
             headers = [("Content-Type", upload.content_type), ("Content-Length", str(length))]
-            return self._wire.wait(headers, upload.unfinished, drip=drip, bound=_BOUND)
+            return self._client.wait(headers, upload.unfinished, drip=drip, bound=_BOUND)
 
         with ThreadPoolExecutor(2) as pool:
             silent, dripping = pool.map(measure, ("silent", "dripping"), (b"", _DRIP))
-        return Patience(silent, dripping, _BOUND)
+        return AnswerDelay(silent, dripping, _BOUND)
 
     def _upload(
         self,
@@ -131,9 +131,9 @@ class _Trials:
         extra_before: bool = False,
         extra_after: bool = False,
         has_file: bool = True,
-    ) -> Upload:
+    ) -> ProbeUpload:
         target = self._target
-        return Upload(
+        return ProbeUpload(
             target.field,
             f"aiorelay-probe-{self._run}-{label}",
             special,
@@ -145,7 +145,7 @@ class _Trials:
             has_file=has_file,
         )
 
-    def _whole(self, upload: Upload) -> Trial:
+    def _whole(self, upload: ProbeUpload) -> Trial:
         return self._with_length(upload, len(upload.body), upload.body)
 
     def _early(self) -> Trial:
@@ -162,22 +162,22 @@ class _Trials:
         return self._with_length(upload, len(upload.unfinished), upload.unfinished)
 
     def _with_length(
-        self, upload: Upload, length: int, body: bytes, *, patience: float = _PATIENCE, cut: bool = False
+        self, upload: ProbeUpload, length: int, body: bytes, *, patience: float = _PATIENCE, cut: bool = False
     ) -> Trial:
         headers = [("Content-Type", upload.content_type), ("Content-Length", str(length))]
-        return Trial(upload, self._wire.post(headers, body, patience=patience, cut=cut))
+        return Trial(upload, self._client.post(headers, body, patience=patience, cut=cut))
 
-    def _chunked(self, upload: Upload) -> Trial:
+    def _chunked(self, upload: ProbeUpload) -> Trial:
         body = _chunk(upload.body) + b"0\r\n\r\n"
-        return Trial(upload, self._wire.post(_chunked_headers(upload), body, patience=_PATIENCE))
+        return Trial(upload, self._client.post(_chunked_headers(upload), body, patience=_PATIENCE))
 
     def _chunked_cut(self) -> Trial:
         upload = self._upload("chunked-cut")
         body = _chunk(upload.unfinished)
-        return Trial(upload, self._wire.post(_chunked_headers(upload), body, patience=_PATIENCE, cut=True))
+        return Trial(upload, self._client.post(_chunked_headers(upload), body, patience=_PATIENCE, cut=True))
 
 
-def _chunked_headers(upload: Upload) -> list[tuple[str, str]]:
+def _chunked_headers(upload: ProbeUpload) -> list[tuple[str, str]]:
     return [("Content-Type", upload.content_type), ("Transfer-Encoding", "chunked")]
 
 

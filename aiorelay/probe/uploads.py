@@ -9,7 +9,7 @@ from dataclasses import field as dataclass_field
 from aiorelay.head import write_head
 from aiorelay.upload import Part
 
-__all__ = ["EXTRA_FIELD", "FILENAMES", "Upload"]
+__all__ = ["EXTRA_FIELD", "FILENAMES", "ProbeUpload"]
 
 EXTRA_FIELD = "aiorelay-probe"
 
@@ -20,7 +20,7 @@ _CONTENT = b"Sent by `aiorelay probe` to learn what this upload API accepts. It 
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class ProbeUpload:
     """A form with a small file in ``field``, and perhaps another field before or after it.
 
     ``mark`` begins the file's name, and is in no other upload's; ``special`` and ``ending`` go on from there.

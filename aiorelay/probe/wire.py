@@ -16,13 +16,13 @@ from urllib.parse import unquote
 
 from yarl import URL
 
-__all__ = ["Outcome", "Silence", "Waited", "Wire"]
+__all__ = ["HttpClient", "NoAnswer", "ProbeOutcome", "Waited"]
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_ANSWER = 256 * 1024
 
 
-class Silence(enum.Enum):
+class NoAnswer(enum.Enum):
     """Why there is no answer, as what goes on from "it"."""
 
     HUNG_UP = "hung up without an answer"
@@ -46,12 +46,12 @@ class Waited:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProbeOutcome:
     """What came back: a final ``status`` with the texts that the answer holds, or a ``silence``."""
 
     status: int | None = None
     texts: tuple[str, ...] = ()
-    silence: Silence | None = None
+    silence: NoAnswer | None = None
     location: str | None = None
     keys: frozenset[str] = frozenset()
 
@@ -74,7 +74,7 @@ class Outcome:
         return any(word in text for text in self.texts)
 
 
-class Wire:
+class HttpClient:
     """The way to the API at ``url``: ``context`` is for https, ``headers`` go with every request."""
 
     def __init__(self, url: URL, context: ssl.SSLContext, headers: Iterable[tuple[str, str]]) -> None:
@@ -97,7 +97,9 @@ class Wire:
             plain.close()
             raise
 
-    def post(self, headers: Iterable[tuple[str, str]], body: bytes, *, patience: float, cut: bool = False) -> Outcome:
+    def post(
+        self, headers: Iterable[tuple[str, str]], body: bytes, *, patience: float, cut: bool = False
+    ) -> ProbeOutcome:
         """Send a request head and ``body``, as it is, and wait up to ``patience`` seconds for the answer.
 
         Where ``body`` is less than the head promises, the API is left waiting for the rest; or, with ``cut``,
@@ -106,7 +108,7 @@ class Wire:
         try:
             connection = self.dial()
         except OSError:
-            return Outcome(silence=Silence.GONE)
+            return ProbeOutcome(silence=NoAnswer.GONE)
         with connection:
             with contextlib.suppress(OSError):  # it may have answered and closed already
                 connection.sendall(self._head(headers) + body)
@@ -159,22 +161,22 @@ def _close_sending_side(connection: socket.socket) -> None:
     socket.socket.shutdown(connection, socket.SHUT_WR)
 
 
-def _answer(connection: socket.socket) -> Outcome:
+def _answer(connection: socket.socket) -> ProbeOutcome:
     response = HTTPResponse(connection, method="POST")
     try:
         response.begin()
     except TimeoutError:
-        return Outcome(silence=Silence.LATE)
+        return ProbeOutcome(silence=NoAnswer.LATE)
     except OSError:  # RemoteDisconnected is one
-        return Outcome(silence=Silence.HUNG_UP)
+        return ProbeOutcome(silence=NoAnswer.HUNG_UP)
     except (HTTPException, ValueError):
-        return Outcome(silence=Silence.GARBLED)
+        return ProbeOutcome(silence=NoAnswer.GARBLED)
     body = b""
     with contextlib.suppress(OSError, HTTPException, ValueError):  # the status says most
         body = response.read(_LONGEST_ANSWER)
     heads = [value for name, value in response.getheaders() if name.lower() == "location"]
     text = body.decode("utf-8", "replace")
-    return Outcome(
+    return ProbeOutcome(
         response.status, tuple(_texts(text, heads)), location=heads[0] if heads else None, keys=frozenset(_keys(text))
     )
 

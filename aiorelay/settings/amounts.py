@@ -2,7 +2,7 @@
 
 import re
 
-from aiorelay.settings.kinds import Kind, Unfit
+from aiorelay.settings.kinds import InvalidValueError, Kind
 
 __all__ = ["PORT", "STATUSES", "StatusRange", "count", "show_size", "show_time", "size", "time"]
 
@@ -35,11 +35,11 @@ def size(*, least: int) -> Kind:
         elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             size = value
         else:
-            raise Unfit("is not a size", _SIZE_ADVICE)
+            raise InvalidValueError("is not a size", _SIZE_ADVICE)
         if size < least:
-            raise Unfit(f"is less than {show_size(least)}", _SIZE_ADVICE)
+            raise InvalidValueError(f"is less than {show_size(least)}", _SIZE_ADVICE)
         if size > _LARGEST_SIZE:
-            raise Unfit("is larger than any file", _SIZE_ADVICE)
+            raise InvalidValueError("is larger than any file", _SIZE_ADVICE)
         return size
 
     return Kind("SIZE", accept, show_size)
@@ -49,12 +49,12 @@ def _size_of(text: str) -> int:
     match = _AMOUNT.fullmatch(text.strip())
     factor = _SIZE_UNITS.get(match[3].lower()) if match else None
     if match is None or factor is None:
-        raise Unfit("is not a size", _SIZE_ADVICE)
+        raise InvalidValueError("is not a size", _SIZE_ADVICE)
     fraction = match[2] or ""
     tens: int = 10 ** len(fraction)
     whole, rest = divmod(int(match[1] + fraction) * factor, tens)
     if rest:
-        raise Unfit("is not a whole number of bytes", _SIZE_ADVICE)
+        raise InvalidValueError("is not a whole number of bytes", _SIZE_ADVICE)
     return whole
 
 
@@ -75,11 +75,11 @@ def time(*, zero: bool = False) -> Kind:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             seconds = value
         else:
-            raise Unfit("is not a time", _TIME_ADVICE)
+            raise InvalidValueError("is not a time", _TIME_ADVICE)
         if not 0 <= seconds <= _LONGEST_TIME:  # not a number included
-            raise Unfit("is not a time", _TIME_ADVICE)
+            raise InvalidValueError("is not a time", _TIME_ADVICE)
         if seconds < _SHORTEST_TIME and not (zero and seconds == 0):
-            raise Unfit("is too short a time", _TIME_ADVICE)
+            raise InvalidValueError("is too short a time", _TIME_ADVICE)
         return float(seconds)
 
     return Kind("TIME", accept, show_time)
@@ -89,7 +89,7 @@ def _seconds_of(text: str) -> float:
     match = _AMOUNT.fullmatch(text.strip())
     factor = _MILLISECONDS.get(match[3].lower() or "s") if match else None
     if match is None or factor is None:
-        raise Unfit("is not a time", _TIME_ADVICE)
+        raise InvalidValueError("is not a time", _TIME_ADVICE)
     fraction = match[2] or ""
     tens: int = 10 ** len(fraction)
     # Whole numbers as long as possible: 100ms must be 0.1 and not its neighbour.
@@ -115,7 +115,7 @@ def count(*, least: int, most: int = 10**9 - 1, noun: str = "whole number") -> K
     def accept(value: object) -> int:
         number: object = int(value) if isinstance(value, str) and _WHOLE.fullmatch(value.strip()) else value
         if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-            raise Unfit(f"is not a {noun}", f"it goes from {least} to {most}")
+            raise InvalidValueError(f"is not a {noun}", f"it goes from {least} to {most}")
         return number
 
     return Kind("N", accept)
@@ -132,7 +132,7 @@ def _statuses(value: object) -> StatusRange:
             text = str(value).strip()
     found = _STATUSES.fullmatch(text)
     if found is None or int(found[1]) > int(found[2] or found[1]):
-        raise Unfit("is not a range of statuses", "try 200-299 or 302")
+        raise InvalidValueError("is not a range of statuses", "try 200-299 or 302")
     return int(found[1]), int(found[2] or found[1])
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Kind", "Unfit"]
+__all__ = ["InvalidValueError", "Kind"]
 
 _LONGEST_QUOTE = 80
 
 
-class Unfit(ValueError):  # noqa: N818 - it reads as what it says of a value
+class InvalidValueError(ValueError):
     """A value does not fit its kind: ``fault`` goes on from it ("is not a size"), ``advice`` says what would do."""
 
     def __init__(self, fault: str, advice: str) -> None:
@@ -23,10 +23,10 @@ class Unfit(ValueError):  # noqa: N818 - it reads as what it says of a value
 class Kind:
     """A kind of value.
 
-    ``accept`` takes text or an already typed value and returns the typed one, or raises ``Unfit``; it accepts
-    what it returned. ``show`` gives text that ``accept`` takes. ``mask`` hides the secret in a text, well-formed
-    or not, and marks the kind as one that has secrets. ``anchor`` makes a relative text absolute, as seen from
-    a directory.
+    ``accept`` takes text or an already typed value and returns the typed one, or raises ``InvalidValueError``; it
+    accepts what it returned. ``show`` gives text that ``accept`` takes. ``mask`` hides the secret in a text,
+    well-formed or not, and marks the kind as one that has secrets. ``anchor`` makes a relative text absolute, as seen
+    from a directory.
     """
 
     metavar: str

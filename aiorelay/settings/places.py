@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiorelay.settings.amounts import count
-from aiorelay.settings.kinds import Kind, Unfit
+from aiorelay.settings.kinds import InvalidValueError, Kind
 
 if TYPE_CHECKING:
     from yarl import URL  # as costly to import as all the rest of the command line
@@ -19,13 +19,13 @@ __all__ = [
     "PATH",
     "SCANNER",
     "UPSTREAM",
-    "Network",
-    "Scanner",
+    "IPNetwork",
+    "ScannerAddress",
     "upload_url",
 ]
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Scanner = tuple[str, int] | Path
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+ScannerAddress = tuple[str, int] | Path
 
 # RFC 1123, section 2.1, with the underscore that the names of containers and many hosts have.
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", re.ASCII)
@@ -39,11 +39,11 @@ _DIALLED_PORT = count(least=1, most=65535)
 
 def _path(value: object) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        raise Unfit("is not a path", "name a file or a directory")
+        raise InvalidValueError("is not a path", "name a file or a directory")
     try:
         return Path(value).expanduser().absolute()
     except (RuntimeError, OSError):  # no home directory, or the working directory was removed
-        raise Unfit("cannot be made an absolute path", "begin it with /") from None
+        raise InvalidValueError("cannot be made an absolute path", "begin it with /") from None
 
 
 def _from_directory(text: str, directory: Path) -> str:
@@ -53,7 +53,7 @@ def _from_directory(text: str, directory: Path) -> str:
 def _host(value: object) -> str:
     text = str(value) if isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address) else value
     if not isinstance(text, str):
-        raise Unfit("is not a host", "name an IP address or a host")
+        raise InvalidValueError("is not a host", "name an IP address or a host")
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
         return str(ipaddress.ip_address(bare))
@@ -67,7 +67,7 @@ def _name(text: str) -> str:
     labels = name.split(".")
     # A last label of digits alone is a mistyped IPv4 address: there is no such top-level domain.
     if len(name) > _LONGEST_NAME or labels[-1].isdigit() or not all(map(_LABEL.fullmatch, labels)):
-        raise Unfit("is not a host", "name an IP address or a host, without a port")
+        raise InvalidValueError("is not a host", "name an IP address or a host, without a port")
     return name
 
 
@@ -79,7 +79,7 @@ def _ascii(text: str) -> str:
     try:
         return idna.encode(text, uts46=True).decode()
     except idna.IDNAError:
-        raise Unfit("is not a host", "name an IP address or a host, without a port") from None
+        raise InvalidValueError("is not a host", "name an IP address or a host, without a port") from None
 
 
 def _host_pattern(value: object) -> str:
@@ -91,24 +91,26 @@ def _host_pattern(value: object) -> str:
 def _certificate_name(value: object) -> str:
     name = _host_pattern(value)
     if "_" in name or "%" in name:
-        raise Unfit("cannot stand in a certificate", "name an IP address or a host of letters, digits and hyphens")
+        raise InvalidValueError(
+            "cannot stand in a certificate", "name an IP address or a host of letters, digits and hyphens"
+        )
     return name
 
 
-def _network(value: object) -> Network:
+def _network(value: object) -> IPNetwork:
     advice = "try 10.0.0.0/8, 192.168.1.7 or fd00::/8"
     known = ipaddress.IPv4Network | ipaddress.IPv6Network | ipaddress.IPv4Address | ipaddress.IPv6Address
     # Whole numbers are networks to the standard library; "%" would name an interface, which a network has none of.
     if not isinstance(value, str | known) or "%" in str(value):
-        raise Unfit("is not a network", advice)
+        raise InvalidValueError("is not a network", advice)
     try:
         network = ipaddress.ip_network(str(value).strip(), strict=False)
     except ValueError:
-        raise Unfit("is not a network", advice) from None
+        raise InvalidValueError("is not a network", advice) from None
     try:
         return ipaddress.ip_network(str(value).strip())
     except ValueError:
-        raise Unfit("is an address in a network, not a network", f"the network is {network}") from None
+        raise InvalidValueError("is an address in a network, not a network", f"the network is {network}") from None
 
 
 def _upload_url(value: object, credentials: str) -> "URL":
@@ -116,21 +118,21 @@ def _upload_url(value: object, credentials: str) -> "URL":
 
     advice = "try https://uploads.example.org/upload"
     if not isinstance(value, str | URL) or _NOT_IN_URL.search(str(value)):
-        raise Unfit("is not a URL", advice)
+        raise InvalidValueError("is not a URL", advice)
     try:
         # As it is written, for a query may be signed; what is not ASCII cannot be sent as it is.
         url = URL(value, encoded=value.isascii()) if isinstance(value, str) else value
         port, host = url.explicit_port, url.host
     except ValueError:
-        raise Unfit("is not a URL", advice) from None
+        raise InvalidValueError("is not a URL", advice) from None
     if url.scheme not in ("http", "https"):
-        raise Unfit("is no http or https URL", advice)
+        raise InvalidValueError("is no http or https URL", advice)
     if not host or port == 0:
-        raise Unfit(f"has no usable {'port' if host else 'host'}", advice)
+        raise InvalidValueError(f"has no usable {'port' if host else 'host'}", advice)
     if url.raw_user is not None or url.raw_password is not None:
-        raise Unfit("has credentials in it", credentials)
+        raise InvalidValueError("has credentials in it", credentials)
     if "#" in str(value):
-        raise Unfit("has a fragment, which is never sent", "leave out the part from # on")
+        raise InvalidValueError("has a fragment, which is never sent", "leave out the part from # on")
     return url
 
 
@@ -145,7 +147,7 @@ def _without_secrets(text: str) -> str:
     return f"{text}?***" if mark else text
 
 
-def _scanner(value: object) -> Scanner:
+def _scanner(value: object) -> ScannerAddress:
     advice = "try 127.0.0.1:3310 or /run/clamav/clamd.ctl"
     match value:
         case Path():
@@ -160,14 +162,14 @@ def _scanner(value: object) -> Scanner:
         case _:
             host, port, bare = "", "", False
     if bare:  # in ::1:3310 nobody can tell the port from the address
-        raise Unfit("has an IPv6 address without brackets", "try [::1]:3310")
+        raise InvalidValueError("has an IPv6 address without brackets", "try [::1]:3310")
     try:
         return _host(host), _DIALLED_PORT.accept(port)
-    except Unfit:
-        raise Unfit("is neither HOST:PORT nor the path of a socket", advice) from None
+    except InvalidValueError:
+        raise InvalidValueError("is neither HOST:PORT nor the path of a socket", advice) from None
 
 
-def _show_scanner(scanner: Scanner) -> str:
+def _show_scanner(scanner: ScannerAddress) -> str:
     if isinstance(scanner, Path):
         return str(scanner)
     host, port = scanner

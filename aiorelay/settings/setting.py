@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiorelay.errors import StartupError
-from aiorelay.settings.kinds import Kind, Unfit
+from aiorelay.settings.kinds import InvalidValueError, Kind
 from aiorelay.settings.words import SWITCH
 
 __all__ = ["Setting", "SettingsError", "many", "one", "suggestion"]
@@ -69,9 +69,9 @@ class Setting:
     def _one(self, value: object) -> Any:
         try:
             return self.kind.accept(value)
-        except Unfit as unfit:
-            fault = f"{self.kind.quote(value)} {unfit.fault}"
-            raise SettingsError(self.key, fault, unfit.advice, origin=f"argument {self.name}") from None
+        except InvalidValueError as invalid:
+            fault = f"{self.kind.quote(value)} {invalid.fault}"
+            raise SettingsError(self.key, fault, invalid.advice, origin=f"argument {self.name}") from None
 
     def show(self, value: Any) -> str:
         """Return the typed ``value`` as text for people, its secrets masked."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from aiorelay.settings.amounts import PORT, STATUSES, StatusRange, count, size, time
-from aiorelay.settings.kinds import Unfit
+from aiorelay.settings.kinds import InvalidValueError
 from aiorelay.settings.places import (
     CERTIFICATE_NAME,
     HOST,
@@ -21,8 +21,8 @@ from aiorelay.settings.places import (
     PATH,
     SCANNER,
     UPSTREAM,
-    Network,
-    Scanner,
+    IPNetwork,
+    ScannerAddress,
 )
 from aiorelay.settings.setting import Setting, SettingsError, many, one, suggestion
 from aiorelay.settings.words import FIELD, HEADER, MEDIA, SWITCH, VALIDATOR, choice
@@ -44,7 +44,7 @@ def default_names() -> tuple[str, ...]:
     import socket  # noqa: PLC0415 - only the default asks for it
 
     names = ["localhost", "127.0.0.1", "::1"]
-    with contextlib.suppress(Unfit):
+    with contextlib.suppress(InvalidValueError):
         names.append(CERTIFICATE_NAME.accept(socket.gethostname()))
     return tuple(dict.fromkeys(names))
 
@@ -128,7 +128,7 @@ class Settings:
     )
 
     local_root: tuple[Path, ...] = many("sources", PATH, "directory that JSON sources may read local files from")
-    allow_net: tuple[Network, ...] = many(
+    allow_net: tuple[IPNetwork, ...] = many(
         "sources", NETWORK, "network that remote sources may live in although it is not public"
     )
     allow_host: tuple[str, ...] = many(
@@ -153,7 +153,7 @@ class Settings:
     client_ca: Path | None = one(
         "access", PATH, None, "require client certificates signed by this CA (PEM)", otherwise="off"
     )
-    trusted_proxy: tuple[Network, ...] = many(
+    trusted_proxy: tuple[IPNetwork, ...] = many(
         "access", NETWORK, "network of proxies whose Forwarded or X-Forwarded-For names the client"
     )
 
@@ -163,7 +163,7 @@ class Settings:
         "media type by content (image/*) or ending by name (.csv); one match is enough",
         otherwise="any",
     )
-    clamd: Scanner | None = one("checks", SCANNER, None, "ClamAV daemon that scans every file", otherwise="off")
+    clamd: ScannerAddress | None = one("checks", SCANNER, None, "ClamAV daemon that scans every file", otherwise="off")
     clamd_timeout: float = one("checks", time(), 60, "longest wait for its verdict")
     clamd_fail: str = one(
         "checks", choice("closed", "open"), "closed", "refuse what cannot be scanned, or let it through with a warning"

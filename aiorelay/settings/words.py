@@ -5,7 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from aiorelay.hops import HOP_BY_HOP
-from aiorelay.settings.kinds import Kind, Unfit
+from aiorelay.settings.kinds import InvalidValueError, Kind
 
 __all__ = ["FIELD", "HEADER", "MEDIA", "SWITCH", "VALIDATOR", "choice", "find_validator"]
 
@@ -27,7 +27,7 @@ def choice(*words: str) -> Kind:
     def accept(value: object) -> str:
         word = value.strip().lower() if isinstance(value, str) else ""
         if word not in words:
-            raise Unfit("is not on offer", f"choose {' or '.join(words)}")
+            raise InvalidValueError("is not on offer", f"choose {' or '.join(words)}")
         return word
 
     return Kind("|".join(words), accept)
@@ -38,7 +38,7 @@ def _switch(value: object) -> bool:
         return value
     word = value.strip().lower() if isinstance(value, str) else ""
     if word not in ("true", "false"):
-        raise Unfit("is neither true nor false", "write true or false")
+        raise InvalidValueError("is neither true nor false", "write true or false")
     return word == "true"
 
 
@@ -51,11 +51,11 @@ def _header(value: object) -> tuple[str, str]:
         case (str(name), str(content)) if _TOKEN.fullmatch(name):
             content = content.strip(" \t")
         case _:
-            raise Unfit("is not a header line", advice)
+            raise InvalidValueError("is not a header line", advice)
     if _NOT_IN_VALUE.search(content):
-        raise Unfit("has a control character in its value", advice)
+        raise InvalidValueError("has a control character in its value", advice)
     if name.lower() in _OURS:
-        raise Unfit("is a header that the relay sets itself", "leave it out")
+        raise InvalidValueError("is a header that the relay sets itself", "leave it out")
     return name, content
 
 
@@ -71,41 +71,45 @@ def _without_content(line: str) -> str:
 def _field(value: object) -> str:
     # No form could carry the others: clients write a quote in three ways, and a backslash is refused there.
     if not isinstance(value, str) or not value or not value.isprintable() or {"\\", '"'} & set(value):
-        raise Unfit("is not a field name", "name the form field that carries the file")
+        raise InvalidValueError("is not a field name", "name the form field that carries the file")
     return value
 
 
 def _media(value: object) -> str:
     word = value.strip().lower() if isinstance(value, str) else ""
     if not _MEDIA.fullmatch(word) and not _ENDING.fullmatch(word):
-        raise Unfit("is neither a media type nor an ending", "try image/*, application/pdf or .csv")
+        raise InvalidValueError("is neither a media type nor an ending", "try image/*, application/pdf or .csv")
     return word
 
 
 def _validator(value: object) -> str:
     module, _, name = value.strip().partition(":") if isinstance(value, str) else ("", "", "")
     if not all(word.isidentifier() for word in (*module.split("."), *name.split("."))):
-        raise Unfit("does not name a validator", "write it as package.module:name")
+        raise InvalidValueError("does not name a validator", "write it as package.module:name")
     find_validator(f"{module}:{name}")
     return f"{module}:{name}"
 
 
 def find_validator(name: str) -> Callable[..., object]:
-    """Import the callable ``package.module:name``. Raises ``Unfit``, which says which part of the name is wrong."""
+    """Import the callable ``package.module:name``. Raises ``InvalidValueError``, which says which part of the name is wrong."""
     module_name, _, attribute = name.partition(":")
     try:
         found: object = import_module(module_name)
     except ModuleNotFoundError as missing:
-        raise Unfit(f"needs the module {missing.name}, which is not there", "add its folder to PYTHONPATH") from missing
+        raise InvalidValueError(
+            f"needs the module {missing.name}, which is not there", "add its folder to PYTHONPATH"
+        ) from missing
     except (Exception, SystemExit) as broken:  # whatever the user's module does, the sentence is owed
         why = " ".join(f"{type(broken).__name__}: {broken}".split())
-        raise Unfit(f"cannot be imported: {why}", f"see what 'python -c \"import {module_name}\"' says") from broken
+        raise InvalidValueError(
+            f"cannot be imported: {why}", f"see what 'python -c \"import {module_name}\"' says"
+        ) from broken
     for step in attribute.split("."):
         if not hasattr(found, step):
-            raise Unfit(f"does not exist: {module_name} has no {attribute}", "correct the name")
+            raise InvalidValueError(f"does not exist: {module_name} has no {attribute}", "correct the name")
         found = getattr(found, step)
     if not callable(found):
-        raise Unfit("cannot be called", "name a callable that takes a part and returns a validator")
+        raise InvalidValueError("cannot be called", "name a callable that takes a part and returns a validator")
     return found
 
 
