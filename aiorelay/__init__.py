@@ -1,45 +1,49 @@
-"""aiorelay: an upload relay that streams, checks and passes on.
+"""aiorelay: an upload relay that checks files while it streams them to an upload API.
 
-    cli · pytest_plugin        what a user touches
-    server                     opens, drains and closes the whole chain
-    listeners · identity       sockets served over TLS until drained · the certificate, and its name for clients
-    rest1 · rest2              the relay · the storing server; they meet only over HTTPS
-    upstream · sources         the only view of the upload API · JSON sources and raw bodies as Forms
-    form · framing · body      multipart in, strict · multipart out, its end held back · a request's blocks
-    fetch · local · store      a remote URL · a local file · files kept whole or not at all
-    checks                     what judges a file while it streams
-    guard · tls · problems     which addresses may be dialled · certificates · errors as answers
-    head · headers · telemetry part heads · header fields · logs
-    upload · errors · settings the nouns · the error tree · what the relay is told
+    cli/             argv in, exit status out; ``send/`` and ``probe/`` are its two clients
+    pytest_plugin    the fixture ``aiorelay_server``, in ``pytest_fixture``, imported at its first use
+    server/          open, ready, drain, close; sockets, connections, and which objects serve on them
+    rest1/           the relay: request to form, form to upstream, answer to client; ``jobs/``, ``openapi/``, ``web/``
+    rest2/           the storing upload API and its store; it meets rest1 over HTTPS only
+    sources/         what the relay reads by itself: JSON documents, remote files (``fetch/``), address rules
+    checks/          what judges a file while it streams: ``media_type/``, ``archives/``, digests, ClamAV, validators
+    certificates/    the generated CA, TLS contexts, the certificate that is served
+    settings/        the table of settings: text in, frozen values out
+    multipart/       Part and Form, the parser, part heads, framing
+    http/            header fields, bodies, middleware, authentication, problem details
+    files/           file names, local files, the spool, the writer
+    observability/   logs, metrics, tracing
+    concurrency/     work in threads, timeouts, minimum rate
+    errors           every problem with its status and code
 
-Arrows point down only.
+A folder imports from lower folders only. Each folder's docstring is the map of its files.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aiorelay.checks import Validator
+    from aiorelay.checks.pipeline import Validator
     from aiorelay.errors import Refused, StartupError
-    from aiorelay.server import Chain, serve
+    from aiorelay.multipart.form import Part
+    from aiorelay.server.lifecycle import Chain, serve
     from aiorelay.settings import Settings
-    from aiorelay.upload import Part
 
 __all__ = ["Chain", "Part", "Refused", "Settings", "StartupError", "Validator", "serve"]
 
-_ROOMS = {
-    "Chain": "server",
-    "Part": "upload",
+_MODULE_OF = {
+    "Chain": "server.lifecycle",
+    "Part": "multipart.form",
     "Refused": "errors",
     "Settings": "settings",
     "StartupError": "errors",
-    "Validator": "checks",
-    "serve": "server",
+    "Validator": "checks.pipeline",
+    "serve": "server.lifecycle",
 }
 
 
 def __getattr__(name: str) -> object:
     """Import what is asked for only then (PEP 562): ``aiorelay config`` needs no HTTP."""
-    if name in _ROOMS:
-        return getattr(import_module(f"aiorelay.{_ROOMS[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(f"aiorelay.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

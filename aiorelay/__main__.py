@@ -1,6 +1,6 @@
 import sys
 
-from aiorelay.cli import main
+from aiorelay.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

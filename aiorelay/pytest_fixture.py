@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from aiorelay.server import Chain, serve
+from aiorelay.server.lifecycle import Chain, serve
 from aiorelay.settings import Settings
 
 

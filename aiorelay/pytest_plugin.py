@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiorelay.server import Chain
+    from aiorelay.server.lifecycle import Chain
 
 __all__ = ["aiorelay_server"]
 

@@ -21,9 +21,9 @@ _atheris: Any = importlib.import_module("atheris")
 
 with _atheris.instrument_imports(include=["aiorelay"]):
     from aiorelay.errors import Problem
-    from aiorelay.form import FormLimits, read_form
-    from aiorelay.framing import frame
-    from aiorelay.upload import Form
+    from aiorelay.multipart.form import Form
+    from aiorelay.multipart.framing import frame
+    from aiorelay.multipart.parser import FormLimits, read_form
 
 sys.path.insert(0, str(_ROOT / "tests"))
 _READERS: Sequence[Callable[[bytes, bytes], list[Any]]] = importlib.import_module("multipart_readers").READERS

@@ -18,10 +18,10 @@ import pytest
 import trustme
 from peers import eventually
 from processes import started
-from test_readme import Shell
+from shell import Shell
 from yarl import URL
 
-from aiorelay.metrics import Metrics
+from aiorelay.observability.metrics import Metrics
 from aiorelay.settings import SETTINGS, ConfigFile, example, read
 
 ROOT = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ from processes import FREE_PORTS, started
 ROOT = Path(__file__).parent.parent
 NAME = f"aiorelay-{distribution('aiorelay').version}"
 INFO = f"{NAME}.dist-info"
-SWAGGER_UI = "aiorelay/assets/swagger-ui"
+SWAGGER_UI = "aiorelay/rest1/web/assets/swagger-ui"
 LICENCES = {"LICENSE", *(f"{SWAGGER_UI}/{name}" for name in ("LICENSE", "NOTICE", "swagger-ui-bundle.js.LICENSE.txt"))}
 # Each with what it is there for: code, what browsers get, where that comes from and may be used, and the mark of types.
 KINDS = {".py", ".html", ".js", ".css", ".svg", ".txt", "LICENSE", "NOTICE", "ORIGIN", "py.typed"}
@@ -160,7 +160,9 @@ print(aiorelay.__file__)
 
 
 def test_the_package_imports_nothing_of_pytest(tmp_path):
-    script = "import sys, aiorelay, aiorelay.cli, aiorelay.server; print([m for m in sys.modules if 'pytest' in m])"
+    script = (
+        "import sys, aiorelay.cli.main, aiorelay.server.lifecycle; print([m for m in sys.modules if 'pytest' in m])"
+    )
     assert said(sys.executable, "-c", script, cwd=tmp_path) == "[]\n"
 
 
@@ -169,7 +171,7 @@ def test_pytest_without_asyncio_fails_only_what_asks_for_the_fixture(python, tmp
 import sys
 
 def test_without_the_fixture():
-    assert not {"aiohttp", "aiorelay.server", "pytest_asyncio"} & sys.modules.keys()
+    assert not {"aiohttp", "aiorelay.server.lifecycle", "pytest_asyncio"} & sys.modules.keys()
 
 def test_with_the_fixture(aiorelay_server):
     raise AssertionError("it is not given")

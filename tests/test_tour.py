@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from browser import Page, chromium
-from test_readme import ROOT, Shell
+from shell import ROOT, Shell
 
 SERVE = "scripts/run"
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
-from aiorelay.telemetry import log
-from aiorelay.upload import Part
+from aiorelay.multipart.form import Part
+from aiorelay.observability.logs import log
 
 __all__ = ["ClamAV", "Scan", "ScanOutcome", "ScannerAddress", "Verdict", "parse_reply"]
 

@@ -1,8 +1,8 @@
 """``max-size``: a file of at most so many bytes, by its declared length at once and by counting in any case."""
 
-from aiorelay.checks import Check, CheckFactory
+from aiorelay.checks.pipeline import Check, CheckFactory
 from aiorelay.errors import TooLarge
-from aiorelay.upload import Part
+from aiorelay.multipart.form import Part
 
 __all__ = ["format_size", "max_size"]
 

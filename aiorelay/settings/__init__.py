@@ -1,15 +1,13 @@
 """Settings: text in, frozen values out, decided once.
 
-kinds      what a kind of value is: accepted from text or typed, shown again, masked where it is secret
-├── amounts    sizes, times, counts and ports
-├── places     paths, hosts, networks, the upstream's URL, the scanner's address
-└── words      choices, switches, header lines, field names, media types, names of validators
-setting    what a setting is, and ``SettingsError``
-table      ``Settings``: one entry per setting, everything else is derived from it
-reading    flag beats environment beats file beats default, and each value knows where it came from
-example    a file of settings that explains each of them
+    kinds      kinds of values: amounts, words
+    places     kinds of values: paths, hosts, networks, URLs, the scanner's address
+    setting    one entry of the table, and ``SettingsError``
+    table      ``Settings``: one entry a setting, everything else is derived from it
+    reading    flag beats environment beats file beats default; each value knows where it came from
+    example    a file of settings that explains each of them
 
-Nothing here touches the network or the file system, save ``find_file``, which reads the one file it is told to.
+Nothing here touches the network or the file system, except ``find_file``, which reads the one file that it is told to.
 """
 
 from aiorelay.settings.example import example

@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiorelay.settings.amounts import count
-from aiorelay.settings.kinds import InvalidValueError, Kind
+from aiorelay.settings.kinds import InvalidValueError, Kind, count
 
 if TYPE_CHECKING:
     from yarl import URL  # as costly to import as all the rest of the command line

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiorelay.errors import StartupError
-from aiorelay.settings.kinds import InvalidValueError, Kind
-from aiorelay.settings.words import SWITCH
+from aiorelay.settings.kinds import SWITCH, InvalidValueError, Kind
 
 __all__ = ["Setting", "SettingsError", "many", "one", "suggestion"]
 

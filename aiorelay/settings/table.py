@@ -11,8 +11,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from aiorelay.settings.amounts import PORT, STATUSES, StatusRange, count, size, time
-from aiorelay.settings.kinds import InvalidValueError
+from aiorelay.settings.kinds import (
+    FIELD,
+    HEADER,
+    MEDIA,
+    PORT,
+    STATUSES,
+    SWITCH,
+    VALIDATOR,
+    InvalidValueError,
+    StatusRange,
+    choice,
+    count,
+    size,
+    time,
+)
 from aiorelay.settings.places import (
     CERTIFICATE_NAME,
     HOST,
@@ -25,7 +38,6 @@ from aiorelay.settings.places import (
     ScannerAddress,
 )
 from aiorelay.settings.setting import Setting, SettingsError, many, one, suggestion
-from aiorelay.settings.words import FIELD, HEADER, MEDIA, SWITCH, VALIDATOR, choice
 
 if TYPE_CHECKING:
     from yarl import URL

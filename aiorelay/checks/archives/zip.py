@@ -1,0 +1,126 @@
+"""Zip files, judged by their directory and by what stands around it.
+
+    inspect_zips       every entry, in both its headers and in full; nothing unlisted that some program would unpack
+    inspect_content    one entry's content, of a zip or of a tar: no archive, or a document that is judged in its turn
+
+Every entry is inflated, to see that it is as long as both its headers say and that it is no archive itself.
+"""
+
+import stat
+import tempfile
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from typing import BinaryIO
+
+from aiorelay.checks.archives.embedded import SEARCHED, ZIP_ENTRY, Detector, is_zip_entry, search
+from aiorelay.checks.archives.formats import HEAD, ZIP_HEADS, is_document
+from aiorelay.checks.archives.inflate import InflatedPart, unpacked
+from aiorelay.checks.archives.rules import ArchiveBudget, damaged
+from aiorelay.checks.archives.zip_records import LONGEST_PATH, Directory, Entry, entries, extent, find_directories, peek
+
+__all__ = ["inspect_content", "inspect_zips"]
+
+
+def inspect_zips(file: BinaryIO, size: int, budget: ArchiveBudget, *, is_tar: bool = False) -> None:
+    """Judge the zip that a file of ``size`` bytes is, or each that is in it. Raises ``ArchiveRefused``.
+
+    Outside of them, no entry may be where a program would find it that reads front to back: bsdtar does in a file that
+    begins with ``PK``, 7-Zip at the beginning of any file but a tar, whose own entries are judged.
+    """
+    head = peek(file, 0, 4)
+    streamed = head.startswith(b"PK")
+    searched = size if streamed else min(SEARCHED, size)
+    end = 0
+    for directory in find_directories(file, size, is_tar=is_tar):
+        start = _inspect_zip(file, directory, budget.another())
+        if not is_tar:
+            _no_hidden_entry(file, end, min(start, searched), surely=not streamed)
+        end = directory.end
+    if not is_tar and not head.startswith(ZIP_HEADS):
+        _no_hidden_entry(file, end, searched, surely=not streamed)
+
+
+def inspect_content(name: str, pieces: Iterator[bytes], budget: ArchiveBudget) -> None:
+    """Judge the content of the last entry, and read all of ``pieces``. Raises ``ArchiveRefused``."""
+    head = b""
+    while len(head) < HEAD and (piece := next(pieces, b"")):
+        head += piece
+    detector = Detector()
+    pieces = chain([head] if head else [], pieces)
+    if is_document(name, head):
+        within = budget.within()
+        with tempfile.TemporaryFile() as copy:
+            for piece in pieces:
+                detector.feed(piece)
+                copy.write(piece)
+            inspect_zips(copy, copy.tell(), within)
+        if detector.tar:
+            budget.nested()
+        return
+    budget.content(name, head)
+    for piece in pieces:
+        detector.feed(piece)
+    if detector.tar or detector.zip:
+        budget.nested()
+
+
+def _inspect_zip(file: BinaryIO, directory: Directory, budget: ArchiveBudget) -> int:
+    """Hold every entry against the rules; return where the first one starts."""
+    budget.announced(directory.entries)
+    listed = sorted(entries(file, directory), key=lambda entry: entry.offset)
+    first = end = listed[0].offset if listed else directory.start
+    for entry in listed:
+        budget.entry(entry.size)
+        budget.path(entry.path)
+        if entry.other_name is not None:
+            budget.path(entry.other_name.decode("utf-8", "surrogateescape"))
+        if entry.encrypted:
+            budget.encrypted()
+        if entry.offset < end:
+            raise damaged("two entries overlap")
+        _no_hidden_entry(file, end, entry.offset)
+        start, end = extent(file, entry)
+        if end > directory.start:
+            raise damaged("an entry overlaps the directory")
+        _look_into(file, entry, start, budget)
+    _no_hidden_entry(file, end, directory.start)
+    budget.finish()
+    return first
+
+
+def _no_hidden_entry(file: BinaryIO, start: int, stop: int, *, surely: bool = False) -> None:
+    """Refuse an unlisted entry where a program looks for one that reads front to back; ``surely``: as 7-Zip does."""
+    for at in search(file, ZIP_ENTRY, start, stop):
+        if not surely or is_zip_entry(peek(file, at, HEAD), 0):
+            raise damaged("there is an entry that the directory does not list")
+
+
+def _look_into(file: BinaryIO, entry: Entry, start: int, budget: ArchiveBudget) -> None:
+    """Judge what kind of entry it is, and its content."""
+    kind = stat.S_IFMT(entry.mode)
+    content = _content(file, entry, start)
+    if kind == stat.S_IFLNK:
+        target = b"" if entry.size > LONGEST_PATH else b"".join(content)
+        budget.symlink(entry.path, target.decode("utf-8", "surrogateescape"))
+    elif kind in (
+        stat.S_IFCHR,
+        stat.S_IFBLK,
+        stat.S_IFSOCK,
+    ):  # S_IFIFO is how zip marks a file that it read from a pipe
+        budget.special()
+    else:
+        inspect_content(entry.path, content, budget)
+
+
+def _content(file: BinaryIO, entry: Entry, start: int) -> Iterator[bytes]:
+    """Unpack an entry, which must hold what its headers say."""
+    size = checksum = 0
+    for piece in unpacked(InflatedPart(file, start, start + entry.packed), entry.method):
+        size += len(piece)
+        checksum = zlib.crc32(piece, checksum)
+        if size > entry.size:
+            break
+        yield piece
+    if (size, checksum) != (entry.size, entry.crc):
+        raise damaged("an entry does not hold what it says")

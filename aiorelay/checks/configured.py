@@ -1,0 +1,47 @@
+"""The checks that the settings choose, cheapest first."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from aiorelay.checks.archives.check import UnpackLimits, archive_check
+from aiorelay.checks.clamav import ClamAV, ScanOutcome
+from aiorelay.checks.media_type.accept import Accept, accept, libmagic
+from aiorelay.checks.pipeline import CheckFactory
+from aiorelay.checks.size import max_size
+from aiorelay.checks.validators import load_validator
+from aiorelay.concurrency.threads import Threads
+from aiorelay.files.spool import Spool
+from aiorelay.settings import Settings
+
+__all__ = ["configured_checks"]
+
+
+def configured_checks(
+    settings: Settings,
+    pool: Executor,
+    threads: Threads,
+    *,
+    spool: Callable[[], Spool],
+    on_scan: Callable[[ScanOutcome], None],
+    on_timeout: Callable[[], object],
+) -> list[CheckFactory]:
+    """The makers of the checks that ``settings`` turn on.
+
+    ``pool`` runs what is slow, ``threads`` what may hang, ``spool`` makes room for what must be whole to be judged.
+    ``on_scan`` counts scans, ``on_timeout`` validators that were given up.
+    """
+    factories = [max_size(settings.max_size)]
+    if settings.accept:
+        factories.append(accept(Accept.parse(settings.accept), pool, libmagic()))
+    if settings.archive_limits is not None:
+        factories.append(archive_check(UnpackLimits(*settings.archive_limits), spool, pool))
+    if settings.clamd is not None:
+        fail_open = settings.clamd_fail == "open"
+        factories.append(
+            ClamAV(settings.clamd, timeout=settings.clamd_timeout, fail_open=fail_open, on_outcome=on_scan)
+        )
+    factories.extend(
+        load_validator(name, threads, timeout=settings.validator_timeout, on_timeout=on_timeout)
+        for name in settings.validator
+    )
+    return factories

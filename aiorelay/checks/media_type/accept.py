@@ -1,0 +1,142 @@
+"""``accept``: which files may pass, judged by their first bytes or by the ending of their names.
+
+The client's own claim decides nothing; where the content contradicts it, the log says so. The table in ``signatures``
+comes first; libmagic, where the extra ``[magic]`` is installed, only says more of what the table has no finer name
+for. So what passes without it passes with it.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from importlib import import_module
+
+from aiorelay.checks.media_type.signatures import EMPTY, GENERIC, HEAD, NAMES, UNKNOWN, detect_media_type
+from aiorelay.checks.pipeline import Check, CheckFactory, FirstBytesCheck
+from aiorelay.errors import TypeRefused
+from aiorelay.multipart.form import Part
+from aiorelay.observability.logs import log
+
+__all__ = ["Accept", "accept", "canonical", "libmagic"]
+
+_TOKEN = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*"  # noqa: S105 - a grammar: RFC 6838, section 4.2
+_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}")
+_FAMILY = re.compile(rf"({_TOKEN}/|\*/)\*")
+_ENDING = re.compile(r"\.[^\s/\\*?]+")
+
+# Names that say the same, once "x-" is taken off the subtype.
+_ALIASES = {
+    "application/bzip": "application/bzip2",
+    "application/dosexec": "application/vnd.microsoft.portable-executable",
+    "application/executable": "application/elf",
+    "application/httpd-php": "text/php",
+    "application/javascript": "text/javascript",
+    "application/msdownload": "application/vnd.microsoft.portable-executable",
+    "application/pie-executable": "application/elf",
+    "application/rtf": "text/rtf",
+    "application/sh": "text/shellscript",
+    "application/sharedlib": "application/elf",
+    "application/vnd.rar": "application/rar",
+    "application/xhtml+xml": "text/html",
+    "application/xml": "text/xml",
+    "application/zip-compressed": "application/zip",
+    "audio/m4a": "audio/mp4",
+    "audio/mp3": "audio/mpeg",
+    "audio/vnd.wave": "audio/wav",
+    "audio/wave": "audio/wav",
+    "image/jpg": "image/jpeg",
+    "image/ms-bmp": "image/bmp",
+    "image/vnd.microsoft.icon": "image/icon",
+    "text/sh": "text/shellscript",
+    "video/avi": "video/msvideo",
+    "video/vnd.avi": "video/msvideo",
+}
+
+
+def canonical(media_type: str) -> str:
+    """Give the one spelling by which ``media_type``, parameters aside, is compared."""
+    main, _, sub = media_type.partition(";")[0].strip().lower().partition("/")
+    name = f"{main}/{sub.removeprefix('x-')}"
+    return _ALIASES.get(name, name)
+
+
+_TELLING = frozenset(canonical(name) for name in NAMES) - {canonical(name) for name in GENERIC}
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """What the setting ``accept`` lists: ``entries`` as written, and what they come to."""
+
+    entries: tuple[str, ...]
+    types: frozenset[str]
+    families: tuple[str, ...]
+    endings: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, entries: Iterable[str]) -> "Accept":
+        """Read media types (``image/png``, ``image/*``, ``*/*``) and endings (``.csv``).
+
+        Raises ``ValueError``, in one sentence, for an entry that is neither.
+        """
+        written = tuple(entry.strip() for entry in entries)
+        for entry in written:
+            if not any(grammar.fullmatch(entry) for grammar in (_TYPE, _FAMILY, _ENDING)):
+                raise ValueError(f"{entry!r} is neither a media type such as image/* nor an ending such as .csv")
+        families = tuple(entry[:-1].lower() for entry in written if _FAMILY.fullmatch(entry))
+        return cls(
+            entries=written,
+            types=frozenset(canonical(entry) for entry in written if _TYPE.fullmatch(entry)),
+            families=("",) if "*/" in families else families,
+            endings=tuple(entry.casefold() for entry in written if entry.startswith(".")),
+        )
+
+    def has_ending(self, filename: str) -> bool:
+        return filename.casefold().endswith(self.endings)
+
+    def has_type(self, media_type: str) -> bool:
+        name = canonical(media_type)
+        return name in self.types or name.startswith(self.families)
+
+
+def libmagic() -> Callable[[bytes], str] | None:
+    """Give libmagic's judge of first bytes, or None where python-magic or the library is not installed."""
+    try:
+        magic = import_module("magic")
+    except ImportError:
+        return None
+    judge: Callable[[bytes], str] = magic.Magic(mime=True).from_buffer
+    return judge
+
+
+def accept(accepted: Accept, pool: Executor, finer: Callable[[bytes], str] | None) -> CheckFactory:
+    """Refuse, with ``TypeRefused``, every file that no entry of ``accepted`` fits.
+
+    ``finer`` names the type of what the table knows no finer name for; it may take milliseconds, and runs in ``pool``.
+    An empty file is ``inode/x-empty``: it passes by its ending, or where that type is listed.
+    """
+
+    def make(part: Part) -> Check | None:
+        return FirstBytesCheck(lambda head: judge(part, head), HEAD) if part.is_file else None
+
+    async def judge(part: Part, head: bytes) -> None:
+        found = detect_media_type(head)
+        _compare(part.media_type, found)
+        if accepted.has_ending(part.filename or "") or accepted.has_type(found):
+            return
+        if finer is not None and found in GENERIC:
+            found = await asyncio.get_running_loop().run_in_executor(pool, finer, head)
+            if accepted.has_type(found):
+                return
+        looks = "is empty" if found == EMPTY else f"looks like {found}"
+        raise TypeRefused(f"The file {looks}; accepted are: {', '.join(accepted.entries)}.")
+
+    return make
+
+
+def _compare(claimed: str | None, found: str) -> None:
+    """Log where content contradicts the claim: it has another signature, or lacks the one that is claimed."""
+    if claimed is None or canonical(claimed) in {canonical(found), UNKNOWN} or found == EMPTY:
+        return
+    if found not in GENERIC or canonical(claimed) in _TELLING:
+        log.info("a file claimed to be %.100r looks like %s", claimed, found)

@@ -1,0 +1,188 @@
+"""One source after another, each in one request: a file as a form, a URL as a document that the relay acts upon.
+
+FILE, -   ─▶ POST /upload1, multipart, its exact length if that is known
+http(s):… ─▶ POST /upload2, JSON ─▶ 200, the answer
+                                 └▶ 202, a job, followed to its end
+"""
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
+
+from aiorelay.certificates.tls import client_context
+from aiorelay.cli.send.endpoint import Endpoint, Reply
+from aiorelay.cli.send.files import OpenedFile, opened
+from aiorelay.cli.send.job_events import cancel, follow, result_of_job
+from aiorelay.cli.send.progress_bars import ProgressBars
+from aiorelay.cli.send.results import SendError, SendResult
+from aiorelay.errors import Problem
+from aiorelay.multipart.form import Form, Part
+from aiorelay.multipart.framing import FramedBody, canonical_length, frame
+
+__all__ = ["SendOptions", "send"]
+
+_REMOTE = re.compile(r"https?://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendOptions:
+    """Where sources go, and what goes with them.
+
+    ``to`` is a relay's base URL or, with a path, an upload endpoint. ``field`` is the form field of each file,
+    ``fields`` are the others. ``cacert`` (PEM) is trusted instead of the system's CAs and ``own_ca``.
+    """
+
+    to: URL
+    field: str
+    fields: tuple[tuple[str, str], ...] = ()
+    cacert: Path | None = None
+    own_ca: Path | None = None
+    token: str | None = None
+
+    def endpoint(self, path: str) -> URL:
+        """Where to post to: ``path`` of a relay, unless an endpoint was named."""
+        return self.to if self.to.path != "/" else self.to.with_path(path, keep_query=True)
+
+
+def send(
+    options: SendOptions, sources: Sequence[str], report: Callable[[SendResult], object], *, progress: bool
+) -> bool:
+    """Send each of ``sources`` (paths, "-", or http and https URLs), and tell ``report`` what came of it.
+
+    Whether all of them were stored is returned. ``progress`` shows bars on standard error. Raises StartupError where
+    a CA file cannot be used.
+    """
+    return asyncio.run(_send(options, sources, report, progress=progress))
+
+
+async def _send(
+    options: SendOptions, sources: Sequence[str], report: Callable[[SendResult], object], *, progress: bool
+) -> bool:
+    stored = True
+    async with _Sender(options) as sender:
+        for source in sources:
+            with ProgressBars(source, shown=progress) as bars:
+                outcome = await sender.send(source, bars)
+            report(outcome)
+            stored = stored and outcome.stored
+    return stored
+
+
+class _Sender:
+    """The connections to where an errand goes."""
+
+    def __init__(self, options: SendOptions) -> None:
+        self._options = options
+        authority = options.cacert or options.own_ca
+        self._context = client_context([authority] if authority else [], system_trust=options.cacert is None)
+        self._headers: dict[str, str] = {hdrs.USER_AGENT: "aiorelay"}
+        if options.token is not None:
+            self._headers[hdrs.AUTHORIZATION] = f"Bearer {options.token}"
+        self._forms = Endpoint(options.endpoint("/upload1"), context=self._context, headers=self._headers)
+        self._documents = Endpoint(options.endpoint("/upload2"), context=self._context, headers=self._headers)
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._context),
+            headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+        await self._forms.__aenter__()
+        await self._documents.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._documents.__aexit__()
+        await self._forms.__aexit__()
+        await self._session.close()
+
+    async def send(self, source: str, bars: ProgressBars) -> SendResult:
+        try:
+            if _REMOTE.match(source):
+                return await self._ingest(source, bars)
+            async with opened(source) as file:
+                return SendResult.of(source, (await self._upload(file, bars)).answer)
+        except SendError as failure:
+            return SendResult(source, problem={"title": str(failure)})
+        except Problem as problem:  # of a file that was changed while it was read
+            return SendResult(source, problem={"title": problem.detail})
+
+    async def _upload(self, file: OpenedFile, bars: ProgressBars) -> Reply:
+        form = _form(self._options, file)
+        framed = await frame(form)
+        async with aclosing(form.parts), aclosing(_then(framed.blocks, bars.wait)) as blocks:
+            return await self._forms.post(
+                replace(framed, blocks=blocks),
+                {hdrs.CONTENT_TYPE: f"multipart/form-data; boundary={framed.boundary.decode()}"},
+                lambda sent: bars.at("", sent, framed.length),
+            )
+
+    async def _ingest(self, source: str, bars: ProgressBars) -> SendResult:
+        document = _document(self._options, source)
+        headers = {hdrs.CONTENT_TYPE: "application/json", "Prefer": "respond-async"}
+        reply = await self._documents.post(FramedBody(b"", len(document), _once(document)), headers)
+        if reply.job is None:
+            return SendResult.of(source, reply.answer)
+
+        def show(job: dict[str, object]) -> None:
+            received, forwarded, total = (_count(job.get(member)) for member in ("received", "forwarded", "total"))
+            bars.at("fetched", received or 0, total)
+            bars.at("forwarded", forwarded or 0, total)
+            if total is not None and (received or 0) >= total <= (forwarded or 0):
+                bars.wait()
+
+        try:
+            return result_of_job(source, await follow(self._session, reply.job, show))
+        except asyncio.CancelledError:
+            await cancel(self._session, reply.job)
+            raise
+
+
+def _form(options: SendOptions, file: OpenedFile) -> Form:
+    parts = [Part(name, None, None, len(text), _once(text)) for name, text in _encoded(options.fields)]
+    parts.append(Part(options.field, file.filename, file.media_type, file.size, file.chunks))
+    boundary = b"aiorelay-" + secrets.token_hex(16).encode()
+
+    async def in_order() -> AsyncGenerator[Part, None]:
+        for part in parts:
+            yield part
+
+    return Form(boundary, in_order(), canonical_length(boundary, parts))
+
+
+def _document(options: SendOptions, source: str) -> bytes:
+    members = dict(options.fields)
+    if len(members) < len(options.fields) or options.field in members:
+        raise SendError("A field can be given only once with a URL; give each --field another name")
+    return json.dumps(members | {options.field: source}).encode()
+
+
+def _encoded(fields: Iterable[tuple[str, str]]) -> list[tuple[str, bytes]]:
+    return [(name, value.encode("utf-8", "surrogateescape")) for name, value in fields]
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+async def _once(block: bytes) -> AsyncGenerator[bytes, None]:
+    if block:
+        yield block
+
+
+async def _then(blocks: AsyncGenerator[bytes, None], ended: Callable[[], object]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(blocks):
+        async for block in blocks:
+            yield block
+    ended()

@@ -1,0 +1,105 @@
+"""Timeouts that cost one timer for many waits, and the minimum rate of a sender."""
+
+import asyncio
+from types import TracebackType
+from typing import Final
+
+__all__ = ["MinimumRate", "Watchdog"]
+
+
+class Watchdog:
+    """Watches waits, none of which may last longer than ``seconds``: ``with watchdog.watching(): await …``.
+
+    For use in one event loop.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds: Final = seconds
+        self._waits: dict[_Wait, float] = {}  # with their deadlines; as all may last alike, the first ends first
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watching(self) -> "_Wait":
+        """A context, to be entered once, in which ``TimeoutError`` is raised when the time is up.
+
+        It is raised on leaving, as by ``asyncio.timeout``: within, the wait is cancelled.
+        """
+        return _Wait(self)
+
+    def begin(self, wait: "_Wait") -> None:
+        loop = asyncio.get_running_loop()
+        self._waits[wait] = deadline = loop.time() + self.seconds
+        if self._timer is None:
+            self._timer = loop.call_at(deadline, self._look, loop)
+
+    def end(self, wait: "_Wait") -> None:
+        self._waits.pop(wait, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cut short what has waited too long, and look again when that may be true of the next."""
+        now = loop.time()
+        self._timer = None
+        for wait, deadline in list(self._waits.items()):
+            if deadline > now:
+                self._timer = loop.call_at(deadline, self._look, loop)
+                break
+            del self._waits[wait]
+            wait.cut_short()
+
+
+class _Wait:
+    """One wait of the task that enters it; how it ends is ``asyncio.Timeout``'s way."""
+
+    __slots__ = ("_cancelling", "_is_cut_short", "_task", "_watchdog")
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+        self._is_cut_short = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("only a task can be watched")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._watchdog.begin(self)
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, failure: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._watchdog.end(self)
+        # Cancelled by somebody else too: then that is what it is told.
+        if (
+            self._is_cut_short
+            and self._task.uncancel() <= self._cancelling
+            and isinstance(failure, asyncio.CancelledError)
+        ):
+            raise TimeoutError from failure
+
+    def cut_short(self) -> None:
+        self._is_cut_short = True
+        self._task.cancel()
+
+
+class MinimumRate:
+    """Watches one sender, which must give ``min_rate`` bytes a second on average.
+
+    Only the time spent waiting for the sender counts: while whoever takes the bytes is slow, nobody asks for more,
+    and that is not the sender's fault.
+    """
+
+    WINDOW = 60.0
+
+    def __init__(self, min_rate: int) -> None:
+        self._min_rate = min_rate
+        self._waited = 0.0
+        self._arrived = 0
+
+    def is_met(self, waited: float, arrived: int) -> bool:
+        """Note that ``arrived`` bytes came after ``waited`` seconds: false where a whole minute was too slow."""
+        self._waited += waited
+        self._arrived += arrived
+        if self._waited < self.WINDOW:
+            return True
+        enough = self._arrived >= self._min_rate * self._waited
+        self._waited, self._arrived = 0.0, 0
+        return enough

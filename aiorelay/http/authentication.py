@@ -1,0 +1,192 @@
+"""Who may come in, and who they are: bearer tokens, client certificates, and the address behind a proxy.
+
+name:token      one a line, read again when the file changes; names go into the log, tokens nowhere
+"""
+
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from aiohttp import hdrs, web
+from multidict import MultiMapping
+
+from aiorelay.errors import StartupError, Unauthenticated
+from aiorelay.observability.logs import log
+
+__all__ = ["Access", "LoopbackOrToken", "Tokens", "client_address", "subject"]
+
+IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# RFC 6750, section 2.1: credentials = "Bearer" 1*SP b64token
+_BEARER = re.compile(r"Bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
+_LINE = re.compile(r"([^:\s][^:]*):([A-Za-z0-9._~+/-]+=*)")
+_CHALLENGE = 'Bearer realm="aiorelay"'
+_FOR = re.compile(r'(?:^|;)\s*for="?(\[[0-9a-fA-F:.]+\]|[0-9.]+)(?::[0-9]+)?"?\s*(?:;|$)', re.IGNORECASE)
+
+
+class Access:
+    """The door: bearer ``tokens`` if there are any, and the ``trusted`` proxies that may say whom they speak for."""
+
+    def __init__(self, tokens: "Tokens | None" = None, trusted: Sequence[IPNetwork] = ()) -> None:
+        self.consumes_authorization = tokens is not None
+        self._tokens = tokens
+        self._trusted = trusted
+
+    def who(self, request: web.BaseRequest) -> str | None:
+        """The name of the caller's token, else that in its certificate, else None. Raises ``Unauthenticated``."""
+        if self._tokens is not None:
+            return self._tokens.who(request.headers)
+        transport = request.transport
+        return None if transport is None else subject(transport.get_extra_info("peercert"))
+
+    def client(self, request: web.BaseRequest) -> str:
+        """The client's address, as far as it can be trusted."""
+        return client_address(request.remote or "unknown", request.headers, self._trusted)
+
+    def believes(self, request: web.BaseRequest) -> bool:
+        """Whether the request comes from a trusted proxy, which may say whom it speaks for."""
+        return _is_trusted(request.remote or "unknown", self._trusted)
+
+
+class LoopbackOrToken:
+    """The door of the embedded upload API: who comes from this machine, or has one of the ``tokens``."""
+
+    def __init__(self, tokens: "Tokens | None") -> None:
+        self._tokens = tokens
+
+    def admit(self, request: web.BaseRequest) -> None:
+        """Raise ``Unauthenticated`` for anybody else."""
+        transport = request.transport
+        if transport is not None and _is_local(
+            transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        ):
+            return
+        if self._tokens is None:
+            raise _unauthenticated("This server takes uploads only from its own machine.", _CHALLENGE)
+        self._tokens.who(request.headers)
+
+
+class Tokens:
+    """The tokens in the file at ``path``.
+
+    The constructor raises ``StartupError`` if the file cannot be read or understood. Once it was, a file that no
+    longer can be leaves the tokens as they were, and says so in the log.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = _version(path)
+        self._tokens = _read(path)
+
+    def who(self, headers: "MultiMapping[str]") -> str:
+        """The name of the token that a request carries. Raises ``Unauthenticated``."""
+        self.refresh()
+        given = headers.get(hdrs.AUTHORIZATION)
+        if given is None:
+            raise _unauthenticated("This needs a token: Authorization: Bearer TOKEN.", _CHALLENGE)
+        match = _BEARER.fullmatch(given)
+        token = b"" if match is None else match[1].encode()
+        name = None
+        for known, name_of_known in self._tokens.items():  # all of them, so that time tells nothing
+            if hmac.compare_digest(known, token):
+                name = name_of_known
+        if name is None:
+            raise _unauthenticated("The token is not valid here.", f'{_CHALLENGE}, error="invalid_token"')
+        return name
+
+    def refresh(self) -> None:
+        """Read the file again if it has changed."""
+        try:
+            version = _version(self._path)
+            if version != self._seen:
+                self._seen = version
+                self._tokens = _read(self._path)
+                log.info("read %d tokens again", len(self._tokens))
+        except StartupError as problem:
+            if self._seen is not None:
+                self._seen = None
+                log.error("the tokens stay as they were: %s", problem)
+
+
+def _is_local(peer: tuple[str, int], here: tuple[str, int]) -> bool:
+    """Whether a connection comes from this machine: over the loopback, or from the very address that it goes to."""
+    return peer[0] == here[0] or ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
+
+
+def subject(certificate: Mapping[str, object] | None) -> str | None:
+    """The common name in a verified client certificate, as ``ssl.SSLSocket.getpeercert`` gives it, or its serial."""
+    names = (certificate or {}).get("subject", ())
+    pairs = dict(pair for name in names for pair in name) if isinstance(names, tuple) else {}
+    return pairs.get("commonName") or (str(certificate.get("serialNumber")) if certificate else None)
+
+
+def client_address(peer: str, headers: "MultiMapping[str]", trusted: Sequence[IPNetwork]) -> str:
+    """The client's address: the last one named that no ``trusted`` proxy has, if ``peer`` is a trusted one itself.
+
+    Forwarded (RFC 7239) counts before X-Forwarded-For. What is not an address ends the walk: nothing before it
+    can be trusted.
+    """
+    address = peer
+    for named in reversed(_named(headers)):
+        if not _is_trusted(address, trusted) or named is None:
+            break
+        address = named
+    return address
+
+
+def _named(headers: "MultiMapping[str]") -> list[str | None]:
+    """The addresses that proxies have noted, the nearest last; None for what is not one."""
+    if hdrs.FORWARDED in headers:
+        elements = ",".join(headers.getall(hdrs.FORWARDED)).split(",")
+        return [_address(match[1].strip("[]")) if (match := _FOR.search(element)) else None for element in elements]
+    return [_address(each) for each in ",".join(headers.getall("X-Forwarded-For", [])).split(",") if each.strip()]
+
+
+def _address(text: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:
+        return None
+
+
+def _is_trusted(address: str, trusted: Iterable[IPNetwork]) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in trusted)
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise StartupError(f"the token file {path} cannot be read: {error.strerror}; see --token-file") from error
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read(path: Path) -> dict[bytes, str]:
+    """The tokens of a file, each with its name. Empty lines and those that begin with # say nothing."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise StartupError(f"the token file {path} cannot be read: {why}; see --token-file") from error
+    tokens: dict[bytes, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
+            raise StartupError(f"line {number} of the token file {path} is not name:token")
+        tokens[match[2].encode()] = match[1]
+    if not tokens:
+        raise StartupError(f"the token file {path} holds no token; write one a line, as name:token")
+    return tokens
+
+
+def _unauthenticated(detail: str, challenge: str) -> Unauthenticated:
+    return Unauthenticated(detail, headers={"WWW-Authenticate": challenge})

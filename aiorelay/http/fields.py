@@ -1,0 +1,111 @@
+"""Which header fields pass, and which are added: pure, both ways (RFC 9110, sections 7.6 and 7.7)."""
+
+import ipaddress
+from collections.abc import Iterable
+from functools import lru_cache
+
+from aiohttp import hdrs
+from aiohttp.http import HttpVersion
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from aiorelay.http.hop_by_hop import HOP_BY_HOP
+
+__all__ = ["CONTENT_DIGESTS", "add_trace", "drop_client_claims", "end_to_end", "replace_all", "uniform_field_names"]
+
+# Digests of the content as the client framed it (RFC 9530; RFC 3230; RFC 1864): untrue once it is framed anew.
+CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
+# In characters, nearly always of one byte: aiohttp, nginx and Apache take no longer fields unless told to.
+_LONG = 8000
+
+
+def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ()) -> "CIMultiDict[str]":
+    """The fields of a message that concern its far end, less those named in ``without`` (lower-case)."""
+    named = {option.strip().lower() for line in headers.getall(hdrs.CONNECTION, ()) for option in line.split(",")}
+    dropped = HOP_BY_HOP | named | set(without)
+    return CIMultiDict((name, _utf_8(value)) for name, value in headers.items() if name.lower() not in dropped)
+
+
+def drop_client_claims(headers: "CIMultiDict[str]") -> None:
+    """Remove what claims to know the client: Forwarded, X-Forwarded-* and X-Real-IP.
+
+    With underscores too: WSGI and CGI name the environment variables of ``X_Real_IP`` and ``X-Real-IP`` alike.
+    """
+    for name in list(headers):
+        dashed = name.lower().replace("_", "-")
+        if dashed in {"forwarded", "x-real-ip"} or dashed.startswith("x-forwarded-"):
+            headers.popall(name, None)
+
+
+def add_trace(
+    headers: "CIMultiDict[str]",
+    *,
+    version: HttpVersion,
+    client: str,
+    peer: str | None,
+    host: str | None,
+    request_id: str,
+) -> None:
+    """Say in a request where it came through: Via (RFC 9110), Forwarded (RFC 7239), X-Forwarded-* and X-Request-ID.
+
+    ``version`` is the one that it was received in, from ``peer``. ``client`` is the address of the client, which
+    differs from ``peer`` where a trusted proxy has named it: a list that such a proxy has not begun begins with it.
+    """
+    _append(headers, hdrs.VIA, f"{version.major}.{version.minor} aiorelay")
+    peer = (peer or "unknown").partition("%")[0]
+    named = [client] if client != peer else []
+    elements = [f"for={_node(peer)}"]
+    if host:
+        elements.append(f'host="{host}"')
+        headers.setdefault("X-Forwarded-Host", host)
+    if hdrs.FORWARDED not in headers:
+        headers.extend([(hdrs.FORWARDED, f"for={_node(each)}") for each in named])
+    _append(headers, hdrs.FORWARDED, ";".join([*elements, "proto=https"]))
+    if "X-Forwarded-For" not in headers:
+        headers.extend([("X-Forwarded-For", each) for each in named])
+    _append(headers, "X-Forwarded-For", peer)
+    headers.setdefault("X-Forwarded-Proto", "https")
+    headers["X-Request-ID"] = request_id
+
+
+def replace_all(headers: "CIMultiDict[str]", added: Iterable[tuple[str, str]]) -> None:
+    """Put ``added`` in the place of every field of the same name."""
+    added = list(added)
+    for name, _ in added:
+        headers.popall(name, None)
+    headers.extend(added)
+
+
+def uniform_field_names(headers: "CIMultiDict[str]") -> "CIMultiDict[str]":
+    """Spell every field name as it is spelt first: aiohttp's client takes another spelling for a replacement."""
+    spelling: dict[str, str] = {}
+    return CIMultiDict((spelling.setdefault(name.lower(), name), value) for name, value in headers.items())
+
+
+def _utf_8(value: str) -> str:
+    """A field value whose bytes are no UTF-8 as the ISO 8859-1 that it once had to be (RFC 9110, section 5.5).
+
+    aiohttp writes UTF-8 only, and drops the bytes that are none.
+    """
+    raw = value.encode("utf-8", "surrogateescape")
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+    return value
+
+
+def _append(headers: "CIMultiDict[str]", name: str, value: str) -> None:
+    """Append to a list: in one field, as most expect, or in one more where that would be too long for many servers."""
+    fields = [*headers.popall(name, ()), value]
+    joined = ", ".join(fields)
+    headers.extend([(name, joined)] if len(joined) <= _LONG else [(name, field) for field in fields])
+
+
+@lru_cache(maxsize=1024)
+def _node(client: str | None) -> str:
+    """A client's address as RFC 7239, section 6 writes it."""
+    try:
+        address = ipaddress.ip_address(client or "")
+    except ValueError:
+        return "unknown"
+    return str(address) if address.version == 4 else f'"[{address}]"'

@@ -1,0 +1,56 @@
+"""Middleware and route hooks of both servers: ``Expect: 100-continue``, unrouted paths, slow readers of an answer."""
+
+import asyncio
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+__all__ = ["add_catch_all_route", "defer_100_continue", "response_timeout"]
+
+_BLOCK = 64 * 1024
+
+
+def response_timeout(idle: float) -> Middleware:
+    """A middleware that drops a client which takes longer than ``idle`` seconds for 64 KiB of an answer, on average.
+
+    Answers that are streamed are for whoever streams them to watch.
+    """
+
+    @web.middleware
+    async def send(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if isinstance(response, web.Response):
+            try:
+                async with asyncio.timeout(idle * (1 + (response.content_length or 0) // _BLOCK)):
+                    await response.prepare(request)
+                    await response.write_eof()
+            except TimeoutError:
+                if request.transport is not None:
+                    request.transport.abort()
+        return response
+
+    return send
+
+
+async def defer_100_continue(_request: web.Request) -> None:
+    """Let the handler answer ``Expect``: an ``expect_handler`` for aiohttp's routes."""
+
+
+def add_catch_all_route(router: web.UrlDispatcher) -> None:
+    """Give ``router``, whose routes are all there, one for all that they do not lead to, which leaves bodies unread.
+
+    It answers 404 or 405, and a path with a slash too many 308 (RFC 9110, section 15.4.9).
+    """
+    routed = list(router.resources())
+
+    async def allowed_at(request: web.Request) -> set[str]:
+        return set().union(*[(await resource.resolve(request))[1] for resource in routed])
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        path, query = request.rel_url.raw_path.rstrip("/"), request.raw_path.partition("?")[2]
+        if path != request.rel_url.raw_path and request.method in await allowed_at(request.clone(rel_url=path)):
+            return web.Response(status=308, headers={hdrs.LOCATION: f"{path}?{query}" if query else path})
+        allowed = await allowed_at(request)
+        raise web.HTTPMethodNotAllowed(request.method, allowed) if allowed else web.HTTPNotFound
+
+    router.add_route("*", "/{path:.*}", refuse, expect_handler=defer_100_continue)

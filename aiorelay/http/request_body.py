@@ -1,0 +1,121 @@
+"""A request's body as blocks: asked for at the last moment, watched, foreign exceptions translated.
+
+``Expect: 100-continue`` is answered here, just before the first block is read, so that whatever the head
+alone decides is answered instead of it (RFC 9110, section 10.1.1).
+"""
+
+import math
+import time
+from typing import Protocol
+
+from aiohttp import hdrs, web
+from aiohttp.http import HttpProcessingError
+
+from aiorelay.concurrency.timeouts import MinimumRate, Watchdog
+from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
+
+__all__ = ["BodyCheck", "BodyTimeouts", "RequestBody"]
+
+
+class BodyCheck(Protocol):
+    """What judges a request's body while it is read: ``checks.pipeline.Check`` without ``close``."""
+
+    async def feed(self, chunk: bytes) -> None:
+        """Take the next bytes, which are never none."""
+
+    async def finish(self) -> None:
+        """Give the verdict: the body has ended."""
+
+
+# After so many seconds of silence, at most, the framing is looked at.
+_LOOK = 0.5
+_BROKEN = "The body's chunked framing is broken."
+
+
+class BodyTimeouts:
+    """How long clients are waited for: the longest silence in seconds, and the least bytes a second.
+
+    For the rate see ``MinimumRate``. A silence is as many waits as ``looks`` says, each of which ``watchdog`` watches.
+    """
+
+    def __init__(self, idle: float, min_rate: int) -> None:
+        self.idle = idle
+        self.min_rate = min_rate
+        self.looks = math.ceil(idle / _LOOK)
+        self.watchdog = Watchdog(idle / self.looks)
+
+
+class RequestBody:
+    """The body of one request, whose client is waited for with ``timeouts``.
+
+    Raises ``WrongContentType`` if the body is coded: inflating it is nobody's business here, and a small body
+    could become a huge one.
+    """
+
+    def __init__(self, request: web.BaseRequest, timeouts: BodyTimeouts) -> None:
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() not in {"", "identity"}:
+            raise WrongContentType("A body with a Content-Encoding is not accepted; send it as it is.")
+        self._request = request
+        self._timeouts = timeouts
+        self._minimum_rate = MinimumRate(timeouts.min_rate)
+        self._awaited = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+        self._checks: list[BodyCheck] = []
+        self._ended = False
+
+    def check(self, check: BodyCheck) -> None:
+        """Let ``check`` judge the bytes as they arrive. Whoever made it closes it."""
+        self._checks.append(check)
+
+    @property
+    def length(self) -> int | None:
+        """The Content-Length in bytes, or None if the body is chunked."""
+        return self._request.content_length if self._request.can_read_body else 0
+
+    async def read(self) -> bytes:
+        """The next block, or ``b""`` at the end.
+
+        Raises ``TooSlow``, ``Truncated`` (broken chunked framing), ``ClientGone``, and what the checks raise.
+        """
+        started = time.monotonic()
+        block = await self._receive()
+        if not self._minimum_rate.is_met(time.monotonic() - started, len(block)):
+            raise TooSlow(f"Fewer than {self._timeouts.min_rate} bytes a second arrived in the last minute.")
+        for check in self._checks:
+            if block:
+                await check.feed(block)
+            elif not self._ended:
+                await check.finish()
+        self._ended = not block
+        return block
+
+    async def _receive(self) -> bytes:
+        for _ in range(self._timeouts.looks):
+            try:
+                with self._timeouts.watchdog.watching():
+                    await self._invite()
+                    return await self._request.content.readany()
+            except TimeoutError:
+                pass
+            except (web.RequestPayloadError, HttpProcessingError) as broken:  # aiohttp without its C parser tells
+                raise Truncated(_BROKEN) from broken
+            except (OSError, RuntimeError) as gone:  # RuntimeError: aiohttp's word for a closed connection
+                raise ClientGone from gone
+            if _is_broken(self._request):
+                raise Truncated(_BROKEN)
+        raise TooSlow(f"No byte arrived for {self._timeouts.idle:g} s.")
+
+    async def _invite(self) -> None:
+        """Send the client that waits for it its ``100 Continue``."""
+        if self._awaited:
+            self._awaited = False
+            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._request.writer.output_size = 0  # else aiohttp takes the answer for begun
+
+
+def _is_broken(request: web.BaseRequest) -> bool:
+    """Whether the framing of a body broke after the head was read.
+
+    aiohttp's C parser tells nobody who waits for the body: the server only queues an answer of its own behind the
+    present request. That queue is private; were it to go, the silence would end such a body, with 408.
+    """
+    return any(hasattr(message, "exc") for message, _ in getattr(request.protocol, "_messages", ()))

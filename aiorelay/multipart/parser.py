@@ -1,0 +1,251 @@
+"""Multipart in, strict: the blocks of a body as a Form (RFC 2046, section 5.1; RFC 7578).
+
+A form that two parsers could read differently is refused, by name of what is wrong with it. aiohttp's
+MultipartReader is not used: it skips what stands before the first boundary and after the last, forgives
+what a strict reader must refuse, and does not show a head in the bytes it came in, which the promised
+length of the upstream's request is built on.
+
+One scan of large blocks: ``bytes.find`` looks for the boundary, and only a tail that could begin its line is
+kept back, so that a block of file bytes is nearly always handed on as the object that came in. A line counts as
+begun after a bare LF or CR too: readers there are that take it so, and they would find parts that nobody checked.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from aiorelay.errors import MalformedForm, MissingFile, TooLarge, TooManyParts, Truncated
+from aiorelay.multipart.form import Form, Part
+from aiorelay.multipart.part_head import read_boundary, read_head
+
+__all__ = ["FormLimits", "read_form", "require_file"]
+
+_MAX_HEAD = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FormLimits:
+    """How many parts a form may have, and how many bytes all its fields (the parts without a file) together."""
+
+    parts: int
+    fields_size: int
+
+
+def read_form(content_type: str, length: int | None, read: Callable[[], Awaitable[bytes]], limits: FormLimits) -> Form:
+    """A multipart/form-data body as a Form.
+
+    ``content_type`` is the request's, ``length`` its Content-Length in bytes or None, and ``read`` gives the
+    body's next block, or ``b""`` at its end. Raises ``MalformedForm``, here for the boundary and out of the
+    form's iterators for the rest; they also raise ``Truncated``, ``TooManyParts``, ``TooLarge`` and whatever
+    ``read`` raises.
+    """
+    boundary = read_boundary(content_type)
+    return Form(boundary, _Scanner(boundary, read, limits).parts(), length)
+
+
+async def require_file(form: Form, field: str) -> AsyncGenerator[Part, None]:
+    """Pass a form's parts on, and raise ``MissingFile`` at their end if none called ``field`` was a file.
+
+    A browser sends an input that nobody filled in as an empty file without a name: that is no file.
+    """
+    found = False
+
+    async def noting(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        nonlocal found
+        async for chunk in chunks:
+            found = True
+            yield chunk
+
+    async with aclosing(form.parts) as parts:
+        async for part in parts:
+            if part.name == field and part.filename is not None:
+                if part.filename:
+                    found = True
+                else:
+                    part.chunks = noting(part.chunks)
+            yield part
+    if not found:
+        raise MissingFile(f"No file was sent in the form field {field!r}.")
+
+
+class _Scanner:
+    """One pass over a form's body: what was read ahead is ``_block[_at:]``."""
+
+    def __init__(self, boundary: bytes, read: Callable[[], Awaitable[bytes]], limits: FormLimits) -> None:
+        self._delimiter = b"\r\n--" + boundary
+        self._read = read
+        self._limits = limits
+        self._block = b""
+        self._at = 0
+        self._in_part = False
+        self._preamble = b""
+        self._fields_size = 0
+
+    async def parts(self) -> AsyncGenerator[Part, None]:
+        await self._expect_first_boundary()
+        count = 0
+        while await self._another():
+            count += 1
+            if count > self._limits.parts:
+                raise TooManyParts(f"The form has more than {self._limits.parts} parts.")
+            part = await self._part()
+            self._preamble = b""
+            yield part
+            if self._in_part:
+                raise AssertionError(f"the part {part.name!r} was not read to its end")
+        if self._at < len(self._block) or await self._read():
+            raise MalformedForm("The form has bytes after its last boundary.")
+
+    async def _part(self) -> Part:
+        raw = await self._head()
+        head = read_head(raw[:-4])
+        self._in_part = True
+        chunks = self._chunks()
+        if head.filename is None:
+            chunks = self._field(chunks)
+        if head.size is not None:
+            chunks = _of_size(chunks, head.size, head.name)
+        return Part(
+            name=head.name,
+            filename=head.filename,
+            media_type=head.media_type,
+            size=head.size,
+            chunks=chunks,
+            headers=head.headers,
+            head=self._preamble + raw,
+            faithful=head.faithful,
+        )
+
+    async def _expect_first_boundary(self) -> None:
+        opening = self._delimiter[2:]
+        self._preamble = await self._skip_crlfs()
+        while not self._block.startswith(opening, self._at):
+            if not opening.startswith(self._block[self._at :]):
+                raise MalformedForm("The form does not begin with its boundary.")
+            await self._more()
+        self._at += len(opening)
+
+    async def _another(self) -> bool:
+        """Read what follows a boundary: true before another part, false at the end of the last one."""
+        while len(self._block) - self._at < 2:
+            await self._more()
+        after = self._block[self._at : self._at + 2]
+        self._at += 2
+        if after == b"\r\n":
+            return True
+        if after != b"--":
+            raise MalformedForm("A line begins with the boundary but is not one.")
+        await self._skip_crlfs()
+        return False
+
+    async def _skip_crlfs(self) -> bytes:
+        """Skip CRLFs, of which clients send none, one or two before and after a form, and return them."""
+        skipped = 0
+        while skipped < _MAX_HEAD:
+            if len(rest := self._block[self._at : self._at + 2]) < 2:
+                block = await self._read()
+                if not block:
+                    break
+                self._block, self._at = rest + block, 0
+            elif rest != b"\r\n":
+                break
+            else:
+                self._at += 2
+                skipped += 2
+        return b"\r\n" * (skipped // 2)
+
+    async def _head(self) -> bytes:
+        """A part's head with the blank line that ends it."""
+        self._at -= 2  # the CRLF of the boundary line, so that a blank line right after it is found
+        sought = self._at
+        while (end := self._block.find(b"\r\n\r\n", sought)) < 0 and len(self._block) - self._at < _MAX_HEAD + 4:
+            sought = max(0, len(self._block) - self._at - 3)
+            await self._more()
+        if end < 0 or end - self._at > _MAX_HEAD:
+            raise MalformedForm(f"A part's head is longer than {_MAX_HEAD} bytes.")
+        if end == self._at:
+            raise MalformedForm("A part has no head.")
+        head = self._block[self._at + 2 : end + 4]
+        self._at = end + 4
+        return head
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        """The bytes up to the next boundary, which is read too."""
+        delimiter = self._delimiter
+        # The head's last CRLF is scanned too: some readers take a boundary right after it for the part's end.
+        lead = 2
+        self._at -= lead
+        while True:
+            block, at = self._block, self._at
+            end = _find(delimiter, block, at)
+            if lead and end == at:
+                raise MalformedForm("A part's content begins with the boundary.")
+            if end >= 0:
+                self._at = end + len(delimiter)
+                self._in_part = False
+                if end > at + lead:
+                    yield block[at + lead : end]
+                return
+            cut = len(block) - _undecided(delimiter, block, at)
+            self._block, self._at = block[cut:], 0
+            if cut > at:
+                if cut > at + lead:
+                    yield block[at + lead : cut]
+                lead = 0
+            await self._more()
+
+    async def _field(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in chunks:
+            self._fields_size += len(chunk)
+            if self._fields_size > self._limits.fields_size:
+                raise TooLarge(f"The form's fields together are larger than {self._limits.fields_size} bytes.")
+            yield chunk
+
+    async def _more(self) -> None:
+        """Read another block behind the bytes not yet used."""
+        block = await self._read()
+        if not block:
+            raise Truncated("The form ends before its closing boundary.")
+        self._block = self._block[self._at :] + block if self._at < len(self._block) else block
+        self._at = 0
+
+
+async def _of_size(chunks: AsyncGenerator[bytes, None], size: int, name: str) -> AsyncGenerator[bytes, None]:
+    """Hold a part to the Content-Length in its own head."""
+    left = size
+    async for chunk in chunks:
+        left -= len(chunk)
+        if left < 0:
+            break
+        yield chunk
+    if left:
+        raise MalformedForm(f"The part {name!r} is not as long as its own Content-Length says.")
+
+
+def _find(delimiter: bytes, block: bytes, start: int) -> int:
+    """Where ``delimiter`` first begins in ``block[start:]``, or -1.
+
+    Raises ``MalformedForm`` if a bare CR or LF and the boundary come before it: PHP and Werkzeug take that for
+    a delimiter.
+    """
+    dashes = delimiter[2:]
+    if block.find(dashes, start) < 0:
+        return -1
+    after_lf = block.find(b"\n" + dashes, start)
+    after_cr = block.find(b"\r" + dashes, start, len(block) if after_lf < 0 else after_lf)
+    if after_cr < 0 and after_lf < 0:
+        return -1
+    if after_cr >= 0 or after_lf == start or block[after_lf - 1 : after_lf] != b"\r":
+        raise MalformedForm("A line that begins with the boundary comes after a bare CR or LF.")
+    return after_lf - 1
+
+
+def _undecided(delimiter: bytes, block: bytes, start: int) -> int:
+    """How many bytes at the end of ``block[start:]`` could begin a line that begins with the boundary."""
+    tail = block[max(start, len(block) - len(delimiter) + 1) :]
+    line_end = max(tail.rfind(b"\r"), tail.rfind(b"\n"))
+    if line_end < 0 or not delimiter.startswith(tail[line_end + 1 :], 2):
+        return 0
+    if tail[: line_end + 1].endswith(b"\r\n"):
+        line_end -= 1
+    return len(tail) - line_end

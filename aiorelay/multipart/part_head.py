@@ -1,0 +1,243 @@
+r"""A part's head, read strictly and written canonically (RFC 7578, section 4; RFC 2183; the HTML standard).
+
+    b'Content-Disposition: form-data; name=…\r\n…'  ─ read ─▶  Head  ─ write ─▶  the one canonical form
+
+A head that two parsers could read differently is refused, so that whatever stands behind the relay reads
+the names that the relay has judged. Nothing here does I/O.
+"""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from aiorelay.errors import MalformedForm
+from aiorelay.files.filenames import last_component
+from aiorelay.multipart.form import Part
+
+__all__ = ["Head", "pad", "read_boundary", "read_head", "write_head"]
+
+# RFC 9110, section 5.6.2: token = 1*tchar
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# A parameter: a token for its name; for its value a token or a quoted string. A backslash escapes nothing
+# but a quote, for browsers have sent Windows paths unescaped for decades.
+_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb")=(?:(" + _TOKEN + rb')|"((?:\\"|[^"])*)")')
+_FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):(.*)")
+# RFC 2046, section 5.1.1: boundary := 0*69<bchars> bcharsnospace
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_BOUNDARY_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb')=(?:"([^"\\]*)"|([^\s;",]+))')
+# RFC 8187, section 3.2.1: ext-value = charset "'" [ language ] "'" value-chars
+_EXTENDED = re.compile(
+    rb"(utf-8|iso-8859-1)'[0-9A-Za-z-]*'((?:%[0-9A-Fa-f]{2}|[!#$&+\-.^_`|~0-9A-Za-z])*)", re.IGNORECASE
+)
+
+_DISPOSITION = "content-disposition"
+# RFC 7578, section 4.7: other codings are deprecated, and parsers disagree on whether to undo them.
+_IDENTITY_CODINGS = {b"binary", b"8bit", b"7bit"}
+# What clients say of a whole form, and in what readers that heed it find the same names as those that do not.
+_CHARSETS = {b"utf-8", b"us-ascii", b"iso-8859-1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a part's head says; the members are those of ``upload.Part``, ``size`` its own Content-Length."""
+
+    name: str
+    filename: str | None
+    media_type: str | None
+    size: int | None
+    headers: tuple[tuple[str, str], ...]
+    faithful: bool
+
+
+def read_boundary(content_type: str) -> bytes:
+    """The boundary of a ``multipart/form-data`` Content-Type. Raises ``MalformedForm``."""
+    raw = content_type.encode("utf-8", "surrogateescape")
+    _, semicolon, rest = raw.partition(b";")
+    values = {name: quoted or bare or b"" for name, quoted, bare in _parameters(_BOUNDARY_PARAMETER, semicolon + rest)}
+    if "boundary" not in values:
+        raise MalformedForm("The Content-Type names no boundary.")
+    boundary = values.pop("boundary")
+    if not _BOUNDARY.fullmatch(boundary):
+        raise MalformedForm("The boundary is outside the grammar of RFC 2046, section 5.1.1.")
+    # Some readers, PHP's among them, take what follows the first such word for the boundary.
+    if any(b"boundary" in name.encode() + value.lower() for name, value in values.items()):
+        raise MalformedForm("The Content-Type speaks of a boundary twice.")
+    if values.get("charset", b"utf-8").lower() not in _CHARSETS:
+        raise MalformedForm("The charset of a form must be UTF-8, US-ASCII or ISO-8859-1.")
+    return boundary
+
+
+def read_head(raw: bytes) -> Head:
+    """Read a part's head: its lines, without the blank one that ends it. Raises ``MalformedForm``."""
+    fields = [_field_line(line) for line in raw.split(b"\r\n")]
+    single = _single_fields(fields)
+    if _DISPOSITION not in single:
+        raise MalformedForm("A part has no Content-Disposition.")
+    name, filename, faithful = _disposition(single[_DISPOSITION])
+    if single.get("content-transfer-encoding", b"binary").lower() not in _IDENTITY_CODINGS:
+        raise MalformedForm(f"The Content-Transfer-Encoding of {name!r} must be binary, 8bit or 7bit.")
+    media_type = single.get("content-type")
+    if media_type is not None and media_type.lower().startswith(b"multipart/"):
+        raise MalformedForm(f"The part {name!r} is itself a multipart body; send its files side by side.")
+    return Head(
+        name=name,
+        filename=filename,
+        media_type=None if media_type is None else _text(media_type),
+        size=_size(name, single.get("content-length")),
+        headers=tuple(
+            (key, _text(value)) for key, value in fields if key.lower() not in {_DISPOSITION, "content-type"}
+        ),
+        faithful=faithful,
+    )
+
+
+def write_head(part: Part) -> bytes:
+    """The canonical head of a part, with the blank line that ends it.
+
+    Names are UTF-8 and quoted as the HTML standard quotes them ("multipart/form-data encoding algorithm").
+    """
+    disposition = f'form-data; name="{_quote(part.name)}"'
+    if part.filename is not None:
+        disposition += f'; filename="{_quote(part.filename)}"'
+    lines = [("Content-Disposition", disposition)]
+    if part.media_type is not None:
+        lines.append(("Content-Type", part.media_type))
+    text = "".join(f"{key}: {value}\r\n" for key, value in (*lines, *part.headers))
+    return text.encode("utf-8", "surrogateescape") + b"\r\n"
+
+
+def pad(head: bytes, length: int) -> bytes | None:
+    """Stretch a canonical head to ``length`` bytes, or None if it is longer than that.
+
+    The spaces go before the first line's value, where RFC 9112, section 5 lets any number stand.
+    """
+    if len(head) > length:
+        return None
+    name, colon, rest = head.partition(b":")
+    return name + colon + b" " * (length - len(head)) + rest
+
+
+def _field_line(line: bytes) -> tuple[str, bytes]:
+    if line[:1] in (b" ", b"\t"):
+        raise MalformedForm("A part's head has a folded line.")
+    if b"\r" in line or b"\n" in line or b"\0" in line:
+        raise MalformedForm("A part's head has a bare CR, LF or NUL.")
+    match = _FIELD_LINE.fullmatch(line)
+    if match is None:
+        raise MalformedForm("A line of a part's head does not begin with a name and a colon.")
+    return match[1].decode("ascii"), match[2].strip(b" \t")
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise MalformedForm("A line of a part's head is not UTF-8.") from None
+
+
+def _single_fields(fields: list[tuple[str, bytes]]) -> dict[str, bytes]:
+    """The fields that may stand once at most, by lower-case name."""
+    single: dict[str, bytes] = {}
+    for key, value in fields:
+        lower = key.lower()
+        if lower in {_DISPOSITION, "content-type", "content-length", "content-transfer-encoding"}:
+            if lower in single:
+                raise MalformedForm(f"A part's head has two {key} lines.")
+            single[lower] = value
+    return single
+
+
+def _size(name: str, value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 18:
+        raise MalformedForm(f"The Content-Length of {name!r} is not a number.")
+    return int(value)
+
+
+def _parameters(grammar: re.Pattern[bytes], rest: bytes) -> list[tuple[str, bytes | None, bytes | None]]:
+    """Every parameter of a header value: its lower-case name and the grammar's two kinds of value."""
+    found: list[tuple[str, bytes | None, bytes | None]] = []
+    at, rest = 0, rest.rstrip(b" \t;")
+    while at < len(rest):
+        match = grammar.match(rest, at)
+        if match is None:
+            raise MalformedForm('A header of the form has a parameter that is not name=value or name="value".')
+        found.append((match[1].decode("ascii").lower(), match[2], match[3]))
+        at = match.end()
+    names = [name for name, _, _ in found]
+    if len(set(names)) != len(names):
+        raise MalformedForm("A header of the form repeats a parameter.")
+    return found
+
+
+def _disposition(value: bytes) -> tuple[str, str | None, bool]:
+    """A Content-Disposition's name, its filename made safe, and whether the bytes say just that."""
+    kind, semicolon, rest = value.partition(b";")
+    if kind.strip(b" \t").lower() != b"form-data":
+        raise MalformedForm("A part's Content-Disposition is not form-data.")
+    values = {name: (token, quoted) for name, token, quoted in _parameters(_PARAMETER, semicolon + rest)}
+    for parameter in values:
+        if parameter.partition("*")[0] in {"name", "filename"} and parameter not in {"name", "filename", "filename*"}:
+            raise MalformedForm(f"The parameter {parameter} is not for forms (RFC 7578, section 4.2).")
+    name, name_plain = _name(values.get("name"))
+    filename, filename_plain = _filename(values.get("filename"), values.get("filename*"))
+    # Readers that know no escapes, or no tabs, may find other names than ours in other parameters.
+    usual = values.keys() <= {"name", "filename", "filename*"} and b"\t" not in value
+    faithful = usual and name_plain and filename_plain
+    if filename:
+        component = last_component(filename)
+        safe = name if component in {"", ".", ".."} else component
+        return name, safe, faithful and safe == filename
+    return name, filename, faithful
+
+
+def _name(value: tuple[bytes | None, bytes | None] | None) -> tuple[str, bool]:
+    raw = b"" if value is None else value[0] or value[1] or b""
+    plain = raw.replace(b'\\"', b'"')
+    if not raw:
+        raise MalformedForm("A part has no name.")
+    if b"\\" in plain:
+        raise MalformedForm("A part's name holds a backslash, which parsers read in two ways.")
+    try:
+        return plain.decode(), plain == raw
+    except UnicodeDecodeError:
+        raise MalformedForm("A part's name is not UTF-8.") from None
+
+
+def _filename(
+    value: tuple[bytes | None, bytes | None] | None, extended: tuple[bytes | None, bytes | None] | None
+) -> tuple[str | None, bool]:
+    """The filename, and whether the bytes of ``filename`` alone say just that."""
+    literal: str | None = None
+    plain = extended is None
+    if value is not None:
+        raw = value[0] or value[1] or b""
+        # The HTML standard decodes names with replacement; what is no UTF-8 becomes U+FFFD for everyone.
+        literal = raw.replace(b'\\"', b'"').decode("utf-8", "replace")
+        plain = raw == literal.encode()
+    if extended is None:
+        return literal, plain
+    intended = _extended(extended)
+    # RFC 6266, section 4.3: the extended one counts. ``filename`` may be anything beside it: an approximation in
+    # US-ASCII, or the encoded words of .NET and Spring.
+    return intended, plain and literal == intended
+
+
+def _extended(value: tuple[bytes | None, bytes | None]) -> str:
+    match = _EXTENDED.fullmatch(value[0] or value[1] or b"")
+    try:
+        name = None if match is None else unquote_to_bytes(match[2]).decode(match[1].decode("ascii"))
+    except UnicodeDecodeError:
+        name = None
+    if name is None:
+        raise MalformedForm("A part's filename* is outside the grammar of RFC 8187.")
+    if "\0" in name:  # written out as it is, and the end of the name to some readers
+        raise MalformedForm("A part's filename* holds NUL.")
+    return name
+
+
+def _quote(name: str) -> str:
+    # U+FFFD stands in for what UTF-8 cannot carry: a surrogate half, which JSON can name.
+    whole = name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

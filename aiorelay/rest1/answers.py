@@ -1,0 +1,109 @@
+"""An upstream's answer: passed back to the client as it comes, or serialized to be shown by a job."""
+
+import asyncio
+import base64
+import codecs
+from collections.abc import Iterable
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from aiorelay.errors import UpstreamFailed, UpstreamTimeout
+from aiorelay.http.fields import end_to_end, replace_all
+from aiorelay.observability.logs import REQUEST_ID, log, request_id
+
+__all__ = ["MAX_SERIALIZED_BODY", "pass_back", "serialize_response", "strip_default_headers"]
+
+
+async def pass_back(
+    request: web.Request, answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]], *, idle: float
+) -> web.StreamResponse:
+    """Give ``answer`` to the client of ``request``, with the headers ``added``.
+
+    An answer that breaks off breaks off for the client too, and so does one of which it takes no byte for ``idle``
+    seconds.
+    """
+    response = _UpstreamResponse(answer)
+    replace_all(response.headers, added)
+    try:
+        await response.prepare(request)
+        async for block in answer.content.iter_any():
+            async with asyncio.timeout(idle):
+                await response.write(block)
+        await response.write_eof()
+    except (aiohttp.ClientError, OSError, TimeoutError) as broken:
+        log.warning("the answer could not be passed back whole: %s", type(broken).__name__)
+        if request.transport is not None:
+            request.transport.abort()
+    return response
+
+
+class _UpstreamResponse(web.StreamResponse):
+    """The upstream's status and end-to-end headers, and which of them it has ``said``."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        super().__init__(status=answer.status, reason=answer.reason, headers=end_to_end(answer.headers))
+        self.said = frozenset(name.lower() for name in answer.headers)
+        # One that is here whole leaves in one write. Private to aiohttp; were it to go, there would be two.
+        self._send_headers_immediately = not answer.content.is_eof()
+
+
+async def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the request's id to any answer, and take back what aiohttp added to an upstream's.
+
+    To a client that knows no chunks, an answer of unknown length ends with the connection (RFC 9112, section 6.3):
+    aiohttp would keep that if asked to. To be called when an answer is about to begin (``on_response_prepare``).
+    """
+    response.headers[REQUEST_ID] = request_id.get()
+    said = response.said if isinstance(response, _UpstreamResponse) else {"content-type"}
+    for name in {"content-type", "server"} - said:
+        response.headers.pop(name, None)
+    if request.version < HttpVersion11 and response.content_length is None:
+        response.force_close()
+
+
+MAX_SERIALIZED_BODY: Final = 64 * 1024
+"""The most bytes of an answer's body that are kept: a thousand jobs may be."""
+
+
+async def serialize_response(answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The ``status``, ``headers`` (pairs, so that repeated ones stay) and ``body`` of an answer, read to its end.
+
+    The headers ``added`` are among them. ``body_encoding`` is ``utf-8`` for a body that is text, and ``base64`` for any
+    other; ``truncated`` says whether the answer goes on after the first BODY bytes. Raises ``UpstreamFailed`` or
+    ``UpstreamTimeout`` if it breaks off.
+    """
+    body = await _read_beginning(answer)
+    truncated = len(body) > MAX_SERIALIZED_BODY
+    try:  # a character that is cut in half at the end does not make the rest binary
+        text, encoding = (
+            codecs.getincrementaldecoder("utf-8")().decode(body[:MAX_SERIALIZED_BODY], final=not truncated),
+            "utf-8",
+        )
+    except UnicodeDecodeError:
+        text, encoding = base64.b64encode(body[:MAX_SERIALIZED_BODY]).decode(), "base64"
+    headers = end_to_end(answer.headers)
+    replace_all(headers, added)
+    return {
+        "status": answer.status,
+        "headers": [list(pair) for pair in headers.items()],
+        "body": text,
+        "body_encoding": encoding,
+        "truncated": truncated,
+    }
+
+
+async def _read_beginning(answer: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    try:
+        async for block in answer.content.iter_any():
+            body += block
+            if len(body) > MAX_SERIALIZED_BODY:
+                break
+    except TimeoutError:
+        raise UpstreamTimeout("The upload API fell silent in its answer.", error="http_response_timeout") from None
+    except (aiohttp.ClientError, OSError) as broken:
+        raise UpstreamFailed("The upload API's answer broke off.", error="http_response_incomplete") from broken
+    return bytes(body)

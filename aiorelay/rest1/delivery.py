@@ -1,0 +1,107 @@
+"""How a body gets to the upload API: at once, or whole on disk first and then, where that cannot do it twice, again.
+
+framed ──────────────▶ POST ─▶ answer
+   └──▶ Spool ─▶ POST, POST, POST ─▶ answer
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+
+import aiohttp
+from multidict import CIMultiDict
+
+from aiorelay.errors import UpstreamProblem
+from aiorelay.files.spool import Spool
+from aiorelay.multipart.framing import FramedBody
+from aiorelay.observability.logs import log
+from aiorelay.rest1.upstream import Upstream
+
+__all__ = ["Delivery"]
+
+_TRIES = 3
+# Answers of an upstream that is overloaded or away, not of one that refuses (RFC 9110, section 15.6).
+_PASSING = frozenset({502, 503, 504})
+_BROKEN = "connection_terminated"
+
+
+class Delivery:
+    """Sends bodies to ``upstream``, at once or by way of what ``spool`` makes.
+
+    ``spooled`` says which go to disk first: ``never``, those of ``unknown-length``, or ``always``.
+
+    A spooled body is tried three times in all where no byte of it can have reached the upstream, and, if its request
+    has an Idempotency-Key, also after a broken connection or an answer of 502, 503 or 504. ``backoff`` seconds are
+    waited before the second try, twice as many before the third. And before its first byte each try waits ``notice``
+    seconds on its connection: an upstream that accepts only to hang up has done so by then, and once a byte was sent
+    nobody can tell whether it was read.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        spool: Callable[[], Spool],
+        spooled: str,
+        *,
+        backoff: float = 0.5,
+        notice: float = 0.005,
+    ) -> None:
+        self.reachable = upstream.reachable
+        self._upstream = upstream
+        self._spool = spool
+        self._spooled = spooled
+        self._backoff = backoff
+        self._notice = notice
+
+    @asynccontextmanager
+    async def post(
+        self,
+        framed: FramedBody,
+        headers: "CIMultiDict[str]",
+        query: str,
+        on_sent: Callable[[int], object] = lambda _bytes: None,
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """Send a body as ``Upstream.post`` does. Raises what that and ``Spool.write`` raise."""
+        async with AsyncExitStack() as stack:
+            if self._spooled == "never" or (self._spooled == "unknown-length" and framed.length is not None):
+                yield await stack.enter_async_context(self._upstream.post(framed, headers, query, on_sent))
+                return
+            spool = await stack.enter_async_context(self._spool())
+            async for block in framed.blocks:
+                await spool.write(block)
+            await spool.end()
+
+            @asynccontextmanager
+            async def one_try() -> AsyncGenerator[aiohttp.ClientResponse, None]:
+                async with aclosing(spool.read()) as blocks:
+                    body = FramedBody(framed.boundary, spool.size, blocks)
+                    post = self._upstream.post(body, headers.copy(), query, on_sent, notice=self._notice)
+                    async with post as answer:
+                        yield answer
+
+            yield await self._answer(one_try, stack, repeatable="Idempotency-Key" in headers)
+
+    async def _answer(
+        self,
+        one_try: Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]],
+        stack: AsyncExitStack,
+        *,
+        repeatable: bool,
+    ) -> aiohttp.ClientResponse:
+        """Try until there is an answer to pass back, which ``stack`` keeps open."""
+        for attempt in range(1, _TRIES):
+            async with AsyncExitStack() as trying:
+                try:
+                    answer = await trying.enter_async_context(one_try())
+                except UpstreamProblem as problem:
+                    if problem.reached and not (repeatable and problem.error == _BROKEN):
+                        raise
+                    why = problem.error
+                else:
+                    if not repeatable or answer.status not in _PASSING:
+                        stack.push_async_exit(trying.pop_all())
+                        return answer
+                    why = f"status {answer.status}"
+            log.warning("the upstream did not take a spooled upload (%s); trying again", why)
+            await asyncio.sleep(self._backoff * 2 ** (attempt - 1))
+        return await stack.enter_async_context(one_try())

@@ -1,0 +1,174 @@
+"""Jobs on disk: one small file a job, so that what becomes of it can be told after the process that ran it.
+
+    <directory>/ID.json         written when a job begins, replaced when it ends, removed when it is forgotten
+    <directory>/ID.end          somebody asks the process that runs it to end it
+    <directory>/TOKEN.alive     locked (flock) by the process that wrote TOKEN into its files, for as long as it lives
+
+Processes may share a directory: the lock, which dies with its process, says whose unfinished jobs are lost. On a
+filesystem without flock every process counts as alive.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from aiorelay.errors import StartupError
+from aiorelay.files.writer import storage_problems
+from aiorelay.observability.logs import log
+
+__all__ = ["JobFiles", "Record"]
+
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_JSON: Final = "json"
+_END: Final = "end"
+_ALIVE: Final = "alive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A job as its file has it.
+
+    ``document`` is what clients are shown; ``version`` counts its changes; ``ended`` is when, in seconds since the
+    epoch, or None; ``process`` is the token of the process that runs or ran it.
+    """
+
+    id: str
+    owner: str | None
+    version: int
+    ended: float | None
+    document: dict[str, Any]
+    process: str
+
+
+class JobFiles:
+    """The files below ``directory``. ``process`` is our own token, once it is open."""
+
+    def __init__(self, directory: Path) -> None:
+        self.process = ""
+        self._directory = directory
+        self._lock = -1
+
+    def open(self) -> None:
+        """Make the directory if there is none, and say that we live. Raises ``StartupError``."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while self._lock < 0:
+                self.process = secrets.token_hex(16)
+                self._lock = _claim(self._path(self.process, _ALIVE))
+        except OSError as error:
+            raise StartupError(
+                f"cannot keep jobs in {self._directory}: {error.strerror}; choose another place with --state-dir"
+            ) from error
+
+    def close(self) -> None:
+        """Say that we live no more."""
+        with contextlib.suppress(OSError):
+            self._path(self.process, _ALIVE).unlink()
+        os.close(self._lock)
+        self._lock = -1
+
+    def write(self, record: Record) -> None:
+        """Make the job's file, or put a new one in its place. Raises ``StorageFull`` or ``Internal``."""
+        made = self._path(record.id, self.process)
+        with storage_problems():
+            try:
+                with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                    json.dump(asdict(record), file)
+                made.replace(self._path(record.id, _JSON))
+            except OSError:
+                made.unlink(missing_ok=True)
+                raise
+
+    def read(self, identity: str) -> Record | None:
+        """The record of a job; None if there is none, whatever ``identity`` is."""
+        if not _ID.fullmatch(identity):
+            return None
+        try:
+            return Record(**json.loads(self._path(identity, _JSON).read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("the file of a job cannot be read: %s", type(error).__name__)
+            return None
+
+    def remove(self, identity: str) -> None:
+        for ending in (_JSON, _END):
+            with contextlib.suppress(OSError):
+                self._path(identity, ending).unlink()
+
+    def request_cancellation(self, identity: str) -> None:
+        """Ask the process that runs a job to end it. Raises ``StorageFull`` or ``Internal``."""
+        with storage_problems():
+            self._path(identity, _END).touch(0o600)
+
+    def is_cancellation_requested(self, identity: str) -> bool:
+        """Whether another process asks for the end of a job."""
+        return self._path(identity, _END).exists()
+
+    def is_alive(self, process: str) -> bool:
+        """Whether the process with this token lives."""
+        try:
+            fd = os.open(self._path(process, _ALIVE), os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # held, or there are no locks here
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def orphans(self) -> Iterator[Record]:
+        """The records of processes that live no more; what else they left is swept away."""
+        paths = list(self._directory.iterdir())
+        for path in paths:
+            stem, _, ending = path.name.partition(".")
+            if ending == _JSON and (record := self.read(stem)) and not self.is_alive(record.process):
+                yield record
+            elif ending not in {_JSON, _END, _ALIVE} and not self.is_alive(ending):  # half-written
+                path.unlink(missing_ok=True)
+        for path in paths:  # last: whoever starts meanwhile must still see whose files these were
+            if path.name.endswith(f".{_ALIVE}"):
+                _remove_if_dead(path)
+
+    def _path(self, stem: str, ending: str) -> Path:
+        return self._directory / f"{stem}.{ending}"
+
+
+def _claim(path: Path) -> int:
+    """Make and lock the file that says that we live; -1 if somebody swept it away before it was locked."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return -1
+    except OSError:
+        return fd  # no flock on this filesystem; then nobody is ever taken for dead
+    if os.fstat(fd).st_nlink == 0:
+        os.close(fd)
+        return -1
+    return fd
+
+
+def _remove_if_dead(path: Path) -> None:
+    """Remove what says that a process lives, unless it does. Removed under its lock, it cannot be claimed meanwhile."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)

@@ -1,0 +1,88 @@
+"""The pages for people: what lies in aiorelay/rest1/web/assets, and the rules under which a browser may show it.
+
+GET /            the upload page
+GET /docs        the pages of the API, which show /openapi.json
+GET /assets/…    what the two are made of
+"""
+
+import hashlib
+from collections.abc import Mapping
+from html import escape
+from importlib import resources
+from string import Template
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+__all__ = ["Pages"]
+
+_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_OF_BOTH = ("icon.svg",)
+_OF_UPLOAD = ("page.css", "page.js", "entry.js", "sending.js", "ingesting.js", "verdict.js", "words.js")
+_OF_DOCS = ("docs.js", "swagger-ui/swagger-ui.css", "swagger-ui/swagger-ui-bundle.js")
+
+# CSP Level 3. Nothing from elsewhere, nothing inline, in nobody's frame.
+_POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "connect-src": "'self'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+    "frame-ancestors": "'none'",
+}
+# Swagger UI sets styles of its own, and its style sheet holds its pictures.
+_DOCS_POLICY = _POLICY | {"style-src": "'self' 'unsafe-inline'", "img-src": "'self' data:", "form-action": "'none'"}
+_HEADERS = {
+    hdrs.CACHE_CONTROL: "no-cache",  # kept, but asked for again: an upgrade is seen at once
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Pages:
+    """The routes of the pages; every link in them is relative, so that they work below any path.
+
+    ``field`` is the form field of files. The upload page is there if ``upload``; it asks for a token before it is told
+    to if ``wants_token``.
+    """
+
+    def __init__(self, field: str, *, upload: bool, wants_token: bool) -> None:
+        self._field = field
+        self._upload = upload
+        self._wants_token = wants_token
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        assets = [*_OF_BOTH, *_OF_DOCS]
+        router.add_get("/docs", _served(_asset("docs.html"), "html", _DOCS_POLICY))
+        if self._upload:
+            assets += _OF_UPLOAD
+            router.add_get("/", _served(self._upload_page(), "html", _POLICY))
+        for name in assets:
+            router.add_get(f"/assets/{name}", _served(_asset(name), name.rpartition(".")[2], _POLICY))
+
+    def _upload_page(self) -> bytes:
+        page = Template(_asset("index.html").decode())
+        return page.substitute(field=escape(self._field), token="wanted" if self._wants_token else "").encode()
+
+
+def _asset(name: str) -> bytes:
+    return resources.files("aiorelay.rest1.web").joinpath("assets", name).read_bytes()
+
+
+def _served(body: bytes, kind: str, policy: Mapping[str, str]) -> Handler:
+    """A handler that serves ``body``, or says that the client has it already (RFC 9110, section 13.1.2)."""
+    tag = hashlib.sha256(body).hexdigest()[:32]
+    headers = _HEADERS | {"Content-Security-Policy": "; ".join(map(" ".join, policy.items()))}
+
+    async def serve(request: web.Request) -> web.Response:
+        known = {each.value for each in request.if_none_match or ()}
+        if known & {tag, "*"}:
+            response = web.Response(status=304, headers=headers)
+        else:
+            response = web.Response(body=body, headers=headers, content_type=_TYPES[kind], charset="utf-8")
+        response.etag = tag
+        return response
+
+    return serve

@@ -1,0 +1,112 @@
+"""rest2, the embedded upload API: one route that stores each file of a form, whole or not at all."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from pathlib import Path
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from aiorelay.checks.pipeline import CheckFactory, checked
+from aiorelay.errors import MissingFile, ShuttingDown, WrongContentType
+from aiorelay.files.writer import StoredFile
+from aiorelay.http.authentication import LoopbackOrToken
+from aiorelay.http.middleware import add_catch_all_route, defer_100_continue, response_timeout
+from aiorelay.http.problem_details import problem_middleware
+from aiorelay.http.request_body import BodyTimeouts, RequestBody
+from aiorelay.http.request_smuggling import FROM_RELAYS, reject_ambiguous_requests
+from aiorelay.multipart.form import Form, Part
+from aiorelay.multipart.parser import FormLimits, read_form
+from aiorelay.observability.logs import REQUEST_ID, request_id, set_request_id
+from aiorelay.rest2.store import Incoming, Store
+
+__all__ = ["Rest2"]
+
+
+class Rest2:
+    """The storing server; ``checks`` judge every file, clients are waited for with ``timeouts``.
+
+    ``access``, if there is one, says who may come in.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        access: LoopbackOrToken | None,
+        *,
+        limits: FormLimits,
+        checks: Sequence[CheckFactory],
+        timeouts: BodyTimeouts,
+    ) -> None:
+        self._draining = False
+        self._store = store
+        self._access = access
+        self._limits = limits
+        self._checks = checks
+        self._timeouts = timeouts
+
+    def app(self) -> web.Application:
+        in_time = response_timeout(self._timeouts.idle)
+        app = web.Application(
+            middlewares=[in_time, _identified, reject_ambiguous_requests(FROM_RELAYS), problem_middleware]
+        )
+        app.router.add_post("/upload", self._upload, expect_handler=defer_100_continue)
+        add_catch_all_route(app.router)
+        return app
+
+    def drain(self) -> None:
+        """Take no more uploads; those under way go on."""
+        self._draining = True
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        if self._access is not None:
+            self._access.admit(request)
+        if self._draining:
+            raise ShuttingDown("The server takes no more uploads; try again soon.")
+        if request.content_type != "multipart/form-data":
+            raise WrongContentType("/upload takes a multipart/form-data body.")
+        body = RequestBody(request, self._timeouts)
+        form = read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
+        form = checked(form, self._checks)
+        async with self._store.receive() as incoming, aclosing(form.parts):
+            files = await _receive(form, incoming)
+            if not files:
+                raise MissingFile("The form carries no file.")
+            directory = await incoming.keep()
+        described = [_described(part, directory / file.name, file) for part, file in files]
+        return web.json_response({"status": "done", "path": described[0]["path"], "files": described})
+
+
+async def _receive(form: Form, incoming: Incoming) -> list[tuple[Part, StoredFile]]:
+    files = []
+    async for part in form.parts:
+        block = await anext(part.chunks, b"")
+        if part.filename is None or not (part.filename or block):  # a field, or an input that nobody filled in
+            async for _ in part.chunks:
+                pass
+            continue
+        writer = incoming.file(part.filename or part.name)
+        while block:
+            await writer.write(block)
+            block = await anext(part.chunks, b"")
+        files.append((part, await writer.close()))
+    return files
+
+
+def _described(part: Part, path: Path, file: StoredFile) -> dict[str, str | int]:
+    return {
+        "field": part.name,
+        "filename": part.filename or "",
+        "path": str(path),
+        "size": file.size,
+        "sha256": file.sha256,
+        "content_type": part.media_type or "application/octet-stream",
+    }
+
+
+@web.middleware
+async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
+    set_request_id(request.headers)
+    response = await handler(request)
+    response.headers[REQUEST_ID] = request_id.get()
+    return response

@@ -1,0 +1,263 @@
+"""Build both servers from the settings.
+
+ServerContext ─┬─ serve_rest2    the storing server, with its store
+└─ serve_rest1    the relay, with its upstream, sources, checks and jobs
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yarl import URL
+
+from aiorelay.certificates import tls
+from aiorelay.certificates.identity import Identity
+from aiorelay.checks.configured import configured_checks
+from aiorelay.checks.size import max_size
+from aiorelay.concurrency.threads import Threads
+from aiorelay.errors import StartupError
+from aiorelay.files.spool import Spool
+from aiorelay.http.authentication import Access, LoopbackOrToken, Tokens
+from aiorelay.http.request_body import BodyTimeouts
+from aiorelay.http.request_smuggling import FROM_RELAYS
+from aiorelay.multipart.parser import FormLimits
+from aiorelay.observability import logs
+from aiorelay.observability.metrics import Metrics
+from aiorelay.observability.tracing import NO_TRACING, Tracing, tracing
+from aiorelay.rest1.app import Rest1
+from aiorelay.rest1.delivery import Delivery
+from aiorelay.rest1.jobs.files import JobFiles
+from aiorelay.rest1.jobs.registry import Jobs
+from aiorelay.rest1.upstream import Upstream, Waits
+from aiorelay.rest1.web.pages import Pages
+from aiorelay.rest2 import store as stores
+from aiorelay.rest2.app import Rest2
+from aiorelay.server.listeners import HEAD_DEADLINE, Drain, address, serving
+from aiorelay.settings import Settings
+from aiorelay.sources.fetch import Fetcher, FetchLimits
+from aiorelay.sources.ingest import Sources
+
+__all__ = ["ServerContext", "serve_rest1", "serve_rest2"]
+
+_THREADS = 8
+# Bytes of a form that are neither file nor field: a hundred heads of the longest kind are more than any has.
+_FRAMING = 1024 * 1024
+# Certificates are looked after this often, in seconds: the wall clock may jump, so that no single wait would do.
+_RENEWAL_INTERVAL = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerContext:
+    """What both servers share: settings, bound sockets and base URLs by server, certificate, tokens, the drain."""
+
+    settings: Settings
+    sockets: Mapping[str, Sequence[socket.socket]]
+    urls: Mapping[str, str]
+    identity: Identity
+    tokens: Tokens | None
+    drain: Drain
+    metrics: Metrics = field(default_factory=Metrics)
+    identities: list[Identity] = field(default_factory=list)
+
+    @property
+    def limits(self) -> FormLimits:
+        return FormLimits(parts=self.settings.max_parts, fields_size=self.settings.max_fields_size)
+
+    @property
+    def timeouts(self) -> BodyTimeouts:
+        return BodyTimeouts(self.settings.idle_timeout, self.settings.min_rate)
+
+    def reload(self) -> None:
+        """Read certificates and tokens again; what cannot be used is logged, and stays as it was."""
+        if self.tokens is not None:
+            self.tokens.refresh()
+        self._each_identity(Identity.reload)
+
+    @asynccontextmanager
+    async def renewing_certificates(self) -> AsyncGenerator[None, None]:
+        """Renew certificates in time, for as long as the context lasts."""
+        upkeep = asyncio.create_task(self._renew_certificates())
+        try:
+            yield
+        finally:
+            upkeep.cancel()
+
+    async def _renew_certificates(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEWAL_INTERVAL)
+            self._each_identity(Identity.renew)
+
+    def _each_identity(self, tend: Callable[[Identity], None]) -> None:
+        for identity in (self.identity, *self.identities):
+            try:
+                tend(identity)
+            except StartupError as problem:
+                logs.log.error("the certificate stays as it was: %s", problem)
+
+
+@asynccontextmanager
+async def serve_rest2(shared: ServerContext) -> AsyncGenerator[stores.Store, None]:
+    """Serve rest2. Raises ``StartupError``."""
+    settings = shared.settings
+    with _store(settings) as store:
+        access = LoopbackOrToken(shared.tokens) if shared.tokens or settings.client_ca else None
+        checks = [max_size(settings.max_size)]
+        rest2 = Rest2(store, access, limits=shared.limits, checks=checks, timeouts=shared.timeouts)
+        context, sockets = shared.identity.context, shared.sockets["rest2"]
+        async with serving(rest2.app(), sockets, context, shared.drain, heads=FROM_RELAYS):
+            try:
+                yield store
+            finally:
+                rest2.drain()
+
+
+@asynccontextmanager
+async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
+    """Serve rest1. Raises ``StartupError``."""
+    settings = shared.settings
+    async with AsyncExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
+        spool = _spool(settings, pool)
+        traced = await stack.enter_async_context(tracing(settings.grace)) if settings.otel else NO_TRACING
+        upstream = await stack.enter_async_context(_upstream(shared, traced))
+        sources = Sources(stack.enter_context(_fetcher(shared)), settings.local_root, pool)
+        jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
+        stack.push_async_callback(shared.drain.requests, jobs.tasks)
+        rest1 = Rest1(
+            Delivery(upstream, spool, _spooled(settings)),
+            sources,
+            jobs,
+            Access(shared.tokens, settings.trusted_proxy),
+            shared.metrics,
+            traced,
+            Pages(settings.field, upload=settings.page, wants_token=shared.tokens is not None),
+            field=settings.field,
+            limits=shared.limits,
+            max_uploads=settings.max_uploads,
+            checks=configured_checks(
+                settings,
+                pool,
+                stack.enter_context(Threads("validator")),
+                spool=spool,
+                on_scan=shared.metrics.scanned,
+                on_timeout=shared.metrics.validators_given_up.inc,
+            ),
+            timeouts=shared.timeouts,
+            pool=pool,
+            stored_status=settings.stored_status,
+            allow_pieces=settings.allow_pieces,
+        )
+        context = _relay_identity(shared).context
+        await stack.enter_async_context(serving(rest1.app(), shared.sockets["rest1"], context, shared.drain))
+        stack.callback(rest1.drain)
+        yield
+
+
+def _relay_identity(shared: ServerContext) -> Identity:
+    """The identity of rest1: a context of its own where it asks clients for a certificate, which rest2 does not."""
+    settings = shared.settings
+    if settings.client_ca is None:
+        if not settings.token_file and not _is_loopback(shared.sockets["rest1"]):
+            logs.log.warning("anyone who can reach this machine may upload: see --token-file and --client-ca")
+        return shared.identity
+    identity = Identity(settings, address(settings.host))
+    tls.require_client_certificates(identity.context, settings.client_ca)
+    shared.identities.append(identity)
+    return identity
+
+
+def _is_loopback(sockets: Sequence[socket.socket]) -> bool:
+    return all(ipaddress.ip_address(each.getsockname()[0].partition("%")[0]).is_loopback for each in sockets)
+
+
+@contextlib.contextmanager
+def _fetcher(shared: ServerContext) -> Generator[Fetcher, None, None]:
+    settings = shared.settings
+    fetcher = Fetcher(
+        allowed=settings.allow_net,
+        own=[each.getsockname()[:2] for bound in shared.sockets.values() for each in bound],
+        hosts=settings.allow_host,
+        limits=FetchLimits(idle=settings.idle_timeout, min_rate=settings.min_rate),
+    )
+    try:
+        yield fetcher
+    finally:
+        fetcher.close()
+
+
+@asynccontextmanager
+async def _upstream(shared: ServerContext, traced: Tracing) -> AsyncGenerator[Upstream, None]:
+    settings, identity = shared.settings, shared.identity
+    target = settings.upstream or URL(f"{shared.urls['rest2']}/upload")
+    if settings.upstream is None:
+        context = identity.client_context_by_name()
+    else:
+        authorities = [settings.upstream_ca] if settings.upstream_ca else [identity.ca]
+        context = tls.client_context(
+            authorities, system_trust=settings.upstream_ca is None, verify=not settings.upstream_insecure
+        )
+    if settings.upstream_insecure:
+        logs.log.warning(
+            "upstream-insecure is on: whoever is between the relay and the upstream can read and change uploads"
+        )
+    async with Upstream(
+        target,
+        context=context,
+        server_name=identity.name if settings.upstream is None else None,
+        headers=settings.upstream_header,
+        waits=Waits(idle=settings.idle_timeout, answer=settings.answer_timeout),
+        keeps_idle=HEAD_DEADLINE if settings.upstream is None else 0.0,
+        tracing=traced,
+    ) as upstream:
+        yield upstream
+
+
+def _spooled(settings: Settings) -> str:
+    if settings.upstream_mode == "spool":
+        return "always"
+    return "unknown-length" if settings.upstream_chunked == "never" else "never"
+
+
+def _spool(settings: Settings, pool: Executor) -> Callable[[], Spool]:
+    """Make spools in the state directory, each with room for the largest file and the form around it."""
+    directory = settings.state_dir / "spool"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(
+            f"cannot spool in {directory}: {error.strerror}; choose another place with --state-dir"
+        ) from error
+    quota = settings.max_size + settings.max_fields_size + _FRAMING
+    return lambda: Spool(directory, quota, pool)
+
+
+@contextlib.contextmanager
+def _store(settings: Settings) -> Generator[stores.Store, None, None]:
+    """The opened store; one in a temporary directory leaves that behind unless it is empty."""
+    with contextlib.ExitStack() as stack:
+        root = settings.store or _temporary(stack)
+        store = stores.Store(root, fsync=settings.durable)
+        store.open()
+        stack.callback(store.close)
+        yield store
+
+
+def _temporary(stack: contextlib.ExitStack) -> Path:
+    try:
+        root = Path(tempfile.mkdtemp(prefix="aiorelay-store-"))
+    except OSError as error:
+        raise StartupError(f"cannot make a temporary store: {error.strerror}; choose a place with --store") from error
+
+    def leave() -> None:
+        with contextlib.suppress(OSError):
+            root.rmdir()
+
+    stack.callback(leave)
+    return root

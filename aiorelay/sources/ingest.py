@@ -1,0 +1,263 @@
+"""Forms made by the relay itself: a raw body, or files that a JSON request names, read here or fetched.
+
+raw body ──────────────┐
+{"somefile": SOURCE} ──┴─▶ Form, its length the sources' own plus the framing, if all of them are known
+"""
+
+import json
+import re
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from aiorelay.checks.digests import expect_sha256
+from aiorelay.checks.pipeline import with_checks
+from aiorelay.errors import BadSource, MalformedJson, MissingFile, TooLarge, TooManyParts, WrongContentType
+from aiorelay.files.filenames import last_component, media_type_by_extension
+from aiorelay.files.local import open_local
+from aiorelay.multipart.form import Form, Part
+from aiorelay.multipart.framing import canonical_length
+from aiorelay.multipart.parser import FormLimits
+from aiorelay.sources.fetch import Fetcher
+
+__all__ = ["Ingest", "Source", "Sources", "raw_form", "read_ingest"]
+
+_MEMBERS = {"source", "filename", "content_type", "sha256"}
+_URL = re.compile(r"https?://", re.IGNORECASE)
+# RFC 9110, section 8.3.1, with parameters left to whoever reads them.
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*(;[\t -~]*)?")
+_MULTIPART = re.compile(r"multipart/", re.IGNORECASE)
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
+_OCTETS = "application/octet-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file to read or fetch: an absolute path or an http(s) URL, and what is to be said of it."""
+
+    location: str
+    filename: str | None = None
+    content_type: str | None = None
+    sha256: str | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        return _URL.match(self.location) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """What a JSON request asks for: plain fields, then files, all of them in the form field ``field``."""
+
+    field: str
+    fields: tuple[tuple[str, str], ...]
+    sources: tuple[Source, ...]
+
+
+def read_ingest(body: bytes, field: str) -> Ingest:
+    """Read a JSON request. Raises ``MalformedJson``, ``MissingFile`` or ``BadSource``."""
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise MalformedJson(f"The body is not JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise MalformedJson(f'The JSON must be an object such as {{"{field}": SOURCE}}.')
+    named = document.pop(field, None)
+    sources = named if isinstance(named, list) else [] if named is None else [named]
+    if not sources:
+        raise MissingFile(f"The JSON names no file; its member {field!r} must be a path, a URL, an object or a list.")
+    for name, value in document.items():
+        if not isinstance(value, str):
+            raise BadSource(f"The member {name!r} is not a string; only {field!r} may be anything else.")
+        if not name or "\\" in name or "\0" in name:  # as ``multipart.part_head`` does
+            raise BadSource("A member that is empty or holds a backslash or NUL cannot be the name of a form field.")
+    return Ingest(field, tuple(document.items()), tuple(_source(each) for each in sources))
+
+
+class Sources:
+    """Opens what JSON requests name: local files below ``roots``, remote ones through ``fetcher``.
+
+    ``pool`` does the arithmetic of their checksums.
+    """
+
+    def __init__(self, fetcher: Fetcher, roots: Sequence[Path], pool: Executor) -> None:
+        self._fetcher = fetcher
+        self._roots = roots
+        self._pool = pool
+
+    async def judge(self, ingest: Ingest, limits: FormLimits) -> None:
+        """Raise what can be said against ``ingest`` without asking the network: what ``form`` would raise, too."""
+        _bound(ingest, limits)
+        for source in ingest.sources:
+            if source.is_remote:
+                self._fetcher.judge(source.location)
+            else:
+                await (await open_local(source.location, self._roots)).close()
+
+    async def form(
+        self, ingest: Ingest, limits: FormLimits, *, on_total: Callable[[int], object] = lambda _total: None
+    ) -> Form:
+        """The form that ``ingest`` describes.
+
+        Local files are opened here, and a remote one if there is just one, so that a refusal comes early and the
+        length is known. Of several remote files each is fetched when its turn comes. Raises what opening raises.
+        ``on_total`` is told the bytes of all files together, once and as soon as that is known, if ever.
+        """
+        _bound(ingest, limits)
+        remote = sum(source.is_remote for source in ingest.sources)
+        fields = [_field(name, value) for name, value in ingest.fields]
+        boundary = _boundary()
+        opened: list[Part | None] = []
+        stack = AsyncExitStack()
+        try:
+            for source in ingest.sources:
+                ahead = not source.is_remote or remote == 1
+                opened.append(await self._open(source, ingest.field, stack) if ahead else None)
+        except BaseException:
+            await stack.aclose()
+            raise
+        known = [part for part in opened if part is not None]
+        _tell_total(opened, on_total)
+        length = canonical_length(boundary, fields + known) if len(known) == len(opened) else None
+        return Form(boundary, self._parts(ingest, fields, opened, stack, on_total), length)
+
+    async def _parts(
+        self,
+        ingest: Ingest,
+        fields: list[Part],
+        opened: list[Part | None],
+        stack: AsyncExitStack,
+        on_total: Callable[[int], object],
+    ) -> AsyncGenerator[Part, None]:
+        async with stack:
+            for field in fields:
+                yield field
+            for place, source in enumerate(ingest.sources):
+                part = opened[place]
+                if part is not None:
+                    yield part
+                    continue
+                async with AsyncExitStack() as turn:
+                    opened[place] = part = await self._open(source, ingest.field, turn)
+                    _tell_total(opened, on_total)
+                    yield part
+
+    async def _open(self, source: Source, field: str, stack: AsyncExitStack) -> Part:
+        if source.is_remote:
+            remote = await stack.enter_async_context(self._fetcher.open(source.location))
+            part = _file(field, remote.filename, _of_one_file(remote.media_type), remote.size, remote.chunks)
+        else:
+            local = await open_local(source.location, self._roots)
+            stack.push_async_callback(local.close)
+            part = _file(field, local.name, None, local.size, local.chunks)
+        if source.filename is not None:
+            part.filename = _safe(source.filename) or field
+        part.media_type = source.content_type or part.media_type or _type_of(part.filename)
+        return part if source.sha256 is None else with_checks(part, [expect_sha256(source.sha256, self._pool)])
+
+
+def raw_form(
+    read: Callable[[], Awaitable[bytes]], length: int | None, *, field: str, filename: str, media_type: str | None
+) -> Form:
+    """A raw body of ``length`` bytes (or None), which ``read`` gives block by block, as a form of one file.
+
+    Raises ``WrongContentType`` if it says that it is itself a form, or another body of several parts.
+    """
+    if media_type is not None and _MULTIPART.match(media_type):
+        raise WrongContentType("A raw body is one file; a form is sent with POST.")
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        while block := await read():
+            yield block
+
+    async def parts() -> AsyncGenerator[Part, None]:
+        yield part
+
+    name = _safe(filename)
+    part = _file(field, name, media_type or _type_of(name), length, chunks())
+    boundary = _boundary()
+    return Form(boundary, parts(), canonical_length(boundary, [part]))
+
+
+def _source(value: Any) -> Source:
+    if isinstance(value, str):
+        value = {"source": value}
+    if not isinstance(value, dict) or not all(isinstance(member, str) for member in value.values()):
+        raise BadSource('A source is a path, a URL, or an object of strings such as {"source": …, "filename": …}.')
+    if unknown := value.keys() - _MEMBERS:
+        raise BadSource(f"A source has no member {min(unknown)!r}; it may have {', '.join(sorted(_MEMBERS))}.")
+    source = Source(value.get("source", ""), value.get("filename"), value.get("content_type"), value.get("sha256"))
+    if not source.is_remote and not source.location.startswith("/"):
+        raise BadSource("A source must be an absolute local path or an http(s) URL.")
+    if source.content_type is not None and not _MEDIA_TYPE.fullmatch(source.content_type):
+        raise BadSource("A source's content_type must be a media type such as application/pdf.")
+    if source.content_type is not None and _MULTIPART.match(source.content_type):
+        raise BadSource("A source's content_type must not be multipart.")
+    if source.sha256 is not None and not _SHA256.fullmatch(source.sha256):
+        raise BadSource("A source's sha256 must be 64 hexadecimal digits.")
+    return source
+
+
+def _bound(ingest: Ingest, limits: FormLimits) -> None:
+    if len(ingest.fields) + len(ingest.sources) > limits.parts:
+        raise TooManyParts(f"The JSON makes more than {limits.parts} parts.")
+    if sum(_field(name, value).size or 0 for name, value in ingest.fields) > limits.fields_size:
+        raise TooLarge(f"The JSON's fields together are larger than {limits.fields_size} bytes.")
+
+
+def _tell_total(opened: Iterable[Part | None], on_total: Callable[[int], object]) -> None:
+    sizes = [None if part is None else part.size for part in opened]
+    known = [size for size in sizes if size is not None]
+    if len(known) == len(sizes):
+        on_total(sum(known))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object repeats a member")
+    return members
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _field(name: str, value: str) -> Part:
+    text = value.encode("utf-8", "replace")
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        if text:
+            yield text
+
+    return Part(name=name, filename=None, media_type=None, size=len(text), chunks=chunks())
+
+
+def _file(
+    field: str, filename: str | None, media_type: str | None, size: int | None, chunks: AsyncIterator[bytes]
+) -> Part:
+    return Part(name=field, filename=filename or field, media_type=media_type, size=size, chunks=chunks)
+
+
+def _safe(filename: str) -> str:
+    """A filename's last component without NUL, which no parser agrees on; empty where nothing is left."""
+    name = last_component(filename).replace("\0", "")
+    return "" if name in {".", ".."} else name
+
+
+def _of_one_file(media_type: str | None) -> str | None:
+    """What a server calls its file, if a part may be called so: a multipart type would nest a form in the form."""
+    is_one = media_type is not None and _MEDIA_TYPE.fullmatch(media_type) and not _MULTIPART.match(media_type)
+    return media_type if is_one else None
+
+
+def _type_of(filename: str | None) -> str:
+    return media_type_by_extension(filename or "") or _OCTETS
+
+
+def _boundary() -> bytes:
+    return b"aiorelay-" + secrets.token_hex(16).encode()

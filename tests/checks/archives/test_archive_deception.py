@@ -1,0 +1,34 @@
+"""Archives that are not what they declare: refused, or no program unpacks more from them than the limits allow."""
+
+import io
+import tracemalloc
+from collections.abc import Callable
+
+import pytest
+from archive_files import (
+    python_zip,
+    verdict,
+)
+from deceptive_archives import LIARS, MIB, MOST_BYTES, MOST_ENTRIES
+
+from aiorelay.checks.archives.check import UnpackLimits, inspect
+
+
+@pytest.mark.parametrize(("make", "reason"), LIARS.values(), ids=LIARS)
+def test_refused(make: Callable[[], bytes], reason: str) -> None:
+    found = verdict(make(), max_size=MOST_BYTES, max_entries=MOST_ENTRIES)
+    assert found is not None
+    assert any(part in found for part in reason.split("|")), found
+
+
+@pytest.mark.parametrize("method", [8, 12])
+def test_large_entries_are_never_in_memory(method: int) -> None:
+    packed = python_zip(("zeros", bytes(64 * MIB)), method=method)
+    limits = UnpackLimits(max_ratio=10**6, max_size=65 * MIB, max_entries=1)
+    tracemalloc.start()
+    try:
+        inspect(io.BytesIO(packed), limits)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * MIB

@@ -1,0 +1,176 @@
+"""The description of rest1: valid, complete, and true."""
+
+import asyncio
+import copy
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+import aiohttp
+import pytest
+from aiohttp import web
+from openapi_spec_validator import validate
+
+from aiorelay.errors import MissingFile, Problem
+from aiorelay.http.authentication import Access
+from aiorelay.http.problem_details import problem_response
+from aiorelay.http.request_body import BodyTimeouts
+from aiorelay.multipart.parser import FormLimits
+from aiorelay.observability.metrics import Metrics
+from aiorelay.observability.tracing import NO_TRACING
+from aiorelay.rest1.app import Rest1
+from aiorelay.rest1.jobs.registry import State
+from aiorelay.rest1.openapi import document
+from aiorelay.rest1.web.pages import Pages
+
+NOBODY: Any = None
+"""Stands where a route only leads to what a request would need."""
+
+
+def app(*, upload_page: bool = True) -> web.Application:
+    return Rest1(
+        NOBODY,
+        NOBODY,
+        NOBODY,
+        Access(),
+        Metrics(),
+        NO_TRACING,
+        Pages("somefile", upload=upload_page, wants_token=False),
+        field="somefile",
+        limits=FormLimits(parts=1, fields_size=1),
+        max_uploads=1,
+        checks=[],
+        timeouts=BodyTimeouts(1, 1),
+        pool=NOBODY,
+        stored_status=[],
+        allow_pieces=False,
+    ).app()
+
+
+def routes(application: web.Application) -> set[tuple[str, str]]:
+    """Every route by method and path, save those of what the pages are made of, and the one for all other paths."""
+    everything = {(route.method, route.resource.canonical) for route in application.router.routes()}
+    return {(method, path) for method, path in everything if method != "*" and not path.startswith("/assets/")}
+
+
+def operations(described: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(method.upper(), path) for path, item in described["paths"].items() for method in item}
+
+
+def problem_classes(above: type[Problem] = Problem) -> set[type[Problem]]:
+    """Every problem that the package defines."""
+    below = {each for each in above.__subclasses__() if each.__module__.startswith("aiorelay.")}
+    return {each for each in below if hasattr(each, "code")}.union(*map(problem_classes, below))
+
+
+DOCUMENT = document(routes(app()), "somefile")
+OPERATIONS = {(method, path): DOCUMENT["paths"][path][method.lower()] for method, path in sorted(operations(DOCUMENT))}
+PROBLEM = DOCUMENT["components"]["schemas"]["Problem"]["properties"]
+
+
+def test_it_is_openapi_3_1():
+    validate(DOCUMENT)
+    assert DOCUMENT["openapi"].startswith("3.1.")
+
+
+@pytest.mark.parametrize("upload_page", [True, False])
+def test_every_route_is_described_and_nothing_else(upload_page):
+    registered = routes(app(upload_page=upload_page))
+    assert operations(document(registered, "somefile")) == registered
+
+
+def test_its_version_is_that_of_the_package():
+    assert DOCUMENT["info"]["version"] == version("aiorelay")
+
+
+def test_every_operation_has_a_name_of_its_own():
+    named = [operation["operationId"] for operation in OPERATIONS.values()]
+    assert len(set(named)) == len(named)
+
+
+def test_every_problem_is_described():
+    every = problem_classes()
+    assert every
+    assert set(PROBLEM["type"]["enum"]) == {f"urn:aiorelay:{each.code}" for each in every}
+    assert set(PROBLEM["status"]["enum"]) == {each.status for each in every}
+    assert set(PROBLEM["title"]["enum"]) == {each.title for each in every}
+
+
+def test_every_problem_but_those_of_routing_is_met_by_some_operation():
+    met = set()
+    for operation in OPERATIONS.values():
+        for response in operation["responses"].values():
+            schema = response.get("content", {}).get("application/problem+json", {}).get("schema", {})
+            for narrowed in schema.get("allOf", []):
+                met.update(narrowed.get("properties", {}).get("type", {}).get("enum", []))
+    assert set(PROBLEM["type"]["enum"]) - met == {"urn:aiorelay:method-not-allowed"}
+
+
+def test_a_problem_has_the_members_that_are_rendered():
+    rendered = json.loads(problem_response(MissingFile("why"), "id").body)
+    assert set(DOCUMENT["components"]["schemas"]["Problem"]["required"]) == set(rendered) == set(PROBLEM)
+
+
+def test_a_job_has_the_states_that_there_are():
+    assert DOCUMENT["components"]["schemas"]["Job"]["properties"]["state"]["enum"] == list(get_args(State))
+
+
+@pytest.mark.parametrize("name", ["somefile", "attachment"])
+def test_files_are_in_the_field_that_the_relay_was_told(name):
+    schemas = document(routes(app()), name)["components"]["schemas"]
+    assert schemas["Form"]["required"] == schemas["Ingest"]["required"] == [name]
+
+
+async def test_the_relay_serves_it(aiorelay_server):
+    chain = await aiorelay_server(field="attachment")
+    async with aiohttp.ClientSession() as session, session.get(f"{chain.rest1}/openapi.json", ssl=chain.tls) as answer:
+        assert answer.status == 200
+        assert answer.content_type == "application/json"
+        assert await answer.json() == document(routes(app()), "attachment")
+
+
+def for_a_machine(described: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The same document for a client that draws its values at random, where it takes more than that to be right.
+
+    A source must be there, a digest that of the body, and a raw body anything but a form; and a random word is no
+    preference for jobs.
+    """
+    told = copy.deepcopy(described)
+    told["components"]["schemas"]["Source"] = {"enum": [str(file), {"source": str(file), "filename": "a.bin"}]}
+    del told["paths"]["/upload/{filename}"]["put"]["requestBody"]["content"]["*/*"]
+    preference = {"schema": {"anyOf": [{"const": "respond-async"}, {"type": "string"}]}}
+    for item in told["paths"].values():
+        for operation in item.values():
+            drawn = [each for each in operation["parameters"] if each["name"] not in {"Content-Digest", "Repr-Digest"}]
+            operation["parameters"] = [each | preference if each["name"] == "Prefer" else each for each in drawn]
+    return told
+
+
+@pytest.mark.timeout(300)
+async def test_the_relay_answers_as_described_to_whatever_schemathesis_makes_up(aiorelay_server, tmp_path):
+    (root := tmp_path / "root").mkdir()
+    (file := root / "a.bin").write_bytes(b"content")
+    chain = await aiorelay_server(local_root=[root])
+    (told := tmp_path / "openapi.json").write_text(json.dumps(for_a_machine(DOCUMENT, file)))
+    run = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("schemathesis"),
+        "run",
+        str(told),
+        f"--url={chain.rest1}",
+        f"--tls-verify={chain.ca}",
+        "--seed=1",
+        "--max-examples=10",
+        "--generation-database=none",
+        "--checks=all",
+        "--exclude-checks=use_after_free",  # a job that was cancelled is still there to be seen
+        "--no-color",
+        cwd=tmp_path,  # where it keeps what it finds
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await run.communicate()
+    assert run.returncode == 0, said.decode()
+    assert chain.stored()
