@@ -25,25 +25,46 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aiorelay.checks.pipeline import Validator
     from aiorelay.errors import Refused, StartupError
-    from aiorelay.multipart.form import Part
+    from aiorelay.multipart.form import FileInfo, Part
+    from aiorelay.pytest_fixture import StartChain
     from aiorelay.server.lifecycle import Chain, serve
-    from aiorelay.settings import Settings
+    from aiorelay.settings import Settings, SettingsError
 
-__all__ = ["Chain", "Part", "Refused", "Settings", "StartupError", "Validator", "serve"]
+    __version__: str
+
+__all__ = [
+    "Chain",
+    "FileInfo",
+    "Part",
+    "Refused",
+    "Settings",
+    "SettingsError",
+    "StartChain",
+    "StartupError",
+    "Validator",
+    "__version__",
+    "serve",
+]
 
 _MODULE_OF = {
     "Chain": "server.lifecycle",
+    "FileInfo": "multipart.form",
     "Part": "multipart.form",
     "Refused": "errors",
     "Settings": "settings",
+    "SettingsError": "settings",
+    "StartChain": "pytest_fixture",
     "StartupError": "errors",
     "Validator": "checks.pipeline",
     "serve": "server.lifecycle",
 }
 
+if not TYPE_CHECKING:  # a type checker would take every name for one of these
 
-def __getattr__(name: str) -> object:
-    """Import what is asked for only then (PEP 562): ``aiorelay config`` needs no HTTP."""
-    if name in _MODULE_OF:
-        return getattr(import_module(f"aiorelay.{_MODULE_OF[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Import what is asked for only then (PEP 562): ``aiorelay config`` needs no HTTP."""
+        if name == "__version__":
+            return import_module("importlib.metadata").version("aiorelay")
+        if name in _MODULE_OF:
+            return getattr(import_module(f"aiorelay.{_MODULE_OF[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,14 +1,22 @@
 """What ``aiorelay_server`` gives: chains that run in the loop of the test. It is loaded by the first test that asks."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Protocol, Unpack
 
 import pytest
 import pytest_asyncio
 
 from aiorelay.server.lifecycle import Chain, serve
 from aiorelay.settings import Settings
+from aiorelay.settings.arguments import Arguments
+
+
+class StartChain(Protocol):
+    """What the fixture ``aiorelay_server`` is: it starts a chain with the settings that it is given."""
+
+    def __call__(self, **settings: Unpack[Arguments]) -> Awaitable[Chain]: ...
 
 
 @pytest.fixture(scope="session")
@@ -20,14 +28,14 @@ def _aiorelay_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture
 async def _aiorelay_chains(
     tmp_path_factory: pytest.TempPathFactory, _aiorelay_state: Path
-) -> AsyncGenerator[Callable[..., Awaitable[Chain]], None]:
+) -> AsyncGenerator[StartChain, None]:
     """A factory of running chains, which are closed with the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: object) -> Chain:
-            defaults = {"rest1_port": 0, "rest2_port": 0, "state_dir": _aiorelay_state, "grace": 0}
+        async def start(**settings: Unpack[Arguments]) -> Chain:
+            defaults: dict[str, object] = {"rest1_port": 0, "rest2_port": 0, "state_dir": _aiorelay_state, "grace": 0}
             if "store" not in settings:
                 defaults |= {"store": tmp_path_factory.mktemp("aiorelay-store"), "fsync": False}
-            return await stack.enter_async_context(serve(Settings(**(defaults | settings))))
+            return await stack.enter_async_context(serve(Settings.of({**defaults, **settings})))
 
         yield start

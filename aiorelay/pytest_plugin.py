@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from aiorelay.server.lifecycle import Chain
+    from aiorelay.pytest_fixture import StartChain
 
 __all__ = ["aiorelay_server"]
 
@@ -25,7 +23,7 @@ _FIXTURES = "aiorelay.pytest_fixture"
 
 
 @pytest.fixture
-def aiorelay_server(request: pytest.FixtureRequest) -> Callable[..., Awaitable[Chain]]:
+def aiorelay_server(request: pytest.FixtureRequest) -> StartChain:
     """A factory of running chains, which takes any setting by name.
 
     Each chain has free ports, a store of its own and the session's CA, unless told otherwise, and is closed
@@ -35,5 +33,5 @@ def aiorelay_server(request: pytest.FixtureRequest) -> Callable[..., Awaitable[C
     if not plugins.hasplugin("asyncio"):
         pytest.fail("aiorelay_server needs pytest-asyncio: pip install pytest-aiohttp", pytrace=False)
     plugins.import_plugin(_FIXTURES)  # the servers, and fixtures that pytest-asyncio runs; once is enough
-    chains: Callable[..., Awaitable[Chain]] = request.getfixturevalue("_aiorelay_chains")
+    chains: StartChain = request.getfixturevalue("_aiorelay_chains")
     return chains

@@ -20,8 +20,8 @@ FLOORS = (
     {"sources"},
     {"rest1", "rest2"},
     {"server"},
-    {"__init__", "cli", "pytest_fixture"},
-    {"pytest_plugin"},
+    {"cli", "pytest_fixture"},
+    {"__init__", "pytest_plugin"},
     {"__main__"},
 )
 FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}

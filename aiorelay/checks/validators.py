@@ -6,7 +6,7 @@ from typing import cast
 
 from aiorelay.checks.pipeline import Check, CheckFactory, ThreadedCheck, Validator
 from aiorelay.errors import Refused
-from aiorelay.multipart.form import Part
+from aiorelay.multipart.form import FileInfo, Part
 from aiorelay.settings.kinds import find_validator
 
 __all__ = ["load_validator"]
@@ -15,20 +15,21 @@ __all__ = ["load_validator"]
 def load_validator(
     name: str, pool: Executor, *, timeout: float | None = None, on_timeout: Callable[[], object] = lambda: None
 ) -> CheckFactory:
-    """Find the callable ``name``, ``(part: Part) -> Validator``, and make a check of it for every file.
+    """Find the callable ``name``, ``(file: FileInfo) -> Validator``, and make a check of it for every file.
 
     It is called, and its validators run, in threads of ``pool``, one call at a time for each file: they may be slow,
     but none may take longer than ``timeout`` seconds for a piece of the file or for its verdict. ``on_timeout`` is
     called for each that does.
-    Raises ``Unfit`` if there is no such callable.
+    Raises ``InvalidValueError`` if there is no such callable.
     """
-    make_validator = cast("Callable[[Part], Validator]", find_validator(name))
+    make_validator = cast("Callable[[FileInfo], Validator]", find_validator(name))
 
     def make(part: Part) -> Check | None:
-        if not part.is_file:
+        if part.filename is None:
             return None
+        file = FileInfo(part.name, part.filename, part.media_type, part.size)
         return ThreadedCheck(
-            _LazyValidator(make_validator, part),
+            _LazyValidator(make_validator, file),
             pool,
             name=f"validator {name}",
             objections=Refused,
@@ -42,9 +43,9 @@ def load_validator(
 class _LazyValidator:
     """A validator that is only made when it is first needed: in its thread, where it may take its time."""
 
-    def __init__(self, make: Callable[[Part], Validator], part: Part) -> None:
+    def __init__(self, make: Callable[[FileInfo], Validator], file: FileInfo) -> None:
         self._make = make
-        self._part = part
+        self._file = file
         self._made: Validator | None = None
 
     def feed(self, chunk: bytes) -> None:
@@ -55,5 +56,5 @@ class _LazyValidator:
 
     def _validator(self) -> Validator:
         if self._made is None:
-            self._made = self._make(self._part)
+            self._made = self._make(self._file)
         return self._made

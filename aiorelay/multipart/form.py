@@ -8,7 +8,7 @@ Back-pressure is the iterator: nothing here buffers, and a refusal is an excepti
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
-__all__ = ["Form", "Part"]
+__all__ = ["FileInfo", "Form", "Part"]
 
 
 @dataclass(slots=True)
@@ -38,6 +38,19 @@ class Part:
     def is_file(self) -> bool:
         """Whether this part is a file input, if only an empty one."""
         return self.filename is not None
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What is known of a file before its bytes: the members of its part, without the stream.
+
+    ``size`` is None where the length is not known before the end.
+    """
+
+    name: str
+    filename: str
+    media_type: str | None
+    size: int | None
 
 
 @dataclass(slots=True)

@@ -73,7 +73,7 @@ def read(
             values[setting.name] = value
             origins[setting.name] = origin
     try:
-        return Settings(**values), origins
+        return Settings.of(values), origins
     except SettingsError as error:
         raise error.with_origin(origins[error.key.replace("-", "_")]) from None
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, Unpack, cast
 
+from aiorelay.settings.arguments import Arguments
 from aiorelay.settings.kinds import (
     FIELD,
     HEADER,
@@ -212,7 +213,17 @@ class Settings:
     )
     otel: bool = one("logging", SWITCH, False, "send spans to where OTEL_… variables say; needs the extra [otel]")
 
-    def __init__(self, /, **given: object) -> None:
+    def __init__(self, /, **given: Unpack[Arguments]) -> None:
+        self._accept(given)
+
+    @classmethod
+    def of(cls, values: Mapping[str, object]) -> "Settings":
+        """Return the settings that ``Settings(**values)`` are, for values whose names no type checker can know."""
+        settings = cls.__new__(cls)
+        settings._accept(values)  # noqa: SLF001 - of the same class
+        return settings
+
+    def _accept(self, given: Mapping[str, object]) -> None:
         for name in given.keys() - SETTINGS.keys():
             raise unknown(name, given[name], spelling=lambda setting: setting.name, origin=f"argument {name}")
         for setting in SETTINGS.values():

@@ -1,0 +1,70 @@
+"""The keyword arguments of ``Settings``, typed: a wrong name or type is found by the type checker.
+
+At run time an argument takes the text that its flag takes as well.
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+    from aiorelay.settings.kinds import StatusRange
+    from aiorelay.settings.places import IPNetwork, ScannerAddress
+
+__all__ = ["Arguments"]
+
+
+class Arguments(TypedDict, total=False):
+    """A value for each setting. Sizes are in bytes and times in seconds, or text with a unit; None is the default."""
+
+    host: str | None
+    rest1_port: int | None
+    rest2_port: int | None
+    only: Literal["rest1", "rest2"] | None
+    reuse_port: bool | None
+    loop: Literal["asyncio", "uvloop"] | None
+    state_dir: str | PathLike[str] | None
+    tls_cert: str | PathLike[str] | None
+    tls_key: str | PathLike[str] | None
+    tls_name: str | Sequence[str] | None
+    upstream: "str | URL | None"
+    upstream_ca: str | PathLike[str] | None
+    upstream_insecure: bool | None
+    upstream_header: str | tuple[str, str] | Sequence[str | tuple[str, str]] | None
+    upstream_mode: Literal["stream", "spool"] | None
+    upstream_chunked: Literal["allow", "never"] | None
+    field: str | None
+    answer_timeout: float | str | None
+    stored_status: "str | int | StatusRange | Sequence[str | int | StatusRange] | None"
+    store: str | PathLike[str] | None
+    fsync: bool | None
+    local_root: str | PathLike[str] | Sequence[str | PathLike[str]] | None
+    allow_net: "str | IPNetwork | Sequence[str | IPNetwork] | None"
+    allow_host: str | Sequence[str] | None
+    max_size: int | str | None
+    max_parts: int | None
+    max_fields_size: int | str | None
+    allow_pieces: bool | None
+    max_uploads: int | None
+    max_jobs: int | None
+    idle_timeout: float | str | None
+    min_rate: int | str | None
+    grace: float | str | None
+    token_file: str | PathLike[str] | None
+    client_ca: str | PathLike[str] | None
+    trusted_proxy: "str | IPNetwork | Sequence[str | IPNetwork] | None"
+    accept: str | Sequence[str] | None
+    clamd: "str | ScannerAddress | None"
+    clamd_timeout: float | str | None
+    clamd_fail: Literal["closed", "open"] | None
+    validator: str | Sequence[str] | None
+    validator_timeout: float | str | None
+    archive_max_ratio: int | None
+    archive_max_size: int | str | None
+    archive_max_entries: int | None
+    page: bool | None
+    log_format: Literal["text", "json"] | None
+    log_level: Literal["debug", "info", "warning", "error"] | None
+    otel: bool | None
