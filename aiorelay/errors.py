@@ -60,6 +60,10 @@ class BadSource(Problem):
     code, status, title = "bad-source", 400, "The source cannot be understood"
 
 
+class BadDigest(Problem):
+    code, status, title = "bad-digest", 400, "The digest field is malformed"
+
+
 class PartialUpload(Problem):
     code, status, title = "partial-upload", 400, "The upload is only a piece of a file"
 

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from hmac import compare_digest
 
 from aiorelay.checks.pipeline import ThreadedCheck
-from aiorelay.errors import DigestMismatch, MalformedForm
+from aiorelay.errors import BadDigest, DigestMismatch
 
 __all__ = ["Digests", "expect_digests", "expect_sha256", "parse_digest_field"]
 
@@ -32,7 +32,7 @@ _COMMA = re.compile(r"[ \t]*,[ \t]*")
 def parse_digest_field(value: str, field: str = "Content-Digest") -> dict[str, bytes]:
     """Read the combined ``value`` of a digest ``field``: what each algorithm that we know must come to.
 
-    Other algorithms are left out; of a repeated one the last counts (RFC 8941, section 3.2). Raises ``MalformedForm``
+    Other algorithms are left out; of a repeated one the last counts (RFC 8941, section 3.2). Raises ``BadDigest``
     for what is no such dictionary: a client that sends a checksum means it to be checked, so it is not passed over,
     as RFC 8941 would have a malformed field be.
     """
@@ -58,12 +58,12 @@ def _take(wanted: dict[str, bytes], algorithm: str, encoded: str, field: str) ->
         raise _unreadable(field) from None
     if algorithm in _ALGORITHMS:
         if len(digest) != hashlib.new(_ALGORITHMS[algorithm]).digest_size:
-            raise MalformedForm(f"The {algorithm} in {field} has the wrong length.")
+            raise BadDigest(f"The {algorithm} in {field} has the wrong length.")
         wanted[algorithm] = digest
 
 
-def _unreadable(field: str) -> MalformedForm:
-    return MalformedForm(f"{field} is not written as RFC 9530 has it: sha-256=:BASE64:.")
+def _unreadable(field: str) -> BadDigest:
+    return BadDigest(f"{field} is not written as RFC 9530 has it: sha-256=:BASE64:.")
 
 
 class Digests:

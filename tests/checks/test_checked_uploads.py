@@ -528,7 +528,7 @@ HEAD_REFUSALS = {
         "/upload/a.bin", [*RAW, "-H", "Content-Type: multipart/form-data; boundary=x"], (415, "wrong-content-type")
     ),
     "raw, unreadable digest": HeadRefusal(
-        "/upload/a.bin", [*RAW, "-H", "Content-Digest: sha-256=x"], (400, "malformed-form")
+        "/upload/a.bin", [*RAW, "-H", "Content-Digest: sha-256=x"], (400, "bad-digest")
     ),
     "form where JSON belongs": HeadRefusal("/upload2", ["-F", "somefile=@FILE"], (415, "wrong-content-type")),
     "form without boundary": HeadRefusal(

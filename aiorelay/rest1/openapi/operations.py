@@ -27,6 +27,7 @@ _UPLOAD = (
     errors.MalformedForm,
     errors.MissingFile,
     errors.Truncated,
+    errors.BadDigest,
     errors.PartialUpload,
     errors.Unauthenticated,
     errors.TooSlow,
