@@ -1,4 +1,4 @@
-"""The error tree: every way an upload can be turned down or fail, with its code, status and title.
+"""Every problem that an upload can end in, with its code, status and title.
 
 Problem
 ├── MalformedForm, MalformedJson, MissingFile, BadSource, Truncated      400

@@ -1,4 +1,4 @@
-"""What ``aiorelay_server`` gives: chains that run in the loop of the test. It is loaded by the first test that asks."""
+"""The implementation of the fixture ``aiorelay_server``, imported by the first test that asks for it."""
 
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack

@@ -1,4 +1,4 @@
-"""The certificate that both servers serve: what they are called in it, and how a client comes to trust it."""
+"""The certificate of both servers: its names, its renewal, and the client contexts that trust it."""
 
 import ssl
 

@@ -1,4 +1,4 @@
-"""Scanning by a ClamAV daemon: each file is streamed to clamd's INSTREAM command while it is uploaded.
+"""Scan with a ClamAV daemon: each file is streamed to clamd's INSTREAM command while it is uploaded.
 
     parse_reply      clamd's answer → a Verdict, pure
     ClamAV           makes a scan for each file part

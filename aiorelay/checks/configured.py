@@ -1,4 +1,4 @@
-"""The checks that the settings choose, cheapest first."""
+"""Build the checks that the settings turn on, cheapest first."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor

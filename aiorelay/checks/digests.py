@@ -1,4 +1,4 @@
-"""Checksums: ``sha256`` of a JSON source, and Content-Digest and Repr-Digest of RFC 9530.
+"""Verify checksums: ``sha256`` of a JSON source, Content-Digest and Repr-Digest (RFC 9530).
 
 ``Digests`` is a ``Validator``: the bytes it is fed are a file's, or a whole request body's; ``ThreadedCheck`` takes the
 arithmetic off the loop.

@@ -1,4 +1,4 @@
-"""Checks: what judges a file while it streams, one protocol for the built-in ones and the user's own.
+"""Run checks over a form while it streams: one protocol for the built-in ones and the user's own.
 
     maker(part) ─▶ Check or None        feed · feed · … · finish        close, come what may
                      │

@@ -1,4 +1,4 @@
-"""``max-size``: a file of at most so many bytes, by its declared length at once and by counting in any case."""
+"""``max-size``: refuse a file over the limit, by its declared length at once, by counting in any case."""
 
 from aiorelay.checks.pipeline import Check, CheckFactory
 from aiorelay.errors import TooLarge

@@ -1,4 +1,4 @@
-"""Want-Repr-Digest (RFC 9530, section 4), answered with the digest of each file as the relay saw it.
+"""Answer Want-Repr-Digest (RFC 9530, section 4) with the digest of each file as the relay received it.
 
 A check that objects to nothing. It exists on demand alone, because a digest is not free: SHA-256 takes about 0.7 s of
 a processor for each GiB.

@@ -1,4 +1,4 @@
-"""What shells need to complete our command line: one script for bash and, by way of its bashcompinit, for zsh."""
+"""Generate the completion script, for bash and, through its bashcompinit, for zsh."""
 
 import re
 from collections.abc import Iterable, Mapping

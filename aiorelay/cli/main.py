@@ -1,4 +1,4 @@
-"""The command line: argv becomes Settings, Settings a command, and a failure one sentence on one line of stderr.
+"""The command line: parse argv, run a command, print a failure as one sentence on one line of stderr.
 
     aiorelay [serve] [SETTING...]     and so on, a ``Command`` each: ``COMMANDS`` is the list of them
 

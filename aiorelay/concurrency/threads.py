@@ -1,4 +1,4 @@
-"""Work in threads, seen through to its end: what a thread still uses is not taken away under it."""
+"""Run work in threads and wait for its end, even when cancelled: a thread keeps what it still uses."""
 
 import asyncio
 import contextlib

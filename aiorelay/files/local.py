@@ -1,4 +1,4 @@
-"""A local file below a root, as a stream of bytes.
+"""Open a local file below a root, without following links out of it, as a stream of bytes.
 
 What may be read is judged on what was opened, never on a name: the walk goes from the root down by directory
 descriptors, one component at a time, and no step of it follows a link. A link is read instead, and the walk begins

@@ -1,4 +1,4 @@
-"""Bytes kept until all of them are there: in memory up to 1 MiB, then in a file without a name."""
+"""Keep bytes until all of them are there: in memory up to 1 MiB, then in an unnamed file."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""One file, written and hashed in pieces by a thread.
+"""Write and hash one file in a thread.
 
     write(block) … ─gathers─▶ a piece ─▶ a thread: SHA-256, writev      close() ─▶ name, size, SHA-256
 

@@ -1,4 +1,4 @@
-"""Who may come in, and who they are: bearer tokens, client certificates, and the address behind a proxy.
+"""Authenticate clients: bearer tokens, client certificates, and the client's address behind a proxy.
 
 name:token      one a line, read again when the file changes; names go into the log, tokens nowhere
 """

@@ -1,4 +1,4 @@
-"""Which header fields pass, and which are added: pure, both ways (RFC 9110, sections 7.6 and 7.7)."""
+"""Which header fields are passed on, and which are added (RFC 9110, sections 7.6 and 7.7). Pure."""
 
 import ipaddress
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Errors as answers: ``application/problem+json`` (RFC 9457), rendered here and nowhere else."""
+"""Render errors as ``application/problem+json`` (RFC 9457)."""
 
 import json
 from http import HTTPStatus

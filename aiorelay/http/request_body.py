@@ -1,4 +1,4 @@
-"""A request's body as blocks: asked for at the last moment, watched, foreign exceptions translated.
+"""Read a request's body as blocks: 100 (Continue) just before the first, with timeouts and a minimum rate.
 
 ``Expect: 100-continue`` is answered here, just before the first block is read, so that whatever the head
 alone decides is answered instead of it (RFC 9110, section 10.1.1).

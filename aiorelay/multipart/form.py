@@ -1,4 +1,4 @@
-"""The nouns: a Form is Parts in order, a Part is a named stream of bytes that is read once.
+"""Form and Part: a form is parts in order, a part is a named stream of bytes that is read once.
 
     request ─▶ Form ─▶ checked Form ─▶ one upstream request
 

@@ -1,4 +1,4 @@
-"""A Form as the bytes of one multipart body: its exact length promised first, its end held back.
+"""Write a Form as one multipart body: its exact length first, its closing boundary last.
 
     opening (fields, the first file's head) │ bytes, later heads │ CRLF--boundary--
     read before the first byte goes out     │ as they come       │ only once every part has ended well

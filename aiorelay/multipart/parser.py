@@ -1,4 +1,4 @@
-"""Multipart in, strict: the blocks of a body as a Form (RFC 2046, section 5.1; RFC 7578).
+"""Parse a multipart body strictly into a Form (RFC 2046, section 5.1; RFC 7578).
 
 A form that two parsers could read differently is refused, by name of what is wrong with it. aiohttp's
 MultipartReader is not used: it skips what stands before the first boundary and after the last, forgives

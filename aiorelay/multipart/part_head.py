@@ -1,4 +1,4 @@
-r"""A part's head, read strictly and written canonically (RFC 7578, section 4; RFC 2183; the HTML standard).
+r"""Read a part's head strictly, write it canonically (RFC 7578, section 4; RFC 2183; the HTML standard).
 
     b'Content-Disposition: form-data; name=…\r\n…'  ─ read ─▶  Head  ─ write ─▶  the one canonical form
 

@@ -1,4 +1,4 @@
-"""What the relay tells its operators: one log line an upload, as text or JSON, each with its request's id.
+"""Logging: one line an upload, as text or JSON, with the request's id.
 
 Never a token, a query value or a file's content.
 """

@@ -1,4 +1,4 @@
-"""What Prometheus may ask for, in a registry of its own."""
+"""Prometheus metrics, in a registry of their own."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector

@@ -1,4 +1,4 @@
-"""Spans for OpenTelemetry: one for each upload, below it what its time went to. Where it is off, nothing.
+"""OpenTelemetry spans: one for each upload, and below it one for each phase. A no-op where tracing is off.
 
 client's span ─▶ upload ─┬─ receive, check, forward, wait
                          └─ POST ─▶ the upload API's span

@@ -1,4 +1,4 @@
-"""rest1, the relay: routes and handlers, no more.
+"""rest1, the relay: routes and handlers.
 
 POST /upload1   a form          ┐
 POST /upload2   JSON sources    ├─▶ Form ─▶ checked ─▶ framed ─▶ upstream ─▶ its answer

@@ -1,4 +1,4 @@
-"""How a body gets to the upload API: at once, or whole on disk first and then, where that cannot do it twice, again.
+"""Send a body upstream, streamed or spooled. Retry a spooled body only while no byte of it can have arrived.
 
 framed ──────────────▶ POST ─▶ answer
    └──▶ Spool ─▶ POST, POST, POST ─▶ answer

@@ -1,4 +1,4 @@
-"""The last bytes of a body, kept back until the verdict on it, and passed on slowly while that is awaited.
+"""Hold back the last bytes of a body until the verdict on it, and send them slowly meanwhile.
 
     look_ahead ─▶ ended: the body is whole, judged, and the upload API has not heard of it
                └▶ more than LIMIT bytes: what exceeds LIMIT is sent, the rest kept back

@@ -1,4 +1,4 @@
-"""For how long an idle connection may be used again, learnt from how long the server leaves one open."""
+"""Learn for how long an idle connection can be reused from how long the server leaves one open. Pure."""
 
 from collections.abc import Callable
 from typing import Final

@@ -1,4 +1,4 @@
-"""Tell an upload that is one piece of a file: what checks judge is not what the upload API will put together."""
+"""Detect uploads that are one piece of a file: checks would judge the piece, not the file."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing

@@ -1,4 +1,4 @@
-"""Preferences of a client (RFC 7240): pure.
+"""Parse the Prefer header field (RFC 7240). Pure.
 
 Prefer: respond-async, wait=10; foo="a, b"    a list of preferences, each a token, perhaps with a value and parameters
 """

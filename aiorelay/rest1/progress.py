@@ -1,4 +1,4 @@
-"""How far an upload has come: its files, its bytes on either leg and where its time goes, noted as they pass."""
+"""Record the progress of an upload: its files, its bytes on both legs, the time spent in each phase."""
 
 from collections.abc import Callable
 

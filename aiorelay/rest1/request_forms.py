@@ -1,4 +1,4 @@
-"""What a request carries, as the Form that it means: a maker for each kind of body.
+"""Build a Form from a request, by its Content-Type.
 
 multipart/form-data ─ form ┐
 application/json ─── json  ├─▶ Form

@@ -1,4 +1,4 @@
-"""The only view of the upload API: one framed body goes out as one POST, and its answer comes back.
+"""Send one framed body to the upload API as one POST, and return its answer.
 
 blocks ─▶ held back ─▶ POST ─▶ answer     a block that raises cuts the connection: the body never ends
                          ◀───────────     an answer that comes before the end ends the sending

@@ -1,4 +1,4 @@
-"""Connections to one upload API: which of them may be used again, and what it said before it broke one.
+"""Connections to one upload API: which ones are reused, and answers read from one that broke.
 
 Connector ─▶ KeepAlive       how long a connection may be idle and be used again
           └▶ AnswerRescue    sees each connection's events, and reads what is left in a broken one

@@ -1,4 +1,4 @@
-"""rest2, the embedded upload API: one route that stores each file of a form, whole or not at all."""
+"""rest2, the embedded upload API: one route that stores each file of a form, completely or not at all."""
 
 from collections.abc import Sequence
 from contextlib import aclosing

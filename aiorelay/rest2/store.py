@@ -1,4 +1,4 @@
-"""Files kept whole or not at all.
+"""Store files completely or not at all.
 
     receive()              file(), write() …, close()          keep()
     .incoming-X made  ───▶ .incoming-X/name, …            ───▶ renamed to X: <root>/X/name

@@ -1,4 +1,4 @@
-"""Sockets that are bound, and an app that is served on them over TLS until its requests in flight are done."""
+"""Bind sockets, serve an application on them over TLS, and drain its requests at the end."""
 
 import asyncio
 import errno

@@ -1,4 +1,4 @@
-"""Answer a request that came without TLS to a port that speaks TLS: 400, in plain text, with the URL to use."""
+"""Answer plain HTTP on a TLS port with 400, in plain text, and the URL to use."""
 
 import asyncio
 import re

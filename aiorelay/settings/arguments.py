@@ -1,4 +1,4 @@
-"""The keyword arguments of ``Settings``, typed: a wrong name or type is found by the type checker.
+"""The keyword arguments of ``Settings``, typed, so that a type checker finds a wrong name or type.
 
 At run time an argument takes the text that its flag takes as well.
 """

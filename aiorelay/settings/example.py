@@ -1,4 +1,4 @@
-"""An example of the file of settings: each one explained, and commented out with a value that it could have."""
+"""Generate an example settings file: every setting explained, commented out, with a possible value."""
 
 import json
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""Places: paths, hosts, networks, the upstream's URL and the scanner's address. Nothing is looked up."""
+"""Kinds of values: paths, hosts, networks, the upstream's URL, the scanner's address. Nothing is looked up."""
 
 import ipaddress
 import re

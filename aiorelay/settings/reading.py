@@ -1,4 +1,4 @@
-"""Where settings come from: flag beats environment beats file beats default.
+"""Read settings from their sources: flag beats environment beats file beats default.
 
 An environment variable that is set but empty counts as unset, as in systemd units and compose files, where that is
 how a variable is switched off. Relative paths are relative to the working directory, those in a file to the file's.

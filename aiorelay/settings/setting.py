@@ -1,4 +1,4 @@
-"""What a setting is: its names, its kind, its default, and the one sentence for a value that is wrong."""
+"""One entry of the table: its names, kind and default, and the error for a wrong value."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The table of settings: to add one, add one entry to ``Settings``; flags, variables, keys and help follow from it."""
+"""The table of settings. Add an entry to ``Settings``; flags, variables, keys and help follow from it."""
 
 # ruff: noqa: RUF009 - one() and many() return dataclass fields, which the rule cannot know
 

@@ -1,4 +1,4 @@
-"""Which addresses and hosts a remote source may have: pure tables and two questions about them.
+"""Which addresses and hosts a remote source may have. Pure.
 
 ``refusal`` names the range for which an address is refused; ``HostRules`` says whether a host is on the
 operator's list. Nothing here resolves, dials or reads anything. The tables hold the special-purpose address

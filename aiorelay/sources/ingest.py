@@ -1,4 +1,4 @@
-"""Forms made by the relay itself: a raw body, or files that a JSON request names, read here or fetched.
+"""Build forms from raw bodies and from files that a JSON document names, local or remote.
 
 raw body ──────────────┐
 {"somefile": SOURCE} ──┴─▶ Form, its length the sources' own plus the framing, if all of them are known

@@ -1,4 +1,4 @@
-"""Archives hidden in other data: what tools find there that search for a signature instead of reading the beginning.
+"""Find archives inside other data, as tools do that search for a signature instead of reading from the start.
 
     Detector          fed with a file's bytes, says whether a tar or a zip is in it, wherever it starts
     search            offsets of a pattern in a part of a file

@@ -1,4 +1,4 @@
-"""What counts as an archive, told from a name and from the first bytes: pure.
+"""Tell by name and first bytes whether a file is an archive. Pure.
 
 No format is believed because of a name alone; an entry *inside* an archive is suspected because of one.
 """

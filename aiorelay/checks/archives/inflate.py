@@ -1,4 +1,4 @@
-"""Compressed data, inflated in small pieces: whole files and the entries of zips.
+"""Decompress data in pieces of bounded size: whole files and the entries of zip files.
 
 inflated     a file that is compressed as a whole: gzip (RFC 1952), bzip2, xz, lzma and zstd, of one member or of many
 unpacked     one entry of a zip, by each method that the standard library knows (APPNOTE 4.4.5)

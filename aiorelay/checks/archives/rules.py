@@ -1,4 +1,4 @@
-"""The rules that any archive must keep, whatever its format: pure, fed entry by entry by the readers.
+"""The limits and path rules for entries of every archive format. Pure.
 
 A detail names an entry by its number only: names are the file's content, which no problem repeats.
 """

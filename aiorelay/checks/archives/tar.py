@@ -1,4 +1,4 @@
-"""Tar files, read front to back (POSIX.1-2001 pax and ustar, GNU, and the v7 format before them).
+"""Read tar files from front to back (POSIX.1-2001 pax and ustar, GNU, and the v7 format).
 
     inspect_tar      every entry, and nothing after the end
 

@@ -1,4 +1,4 @@
-"""Zip files, judged by their directory and by what stands around it.
+"""Check zip files by their central directory and by the data around it.
 
     inspect_zips       every entry, in both its headers and in full; nothing unlisted that some program would unpack
     inspect_content    one entry's content, of a zip or of a tar: no archive, or a document that is judged in its turn

@@ -1,4 +1,4 @@
-"""Where things are in a zip file, by all records that say so: they must agree (APPNOTE 6.3, sections 4.3 to 4.5).
+"""Read the records of a zip file that locate its entries; they must agree (APPNOTE 6.3, sections 4.3 to 4.5).
 
 find_directories   end records → where the directories are, or that this is no zip
 entries            what a directory says of each entry

@@ -1,4 +1,4 @@
-"""``accept``: which files may pass, judged by their first bytes or by the ending of their names.
+"""``accept``: which files may pass, by their first bytes or by the extension of their names.
 
 The client's own claim decides nothing; where the content contradicts it, the log says so. The table in ``signatures``
 comes first; libmagic, where the extra ``[magic]`` is installed, only says more of what the table has no finer name

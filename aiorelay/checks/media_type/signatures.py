@@ -1,4 +1,4 @@
-"""What a file's first bytes say it is, as far as a table can tell; names as libmagic gives them.
+"""Detect a media type from a file's first bytes with a table; names are those of libmagic.
 
 A polyglot is what its leading bytes say: an HTML page behind ``GIF89a`` is ``image/gif``, as it is to a browser.
 """

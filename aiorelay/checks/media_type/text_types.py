@@ -1,4 +1,4 @@
-"""What a text is: markup and scripts are told from plain text, and plain text from bytes that are none."""
+"""Detect the type of a text: markup, scripts, plain text, or no text at all."""
 
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE, getincrementaldecoder

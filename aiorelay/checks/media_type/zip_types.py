@@ -1,4 +1,4 @@
-"""What a zip file is besides a zip file: told by its first entries, which is all that a stream shows.
+"""Detect the type of a zip file by its first entries, which are all that a stream shows.
 
 APPNOTE.TXT 4.3.7 is the local file header; OpenDocument 1.2 part 3, 3.3 and OCF 3.3, 4.2.2 the ``mimetype`` entry.
 """

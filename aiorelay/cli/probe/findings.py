@@ -1,4 +1,4 @@
-"""What the outcomes of the test uploads say. Nothing here does I/O.
+"""Derive findings from the outcomes of the test uploads. Pure.
 
 An answer of success counts as "taken", unless the API names the file in its other answers and not in this one: some
 answer 200 to a form in which they saw no file.

@@ -1,4 +1,4 @@
-"""One request over a connection of its own: any bytes out, sent whole or broken off, and what comes back."""
+"""Send one request over a connection of its own, whole or cut off, and read the response."""
 
 import contextlib
 import enum

@@ -1,4 +1,4 @@
-"""The findings for people and for programs."""
+"""Print the findings, as lines and as JSON."""
 
 import json
 from collections.abc import Iterator, Mapping

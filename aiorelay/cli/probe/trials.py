@@ -1,4 +1,4 @@
-"""Which uploads are tried, in which order."""
+"""Send the test uploads in order and collect their outcomes."""
 
 import secrets
 import ssl

@@ -1,4 +1,4 @@
-"""The test uploads: small forms as bytes, framed as the relay frames them, harmless and recognisable by name."""
+"""The test uploads: small, harmless forms as bytes, framed as the relay frames them, recognisable by name."""
 
 import mimetypes
 import secrets

@@ -1,4 +1,4 @@
-"""One POST to a relay or an upload API: its answer, or why there is none in words for whoever sends."""
+"""Post one form or document to a relay or an upload API; return its answer, or say why there is none."""
 
 import ssl
 from collections.abc import Callable, Mapping

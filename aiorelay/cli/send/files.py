@@ -1,4 +1,4 @@
-"""A file, or standard input, as the bytes of a Part."""
+"""Open a file or standard input as a Part."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A job of the relay's, followed to its end by its server-sent events (HTML standard, section 9.2).
+"""Follow a job of the relay to its end through its server-sent events (HTML standard, section 9.2).
 
 GET JOB/events  ─▶ event ─▶ event ─▶ … ─▶ the job has ended
      └── broken off: again, with Last-Event-ID, a few times

@@ -1,4 +1,4 @@
-"""How far a source is, shown as bars on a terminal."""
+"""Show the progress of a source as bars on a terminal."""
 
 import os
 import sys

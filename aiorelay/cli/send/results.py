@@ -1,4 +1,4 @@
-"""What came of a source, for people and for programs. Pure."""
+"""The result of sending one source, for people and as JSON. Pure."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""One source after another, each in one request: a file as a form, a URL as a document that the relay acts upon.
+"""Send one source after another, each in one request: a file as a form, a URL as JSON.
 
 FILE, -   ─▶ POST /upload1, multipart, its exact length if that is known
 http(s):… ─▶ POST /upload2, JSON ─▶ 200, the answer

@@ -1,4 +1,4 @@
-"""The bearer token: where it is read from, and where it may be sent to."""
+"""Read the bearer token, and decide where it may be sent."""
 
 import ipaddress
 import re

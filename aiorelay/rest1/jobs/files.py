@@ -1,4 +1,4 @@
-"""Jobs on disk: one small file a job, so that what becomes of it can be told after the process that ran it.
+"""Store each job in a small file, so that its result outlives the process that ran it.
 
     <directory>/ID.json         written when a job begins, replaced when it ends, removed when it is forgotten
     <directory>/ID.end          somebody asks the process that runs it to end it

@@ -1,4 +1,4 @@
-"""Jobs: uploads that go on after their request was answered, and what can be told of them meanwhile and afterwards.
+"""Start, find, cancel and expire jobs: uploads that go on after their request was answered.
 
     start(work) ─▶ running ─▶ done        the upstream has answered, whatever it said
                       │  └──▶ failed      a problem came first

@@ -1,4 +1,4 @@
-"""What clients may ask of jobs.
+"""The routes below /jobs.
 
 GET    /jobs/ID           the job, as JSON
 GET    /jobs/ID/events    the same again and again, as server-sent events, until it has ended

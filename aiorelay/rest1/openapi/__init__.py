@@ -1,4 +1,4 @@
-"""The description of rest1 in OpenAPI 3.1, true to what is served: pure, save for the route that gives it.
+"""The OpenAPI 3.1 description of rest1. Pure, except for the route that serves it.
 
 errors ──▶ responses ─┐
            schemas ───┼─▶ operations ──▶ document ──▶ GET /openapi.json

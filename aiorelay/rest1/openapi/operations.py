@@ -1,4 +1,4 @@
-"""What can be asked of rest1, request by request."""
+"""The operations of rest1: parameters, bodies and responses of each request."""
 
 from typing import Any
 

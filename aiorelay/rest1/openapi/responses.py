@@ -1,4 +1,4 @@
-"""Answers: the problems of an operation, grouped by their statuses, and the header fields that come with each."""
+"""The responses of an operation: its problems grouped by status, and the header fields of each."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is sent and received, as JSON Schema 2020-12."""
+"""The JSON Schemas (2020-12) of what is sent and received."""
 
 from typing import Any
 

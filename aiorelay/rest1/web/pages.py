@@ -1,4 +1,4 @@
-"""The pages for people: what lies in aiorelay/rest1/web/assets, and the rules under which a browser may show it.
+"""Serve the pages in aiorelay/rest1/web/assets, with their Content-Security-Policy.
 
 GET /            the upload page
 GET /docs        the pages of the API, which show /openapi.json

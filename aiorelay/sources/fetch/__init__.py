@@ -1,4 +1,4 @@
-"""A remote URL as a stream.
+"""Fetch a remote file as a stream.
 
     Fetcher.open(url) ─▶ location   is the URL one that may be asked for?
                       ─▶ exchange   one GET over one connection, dialled through `dial` and its guard

@@ -1,4 +1,4 @@
-"""The bytes of a remote file, whole or not at all: a body that breaks off is taken up where it ended."""
+"""Read a remote file completely or fail: a body that breaks off is resumed."""
 
 import asyncio
 from collections.abc import AsyncIterator

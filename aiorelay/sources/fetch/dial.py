@@ -1,4 +1,4 @@
-"""Names to addresses, addresses to sockets: the two places where a source's host turns into a connection.
+"""Resolve a source's host and connect to it; every address is checked before it is dialled.
 
 Every address that is dialled passes ``Dialler.socket``, whether it came from DNS, from a literal in a URL, from
 a redirect or with a resumption. Of a name with public and other addresses only the public ones are dialled.

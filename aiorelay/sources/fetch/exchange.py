@@ -1,4 +1,4 @@
-"""One GET over one connection of its own, with its time limits; aiohttp's exceptions end here."""
+"""Send one GET over a connection of its own, with timeouts; aiohttp's exceptions end here."""
 
 import asyncio
 import ssl

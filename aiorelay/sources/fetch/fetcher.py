@@ -1,4 +1,4 @@
-"""From a client's URL to a ``Remote``: redirects by hand, each hop judged as the first."""
+"""Open a client's URL as a ``Remote``: redirects are followed by hand, each checked as the first URL was."""
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence

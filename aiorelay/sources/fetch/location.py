@@ -1,4 +1,4 @@
-"""Which URLs may be asked for, whatever their hosts resolve to. Pure.
+"""Check which URLs may be fetched, before their hosts are resolved. Pure.
 
 A URL is normalised once, by yarl; the object that is judged here is the object that is dialled.
 """

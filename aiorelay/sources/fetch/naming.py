@@ -1,4 +1,4 @@
-"""What a fetched file is called and what type it has, by the words of its server or its URL. Pure."""
+"""The name and media type of a fetched file, from its response or its URL. Pure."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""The arithmetic of resuming a body: what to ask for, and whether an answer continues what was read. Pure."""
+"""The arithmetic of resuming a body: what to request, and whether a response continues it. Pure."""
 
 import re
 from collections.abc import Mapping
