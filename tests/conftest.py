@@ -2,12 +2,9 @@
 
 from contextlib import AsyncExitStack
 
-import hypothesis
 import pytest
 from peers import Recorder
 from upstream_servers import running
-
-hypothesis.settings.register_profile("quick", max_examples=10)  # for scripts/test --quick
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import struct
 import threading
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def refusing(*, after, reads_on, answer=REFUSAL, tls=None):
             while received < after:
                 received += len(connection.recv(64 * 1024))
             connection.sendall(answer)
+            if not answer:  # close with RST, whatever has been read
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if reads_on:
                 connection.setblocking(False)
                 with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
