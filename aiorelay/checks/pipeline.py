@@ -29,7 +29,16 @@ from aiorelay.errors import Internal, Problem
 from aiorelay.multipart.form import Form, Part
 from aiorelay.observability.logs import log
 
-__all__ = ["Check", "CheckFactory", "FirstBytesCheck", "ThreadedCheck", "Validator", "checked", "with_checks"]
+__all__ = [
+    "Check",
+    "CheckFactory",
+    "FirstBytesCheck",
+    "ThreadedCheck",
+    "Validator",
+    "checked",
+    "through_checks",
+    "with_checks",
+]
 
 
 class Validator(Protocol):
@@ -73,7 +82,12 @@ def checked(form: Form, factories: Sequence[CheckFactory]) -> Form:
 
 def with_checks(part: Part, checks: Sequence[Check]) -> Part:
     """Give ``part`` again, its bytes passing through ``checks``, which are closed with its chunks."""
-    return replace(part, chunks=_through(part.chunks, checks, list(checks)))
+    return replace(part, chunks=through_checks(part.chunks, checks))
+
+
+def through_checks(chunks: AsyncIterator[bytes], checks: Sequence[Check]) -> AsyncGenerator[bytes, None]:
+    """Pass blocks through ``checks``, which are closed at the end of the generator."""
+    return _through(chunks, checks, list(checks))
 
 
 class FirstBytesCheck:

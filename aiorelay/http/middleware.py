@@ -1,13 +1,27 @@
-"""Middleware and route hooks of both servers: ``Expect: 100-continue``, unrouted paths, slow readers of an answer."""
+"""Middleware and hooks of both servers: request ids, ``Expect: 100-continue``, unrouted paths, slow readers."""
 
 import asyncio
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-__all__ = ["add_catch_all_route", "defer_100_continue", "response_timeout"]
+from aiorelay.observability.logs import REQUEST_ID, request_id, set_request_id
+
+__all__ = ["add_catch_all_route", "add_request_id", "defer_100_continue", "identify_request", "response_timeout"]
 
 _BLOCK = 64 * 1024
+
+
+@web.middleware
+async def identify_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id for the log: the client's own if it is acceptable, else a new one."""
+    set_request_id(request.headers)
+    return await handler(request)
+
+
+async def add_request_id(_request: web.Request, response: web.StreamResponse) -> None:
+    """Put the request's id on its answer; a signal handler for ``on_response_prepare``."""
+    response.headers[REQUEST_ID] = request_id.get()
 
 
 def response_timeout(idle: float) -> Middleware:

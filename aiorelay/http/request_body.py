@@ -6,7 +6,7 @@ alone decides is answered instead of it (RFC 9110, section 10.1.1).
 
 import math
 import time
-from typing import Protocol
+from typing import Self
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError
@@ -14,17 +14,7 @@ from aiohttp.http import HttpProcessingError
 from aiorelay.concurrency.timeouts import MinimumRate, Watchdog
 from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
 
-__all__ = ["BodyCheck", "BodyTimeouts", "RequestBody"]
-
-
-class BodyCheck(Protocol):
-    """What judges a request's body while it is read: ``checks.pipeline.Check`` without ``close``."""
-
-    async def feed(self, chunk: bytes) -> None:
-        """Take the next bytes, which are never none."""
-
-    async def finish(self) -> None:
-        """Give the verdict: the body has ended."""
+__all__ = ["BodyTimeouts", "RequestBody"]
 
 
 # After so many seconds of silence, at most, the framing is looked at.
@@ -46,10 +36,9 @@ class BodyTimeouts:
 
 
 class RequestBody:
-    """The body of one request, whose client is waited for with ``timeouts``.
+    """The body of one request, an asynchronous iterator of blocks, whose client is waited for with ``timeouts``.
 
-    Raises ``WrongContentType`` if the body is coded: inflating it is nobody's business here, and a small body
-    could become a huge one.
+    The constructor raises ``WrongContentType`` for a body with a Content-Encoding: inflated, it could become huge.
     """
 
     def __init__(self, request: web.BaseRequest, timeouts: BodyTimeouts) -> None:
@@ -59,12 +48,6 @@ class RequestBody:
         self._timeouts = timeouts
         self._minimum_rate = MinimumRate(timeouts.min_rate)
         self._awaited = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
-        self._checks: list[BodyCheck] = []
-        self._ended = False
-
-    def check(self, check: BodyCheck) -> None:
-        """Let ``check`` judge the bytes as they arrive. Whoever made it closes it."""
-        self._checks.append(check)
 
     @property
     def length(self) -> int | None:
@@ -74,18 +57,21 @@ class RequestBody:
     async def read(self) -> bytes:
         """The next block, or ``b""`` at the end.
 
-        Raises ``TooSlow``, ``Truncated`` (broken chunked framing), ``ClientGone``, and what the checks raise.
+        Raises ``TooSlow``, ``Truncated`` (broken chunked framing) or ``ClientGone``.
         """
         started = time.monotonic()
         block = await self._receive()
         if not self._minimum_rate.is_met(time.monotonic() - started, len(block)):
             raise TooSlow(f"Fewer than {self._timeouts.min_rate} bytes a second arrived in the last minute.")
-        for check in self._checks:
-            if block:
-                await check.feed(block)
-            elif not self._ended:
-                await check.finish()
-        self._ended = not block
+        return block
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        block = await self.read()
+        if not block:
+            raise StopAsyncIteration
         return block
 
     async def _receive(self) -> bytes:

@@ -12,7 +12,7 @@ from aiohttp.http import HttpVersion11
 
 from aiorelay.errors import UpstreamFailed, UpstreamTimeout
 from aiorelay.http.fields import end_to_end, replace_all
-from aiorelay.observability.logs import REQUEST_ID, log, request_id
+from aiorelay.observability.logs import log
 
 __all__ = ["MAX_SERIALIZED_BODY", "pass_back", "serialize_response", "strip_default_headers"]
 
@@ -51,12 +51,11 @@ class _UpstreamResponse(web.StreamResponse):
 
 
 async def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the request's id to any answer, and take back what aiohttp added to an upstream's.
+    """Remove what aiohttp adds to an answer by default; a signal handler for ``on_response_prepare``.
 
-    To a client that knows no chunks, an answer of unknown length ends with the connection (RFC 9112, section 6.3):
-    aiohttp would keep that if asked to. To be called when an answer is about to begin (``on_response_prepare``).
+    To an HTTP/1.0 client, an answer of unknown length ends with the connection (RFC 9112, section 6.3), which aiohttp
+    would keep open if asked to.
     """
-    response.headers[REQUEST_ID] = request_id.get()
     said = response.said if isinstance(response, _UpstreamResponse) else {"content-type"}
     for name in {"content-type", "server"} - said:
         response.headers.pop(name, None)

@@ -7,8 +7,9 @@ from urllib.parse import parse_qsl
 
 from aiorelay.errors import PartialUpload
 from aiorelay.multipart.form import Form, Part
+from aiorelay.observability.logs import log
 
-__all__ = ["is_piece", "refuse_piece", "watch_fields"]
+__all__ = ["is_piece", "refuse_piece", "warn_of_piece", "watch_fields"]
 
 # Form fields or query parameters that uploaders send with each piece: the piece's index, and the field with the number
 # of pieces. Most send them with a file in one piece too.
@@ -71,6 +72,11 @@ def refuse_piece() -> None:
         "This is one piece of a file, and checks must see the whole: send each file in one request "
         "(switch chunking off in the uploader)."
     )
+
+
+def warn_of_piece() -> None:
+    """Log that a piece is let through."""
+    log.warning("a piece of a file is let through (allow-pieces): the checks see the piece alone")
 
 
 def _tells_of_pieces(fields: Mapping[str, str]) -> bool:

@@ -1,6 +1,6 @@
 """Record the progress of an upload: its files, its bytes on both legs, the time spent in each phase."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from aiorelay.checks.pipeline import Check
 from aiorelay.multipart.form import Part
@@ -12,27 +12,42 @@ __all__ = ["ProgressRecorder"]
 
 
 class ProgressRecorder:
-    """Notes for ``upload``'s line in the log, for ``metrics`` and for its ``job``, if it is one."""
+    """Records for the log (``upload``), for ``metrics``, and for the upload's ``job`` if it is one."""
 
-    def __init__(self, upload: UploadRecord, metrics: Metrics, job: Job | None) -> None:
+    def __init__(self, upload: UploadRecord, metrics: Metrics, job: Job | None = None) -> None:
+        self.is_job = job is not None
         self._upload = upload
         self._metrics = metrics
         self._job = job
         self._sent = 0
 
     def received(self, part: Part) -> Check | None:
-        """The first check of a file: it notes the bytes that come, and until when they were waited for."""
+        """Make the first check of a file, which counts its bytes and the time spent waiting for them."""
         if not part.is_file:
             return None
         self._upload.files.append(part.filename or "")
         return _LapCheck(self._upload.watch, "receive", self._note_received)
 
     def checked(self, part: Part) -> Check | None:
-        """The last check of a file: it notes until when the others were at it."""
+        """Make the last check of a file, which measures the time that the other checks take."""
         return _LapCheck(self._upload.watch, "check") if part.is_file else None
 
+    def timed(self, blocks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """Pass the blocks of a framed body on, measuring the time spent checking and forwarding."""
+        return self._upload.watch.around(blocks)
+
+    def answered(self, status: int, *, stored: bool) -> None:
+        """Record the upload API's answer, and whether it means that the upload is stored."""
+        self._upload.watch.lap("wait")
+        self._upload.answered(status, stored=stored)
+
+    def total(self, size: int) -> None:
+        """Record the bytes of all files together, once they are known."""
+        if self._job is not None:
+            self._job.note(total=size)
+
     def forwarded(self, sent: int) -> None:
-        """Note that ``sent`` bytes of the body have been written upstream; a spooled body may begin anew."""
+        """Record that ``sent`` bytes of the body have been written upstream. A spooled body may begin anew."""
         self._metrics.forwarded.inc(max(0, sent - self._sent))
         self._sent = sent
         if self._job is not None:
@@ -46,7 +61,7 @@ class ProgressRecorder:
 
 
 class _LapCheck:
-    """A check that objects to nothing: it gives the time until now to ``phase``, and tells ``note`` of each block."""
+    """A check that never refuses. It adds the time until now to ``phase``, and calls ``note`` with a block's size."""
 
     def __init__(self, watch: Stopwatch, phase: str, note: Callable[[int], None] | None = None) -> None:
         self._watch = watch

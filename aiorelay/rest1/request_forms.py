@@ -6,77 +6,83 @@ any other, by PUT ── raw   ┘
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, TypeAlias
-from urllib.parse import unquote
-
-from aiohttp import hdrs, web
 
 from aiorelay.errors import TooLarge, WrongContentType
-from aiorelay.http.request_body import RequestBody
 from aiorelay.multipart.form import Form
 from aiorelay.multipart.parser import FormLimits, read_form
+from aiorelay.rest1.upload_request import UploadRequest
 from aiorelay.sources.ingest import Ingest, Sources, raw_form, read_ingest
 
-__all__ = ["FORM", "JSON", "FormFactory", "FormReader", "content_type", "dispatch_on_content_type"]
+__all__ = ["Body", "FormFactory", "FormReader", "dispatch_on_content_type"]
 
-FORM: Final = "multipart/form-data"
-JSON: Final = "application/json"
-_MAX_JSON = 1024 * 1024
+_MAX_JSON: Final = 1024 * 1024
 
-FormFactory: TypeAlias = Callable[[web.Request, RequestBody], Awaitable[Form]]
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The bytes of one representation: their length, where it is known, and ``read``.
+
+    ``read`` gives the next block, or ``b""`` at the end.
+    """
+
+    length: int | None
+    read: Callable[[], Awaitable[bytes]]
+
+
+FormFactory: TypeAlias = Callable[[UploadRequest, Body], Awaitable[Form]]
 
 
 class FormReader:
-    """Makes forms; ``field`` is the one that files of JSON and raw bodies are sent in.
+    """Makes forms within ``limits``; ``field`` is the one that files of JSON and raw bodies are sent in.
 
-    Every method raises the ``Problem`` that the body is, if its beginning tells.
+    Every method raises the ``Problem`` that the beginning of the body shows.
     """
 
     def __init__(self, sources: Sources, *, field: str, limits: FormLimits) -> None:
+        self.field = field
         self._sources = sources
-        self._field = field
         self._limits = limits
 
-    async def form(self, request: web.Request, body: RequestBody) -> Form:
-        return read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
+    async def form(self, asked: UploadRequest, body: Body) -> Form:
+        return read_form(asked.content_type or "", body.length, body.read, self._limits)
 
-    async def json(self, _request: web.Request, body: RequestBody) -> Form:
-        return await self._sources.form(await self.ingest(body), self._limits)
+    async def json(self, _asked: UploadRequest, body: Body) -> Form:
+        return await self.ingested(await self.ingest(body))
 
-    async def ingest(self, body: RequestBody) -> Ingest:
+    async def ingested(self, ingest: Ingest, *, on_total: Callable[[int], object] = lambda _total: None) -> Form:
+        """Make the form that ``ingest`` describes; ``on_total`` is told the bytes of all files once they are known."""
+        return await self._sources.form(ingest, self._limits, on_total=on_total)
+
+    async def judge(self, ingest: Ingest) -> None:
+        """Raise what can be said against ``ingest`` without the network."""
+        await self._sources.judge(ingest, self._limits)
+
+    async def ingest(self, body: Body) -> Ingest:
         """Read what a JSON body asks for, without looking at its sources."""
         document = b""
-        if (body.length or 0) > _MAX_JSON:  # told before the body is asked for
+        if (body.length or 0) > _MAX_JSON:  # before 100 (Continue) asks for the body
             raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
         while block := await body.read():
             document += block
             if len(document) > _MAX_JSON:
                 raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
-        return read_ingest(document, self._field)
+        return read_ingest(document, self.field)
 
-    async def raw(self, request: web.Request, body: RequestBody) -> Form:
+    async def raw(self, asked: UploadRequest, body: Body) -> Form:
         return raw_form(
-            body.read,
-            body.length,
-            field=self._field,
-            filename=unquote(request.rel_url.raw_path.rpartition("/")[2], errors="replace"),
-            media_type=request.headers.get(hdrs.CONTENT_TYPE),
+            body.read, body.length, field=self.field, filename=asked.filename, media_type=asked.content_type
         )
 
 
 def dispatch_on_content_type(factories: Mapping[str, FormFactory]) -> FormFactory:
     """The maker that a request's Content-Type asks for; it raises ``WrongContentType`` if there is none."""
 
-    async def make(request: web.Request, body: RequestBody) -> Form:
-        factory = factories.get(content_type(request))
+    async def make(asked: UploadRequest, body: Body) -> Form:
+        factory = factories.get(asked.media_type)
         if factory is None:
-            raise WrongContentType(f"{request.path} takes one Content-Type: {' or '.join(factories)}.")
-        return await factory(request, body)
+            raise WrongContentType(f"{asked.endpoint} takes one Content-Type: {' or '.join(factories)}.")
+        return await factory(asked, body)
 
     return make
-
-
-def content_type(request: web.Request) -> str:
-    """The one media type that a request has, in lower case; empty if it has none, or several."""
-    given = request.headers.getall(hdrs.CONTENT_TYPE, [])
-    return given[0].partition(";")[0].strip().lower() if len(given) == 1 else ""

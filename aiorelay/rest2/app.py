@@ -5,19 +5,24 @@ from contextlib import aclosing
 from pathlib import Path
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Middleware
 
 from aiorelay.checks.pipeline import CheckFactory, checked
 from aiorelay.errors import MissingFile, ShuttingDown, WrongContentType
 from aiorelay.files.writer import StoredFile
 from aiorelay.http.authentication import LoopbackOrToken
-from aiorelay.http.middleware import add_catch_all_route, defer_100_continue, response_timeout
+from aiorelay.http.middleware import (
+    add_catch_all_route,
+    add_request_id,
+    defer_100_continue,
+    identify_request,
+    response_timeout,
+)
 from aiorelay.http.problem_details import problem_middleware
 from aiorelay.http.request_body import BodyTimeouts, RequestBody
 from aiorelay.http.request_smuggling import FROM_RELAYS, reject_ambiguous_requests
 from aiorelay.multipart.form import Form, Part
 from aiorelay.multipart.parser import FormLimits, read_form
-from aiorelay.observability.logs import REQUEST_ID, request_id, set_request_id
 from aiorelay.rest2.store import Incoming, Store
 
 __all__ = ["Rest2"]
@@ -45,11 +50,18 @@ class Rest2:
         self._checks = checks
         self._timeouts = timeouts
 
-    def app(self) -> web.Application:
-        in_time = response_timeout(self._timeouts.idle)
+    def app(self, track: Middleware) -> web.Application:
+        """The application, in which ``track`` keeps account of the requests in flight."""
         app = web.Application(
-            middlewares=[in_time, _identified, reject_ambiguous_requests(FROM_RELAYS), problem_middleware]
+            middlewares=[
+                track,
+                response_timeout(self._timeouts.idle),
+                identify_request,
+                reject_ambiguous_requests(FROM_RELAYS),
+                problem_middleware,
+            ]
         )
+        app.on_response_prepare.append(add_request_id)
         app.router.add_post("/upload", self._upload, expect_handler=defer_100_continue)
         add_catch_all_route(app.router)
         return app
@@ -102,11 +114,3 @@ def _described(part: Part, path: Path, file: StoredFile) -> dict[str, str | int]
         "sha256": file.sha256,
         "content_type": part.media_type or "application/octet-stream",
     }
-
-
-@web.middleware
-async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
-    set_request_id(request.headers)
-    response = await handler(request)
-    response.headers[REQUEST_ID] = request_id.get()
-    return response

@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from aiorelay.observability.logs import log
 from aiorelay.server.plain_http import begins_plainly, refuse
@@ -34,11 +35,13 @@ class _OpenConnection:
 class Connections:
     """Those of one server, in the order in which they came or ended their last request.
 
-    ``busy`` are those with a request in flight. A handshake that takes longer than ``prompt`` seconds is a slow one.
+    ``busy`` are those with a request in flight, ``in_flight`` the tasks of these requests. A handshake that takes
+    longer than ``prompt`` seconds is a slow one.
     """
 
     def __init__(self, prompt: float = 1.0) -> None:
         self.busy: set[web.RequestHandler] = set()
+        self.in_flight: set[asyncio.Task[object]] = set()
         self._prompt = prompt
         self._open: dict[web.RequestHandler, _OpenConnection] = {}
 
@@ -60,6 +63,26 @@ class Connections:
         self.busy.discard(handler)
         if handler in self._open:
             self._open[handler] = self._open.pop(handler)
+
+    @property
+    def track(self) -> Middleware:
+        """The middleware that keeps account of the requests in flight."""
+
+        @web.middleware
+        async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
+            task, protocol = asyncio.current_task(), request.protocol
+
+            def end(task: asyncio.Task[object]) -> None:
+                self.in_flight.discard(task)
+                self.ended(protocol)
+
+            if task is not None:
+                self.in_flight.add(task)
+                self.request_started(protocol)
+                task.add_done_callback(end)
+            return await handler(request)
+
+        return track
 
     def closed(self, handler: web.RequestHandler) -> None:
         """Note that one is no more."""

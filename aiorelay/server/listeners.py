@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from aiorelay.errors import StartupError
 from aiorelay.http.request_smuggling import FROM_CLIENTS, HeadLimits
@@ -140,18 +139,18 @@ async def serving(
     sockets: Sequence[socket.socket],
     context: ssl.SSLContext,
     drain: Drain,
+    connections: Connections,
     *,
     deadline: float = HEAD_DEADLINE,
     heads: HeadLimits = FROM_CLIENTS,
 ) -> AsyncGenerator[None, None]:
     """Serve ``app`` over TLS; on leaving, stop listening, drain, and close what is left.
 
+    ``connections`` are to be the server's; the application's first middleware is their ``track``.
+
     ``deadline`` is for a TLS handshake and for a request's head, in seconds; an idle connection is kept as long.
     ``heads`` are the limits of a head.
     """
-    in_flight: set[asyncio.Task[object]] = set()
-    connections = Connections()
-    app.middlewares.insert(0, _noting(in_flight, connections))
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -167,10 +166,12 @@ async def serving(
     )
     async with AsyncExitStack() as stack:
         stack.callback(asyncio.create_task(drop_disconnected(connections.busy)).cancel)
-        stack.push_async_callback(drain.requests, in_flight)  # those that began while connections were closed
+        stack.push_async_callback(
+            drain.requests, connections.in_flight
+        )  # those that began while connections were closed
         stack.push_async_callback(_close, runner, drain)
         await runner.setup()
-        stack.push_async_callback(drain.requests, in_flight)
+        stack.push_async_callback(drain.requests, connections.in_flight)
         most = _most_connections()
         acceptor = Acceptor(_server(runner), sockets, context, connections, limit=most, deadline=deadline)
         stack.push_async_callback(acceptor.close)
@@ -194,21 +195,3 @@ def _server(runner: web.AppRunner) -> web.Server:
     if runner.server is None:
         raise AssertionError("a runner that was set up has a server")
     return runner.server
-
-
-def _noting(in_flight: set[asyncio.Task[object]], connections: Connections) -> Middleware:
-    @web.middleware
-    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
-        task, protocol = asyncio.current_task(), request.protocol
-
-        def end(task: asyncio.Task[object]) -> None:
-            in_flight.discard(task)
-            connections.ended(protocol)
-
-        if task is not None:
-            in_flight.add(task)
-            connections.request_started(protocol)
-            task.add_done_callback(end)
-        return await handler(request)
-
-    return note

@@ -33,12 +33,17 @@ from aiorelay.observability.metrics import Metrics
 from aiorelay.observability.tracing import NO_TRACING, Tracing, tracing
 from aiorelay.rest1.app import Rest1
 from aiorelay.rest1.delivery import Delivery
+from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.files import JobFiles
 from aiorelay.rest1.jobs.registry import Jobs
+from aiorelay.rest1.pieces import refuse_piece, warn_of_piece
+from aiorelay.rest1.relay import Relay
+from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.upstream import Upstream, Waits
 from aiorelay.rest1.web.pages import Pages
 from aiorelay.rest2 import store as stores
 from aiorelay.rest2.app import Rest2
+from aiorelay.server.connections import Connections
 from aiorelay.server.listeners import HEAD_DEADLINE, Drain, address, serving
 from aiorelay.settings import Settings
 from aiorelay.sources.fetch import Fetcher, FetchLimits
@@ -111,7 +116,9 @@ async def serve_rest2(shared: ServerContext) -> AsyncGenerator[stores.Store, Non
         checks = [max_size(settings.max_size)]
         rest2 = Rest2(store, access, limits=shared.limits, checks=checks, timeouts=shared.timeouts)
         context, sockets = shared.identity.context, shared.sockets["rest2"]
-        async with serving(rest2.app(), sockets, context, shared.drain, heads=FROM_RELAYS):
+        connections = Connections()
+        app = rest2.app(connections.track)
+        async with serving(app, sockets, context, shared.drain, connections, heads=FROM_RELAYS):
             try:
                 yield store
             finally:
@@ -124,40 +131,56 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
     settings = shared.settings
     async with AsyncExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
-        spool = _spool(settings, pool)
         traced = await stack.enter_async_context(tracing(settings.grace)) if settings.otel else NO_TRACING
-        upstream = await stack.enter_async_context(_upstream(shared, traced))
-        sources = Sources(stack.enter_context(_fetcher(shared)), settings.local_root, pool)
-        jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
-        stack.push_async_callback(shared.drain.requests, jobs.tasks)
-        rest1 = Rest1(
-            Delivery(upstream, spool, _spooled(settings)),
-            sources,
-            jobs,
+        intake = Intake(
             Access(shared.tokens, settings.trusted_proxy),
             shared.metrics,
             traced,
-            Pages(settings.field, upload=settings.page, wants_token=shared.tokens is not None),
-            field=settings.field,
-            limits=shared.limits,
-            max_uploads=settings.max_uploads,
-            checks=configured_checks(
-                settings,
-                pool,
-                stack.enter_context(Threads("validator")),
-                spool=spool,
-                on_scan=shared.metrics.scanned,
-                on_timeout=shared.metrics.validators_given_up.inc,
-            ),
-            timeouts=shared.timeouts,
-            pool=pool,
-            stored_status=settings.stored_status,
-            allow_pieces=settings.allow_pieces,
+            shared.timeouts,
+            pool,
+            most=settings.max_uploads,
+            on_piece=_on_piece(settings),
         )
+        relay = await _relay(shared, stack, traced, pool)
+        sources = Sources(stack.enter_context(_fetcher(shared)), settings.local_root, pool)
+        forms = FormReader(sources, field=settings.field, limits=shared.limits)
+        jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
+        stack.push_async_callback(shared.drain.requests, jobs.tasks)
+        pages = Pages(settings.field, upload=settings.page, wants_token=shared.tokens is not None)
+        rest1 = Rest1(intake, forms, relay, jobs, pages)
+        connections = Connections()
+        app = rest1.app(connections.track)
         context = _relay_identity(shared).context
-        await stack.enter_async_context(serving(rest1.app(), shared.sockets["rest1"], context, shared.drain))
+        await stack.enter_async_context(serving(app, shared.sockets["rest1"], context, shared.drain, connections))
         stack.callback(rest1.drain)
         yield
+
+
+async def _relay(shared: ServerContext, stack: AsyncExitStack, traced: Tracing, pool: Executor) -> Relay:
+    """The relay to the upload API, with the checks that the settings turn on."""
+    settings = shared.settings
+    spool = _spool(settings, pool)
+    upstream = await stack.enter_async_context(_upstream(shared, traced))
+    checks = configured_checks(
+        settings,
+        pool,
+        stack.enter_context(Threads("validator")),
+        spool=spool,
+        on_scan=shared.metrics.scanned,
+        on_timeout=shared.metrics.validators_given_up.inc,
+    )
+    return Relay(
+        Delivery(upstream, spool, _spooled(settings)),
+        checks,
+        pool,
+        field=settings.field,
+        stored_status=settings.stored_status,
+        on_piece=_on_piece(settings),
+    )
+
+
+def _on_piece(settings: Settings) -> Callable[[], None]:
+    return warn_of_piece if settings.allow_pieces else refuse_piece
 
 
 def _relay_identity(shared: ServerContext) -> Identity:

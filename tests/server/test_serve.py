@@ -17,6 +17,7 @@ from processes import FREE_PORTS, Process, started
 
 import aiorelay
 from aiorelay.certificates import tls
+from aiorelay.server.connections import Connections
 from aiorelay.server.listeners import Drain, listening, serving
 
 CONTENT = os.urandom(3_000_000)  # half of it is more than a spool keeps in memory
@@ -370,7 +371,7 @@ class TestDeadline:
         context = tls.Certificates(tmp_path / "tls", ["localhost"]).context
         with listening("127.0.0.1", 0, "--port") as sockets:
             drain = Drain(0, asyncio.Event())
-            async with serving(web.Application(), sockets, context, drain, deadline=0.2):
+            async with serving(web.Application(), sockets, context, drain, Connections(), deadline=0.2):
                 yield f"https://127.0.0.1:{sockets[0].getsockname()[1]}"
 
     async def test_a_handshake_that_is_not_finished_is_closed(self, base):

@@ -21,32 +21,22 @@ from aiorelay.multipart.parser import FormLimits
 from aiorelay.observability.metrics import Metrics
 from aiorelay.observability.tracing import NO_TRACING
 from aiorelay.rest1.app import Rest1
+from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import State
 from aiorelay.rest1.openapi import document
+from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.web.pages import Pages
+from aiorelay.server.connections import Connections
 
 NOBODY: Any = None
 """Stands where a route only leads to what a request would need."""
 
 
 def app(*, upload_page: bool = True) -> web.Application:
-    return Rest1(
-        NOBODY,
-        NOBODY,
-        NOBODY,
-        Access(),
-        Metrics(),
-        NO_TRACING,
-        Pages("somefile", upload=upload_page, wants_token=False),
-        field="somefile",
-        limits=FormLimits(parts=1, fields_size=1),
-        max_uploads=1,
-        checks=[],
-        timeouts=BodyTimeouts(1, 1),
-        pool=NOBODY,
-        stored_status=[],
-        allow_pieces=False,
-    ).app()
+    intake = Intake(Access(), Metrics(), NO_TRACING, BodyTimeouts(1, 1), NOBODY, most=1, on_piece=lambda: None)
+    forms = FormReader(NOBODY, field="somefile", limits=FormLimits(parts=1, fields_size=1))
+    pages = Pages("somefile", upload=upload_page, wants_token=False)
+    return Rest1(intake, forms, NOBODY, NOBODY, pages).app(Connections().track)
 
 
 def routes(application: web.Application) -> set[tuple[str, str]]:

@@ -1,0 +1,92 @@
+"""Take in upload requests: authenticate, parse, admit, count, log; open their bodies.
+
+request ─▶ under_way ─▶ UploadRequest, UploadRecord ─▶ body ─▶ Body, held to its digests
+"""
+
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import aclosing, asynccontextmanager, contextmanager
+
+from aiohttp import web
+
+from aiorelay.checks.digests import expect_digests
+from aiorelay.checks.pipeline import through_checks
+from aiorelay.errors import Busy, ShuttingDown
+from aiorelay.http.authentication import Access
+from aiorelay.http.request_body import BodyTimeouts, RequestBody
+from aiorelay.observability.logs import UploadRecord
+from aiorelay.observability.metrics import Metrics
+from aiorelay.observability.tracing import Tracing
+from aiorelay.rest1.pieces import is_piece
+from aiorelay.rest1.request_forms import Body
+from aiorelay.rest1.upload_request import UploadRequest, parse_request, query
+
+__all__ = ["Intake"]
+
+
+class Intake:
+    """Takes in requests of those whom ``access`` lets in, at most ``most`` at once.
+
+    Clients are waited for with ``timeouts``. ``pool`` computes checksums. ``on_piece`` is called when the head of a
+    request tells that its body is a piece of a file, and may raise. While ``draining``, nothing is taken in.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        metrics: Metrics,
+        tracing: Tracing,
+        timeouts: BodyTimeouts,
+        pool: Executor,
+        *,
+        most: int,
+        on_piece: Callable[[], None],
+    ) -> None:
+        self.access = access
+        self.metrics = metrics
+        self.timeouts = timeouts
+        self.draining = False
+        self._tracing = tracing
+        self._pool = pool
+        self._most = most
+        self._on_piece = on_piece
+        self._in_flight = 0
+
+    @contextmanager
+    def under_way(self, endpoint: str, request: web.Request) -> Iterator[tuple[UploadRequest, UploadRecord]]:
+        """What a request asks for, and the record of its upload, which is counted and logged when the context ends.
+
+        Raises ``Unauthenticated``, ``BadDigest``, ``ShuttingDown``, ``Busy``, and what ``on_piece`` raises.
+        """
+        client = self.access.client(request)
+        upload = UploadRecord(endpoint, client=client)
+        with self._tracing.upload(upload, request), upload.under_way(self.metrics.ended):
+            upload.who = self.access.who(request)
+            if is_piece(request.headers, query(request)):
+                self._on_piece()
+            asked = parse_request(request, self.access, endpoint=endpoint, who=upload.who, client=client)
+            with self._admitted(), self.metrics.uploads_in_flight.track_inprogress():
+                yield asked, upload
+
+    @asynccontextmanager
+    async def body(self, request: web.Request, asked: UploadRequest) -> AsyncGenerator[Body, None]:
+        """The body of a request, held to the digests that the client gives of it. Raises ``WrongContentType``."""
+        body = RequestBody(request, self.timeouts)
+        checks = [expect_digests(expected, self._pool, field=field) for field, expected in asked.digests.items()]
+        if not checks:
+            yield Body(body.length, body.read)
+            return
+        async with aclosing(through_checks(body, checks)) as blocks:
+            yield Body(body.length, lambda: anext(blocks, b""))
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if self.draining:
+            raise ShuttingDown("The relay takes no more uploads; try again soon.")
+        if self._in_flight >= self._most:
+            raise Busy("The relay has as many uploads under way as it may; try again soon.")
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1

@@ -1,0 +1,79 @@
+"""The one pass of every upload: a form is checked, framed and delivered, and the upload API answers.
+
+Form ─▶ checked ─▶ framed ─▶ delivered ─▶ RelayedAnswer
+"""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+
+import aiohttp
+
+from aiorelay.checks.pipeline import CheckFactory, checked
+from aiorelay.checks.wanted_digests import WantedDigests
+from aiorelay.multipart.form import Form
+from aiorelay.multipart.framing import frame
+from aiorelay.multipart.parser import require_file
+from aiorelay.rest1.delivery import Delivery
+from aiorelay.rest1.pieces import watch_fields
+from aiorelay.rest1.progress import ProgressRecorder
+from aiorelay.rest1.upload_request import UploadRequest, upstream_fields
+from aiorelay.settings.kinds import StatusRange
+
+__all__ = ["Relay", "RelayedAnswer"]
+
+
+@dataclass(frozen=True, slots=True)
+class RelayedAnswer:
+    """The upload API's answer, to be read, and the header fields that the relay adds to it."""
+
+    response: aiohttp.ClientResponse
+    added: list[tuple[str, str]]
+
+
+class Relay:
+    """Sends forms to the upload API by ``delivery``.
+
+    ``checks`` judge every file; ``pool`` computes checksums. ``field`` is the form field that must carry a file.
+    ``stored_status`` are the answers of the upload API that mean stored. ``on_piece`` is called when a form's fields
+    tell that its file is a piece, and may raise.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        checks: Sequence[CheckFactory],
+        pool: Executor,
+        *,
+        field: str,
+        stored_status: Sequence[StatusRange],
+        on_piece: Callable[[], None],
+    ) -> None:
+        self.reachable = delivery.reachable
+        self._delivery = delivery
+        self._checks = checks
+        self._pool = pool
+        self._field = field
+        self._stored_status = stored_status
+        self._on_piece = on_piece
+
+    @asynccontextmanager
+    async def send(
+        self, form: Form, asked: UploadRequest, progress: ProgressRecorder
+    ) -> AsyncGenerator[RelayedAnswer, None]:
+        """Send a form, and give the answer for as long as the context lasts. Raises the first ``Problem``."""
+        wanted = WantedDigests(asked.wanted_digest, self._pool)
+        form = checked(form, [progress.received, wanted, *self._checks, progress.checked])
+        parts = watch_fields(form, self._on_piece)
+        async with aclosing(require_file(Form(form.boundary, parts, form.length), self._field)) as parts:
+            framed = await frame(Form(form.boundary, parts, form.length))
+            fields = upstream_fields(asked, framed, is_job=progress.is_job)
+            timed = replace(framed, blocks=progress.timed(framed.blocks))
+            async with self._delivery.post(timed, fields, asked.query, progress.forwarded) as response:
+                progress.answered(response.status, stored=self.means_stored(response.status))
+                yield RelayedAnswer(response, wanted.told())
+
+    def means_stored(self, status: int) -> bool:
+        """Whether an answer of the upload API means that the upload is stored."""
+        return any(first <= status <= last for first, last in self._stored_status)
