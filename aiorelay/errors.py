@@ -7,9 +7,12 @@ Problem
 ├── SourceMissing, NotFound                                              404
 ├── MethodNotAllowed                                                     405
 ├── TooSlow                                                              408
+├── OffsetMismatch, Superseded                                           409
+├── Gone                                                                 410
 ├── TooLarge, TooManyParts                                               413
 ├── WrongContentType, TypeRefused                                        415
 ├── Refused, ArchiveRefused, Infected, DigestMismatch, Unscannable       422
+├── UploadLocked                                                         423
 ├── TooManyJobs                                                          429
 ├── Internal                                                             500
 ├── SourceFailed, UpstreamProblem ── UpstreamFailed                      502
@@ -104,6 +107,24 @@ class TooSlow(Problem):
     code, status, title = "too-slow", 408, "The upload is too slow"
 
 
+class OffsetMismatch(Problem):
+    """An append that does not begin where the upload ends: at ``offset``, in bytes."""
+
+    code, status, title = "mismatching-upload-offset", 409, "The upload goes on at another offset"
+
+    def __init__(self, detail: str, *, offset: int) -> None:
+        super().__init__(detail, headers={"Upload-Offset": str(offset)})
+        self.offset = offset
+
+
+class Superseded(Problem):
+    code, status, title = "superseded", 409, "A newer request has taken over the upload"
+
+
+class Gone(Problem):
+    code, status, title = "gone", 410, "The upload is over"
+
+
 class TooLarge(Problem):
     code, status, title = "too-large", 413, "The upload is too large"
 
@@ -189,6 +210,10 @@ class _TryLater(Problem):
 
 class Busy(_TryLater):
     code, status, title = "busy", 503, "Too many uploads are under way"
+
+
+class UploadLocked(_TryLater):
+    code, status, title = "upload-locked", 423, "Another request has the upload"
 
 
 class ScannerUnavailable(_TryLater):

@@ -15,8 +15,11 @@ _Result = TypeVar("_Result")
 
 
 async def result_of(job: Future[_Result]) -> _Result:
-    """Wait for the result of ``job``. One that is there already costs the loop no wake-up."""
-    return job.result() if job.done() else await asyncio.wrap_future(job)
+    """Wait for the result of ``job``. One that is there already costs the loop no wake-up.
+
+    A cancellation meanwhile does not reach the job, not even one that still waits for its thread.
+    """
+    return job.result() if job.done() else await asyncio.shield(asyncio.wrap_future(job))
 
 
 async def wait_until_done(job: asyncio.Future[Any]) -> None:

@@ -12,7 +12,6 @@ while another writes, and a filesystem without flock is not swept at all.
 """
 
 import asyncio
-import fcntl
 import os
 import re
 import secrets
@@ -25,6 +24,7 @@ from typing import Final, Self
 from aiorelay.concurrency.threads import result_of, wait_until_done
 from aiorelay.errors import StartupError
 from aiorelay.files.filenames import numbered, safe
+from aiorelay.files.locks import claim, try_lock
 from aiorelay.files.writer import FULL, Writer, storage_problems
 from aiorelay.observability.logs import log
 
@@ -213,20 +213,9 @@ def _make_incoming(root_fd: int) -> tuple[str, int]:
         except OSError:
             os.rmdir(name, dir_fd=root_fd)
             raise
-        if _claimed(fd):
+        if claim(fd):
             return name, fd
         os.close(fd)
-
-
-def _claimed(fd: int) -> bool:
-    """Lock a directory just made. False if a sweep came between and has it, or has removed it already."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # no flock on this filesystem; then nobody sweeps it either
-    return os.fstat(fd).st_nlink > 0
 
 
 def _try_out(root_fd: int) -> None:
@@ -255,12 +244,11 @@ def _sweep(root_fd: int) -> None:
 def _sweep_one(root_fd: int, name: str) -> None:
     fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock(fd):
+            return  # alive
         # The lock may be free because the upload was kept between our open and our lock: look whether the name
         # still means this directory. It cannot change any more, for only the lock's holder renames.
         if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=root_fd, follow_symlinks=False)):
             shutil.rmtree(name, dir_fd=root_fd)
-    except BlockingIOError:
-        pass  # alive
     finally:
         os.close(fd)

@@ -9,7 +9,6 @@ filesystem without flock every process counts as alive.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiorelay.errors import StartupError
+from aiorelay.files.locks import claim, try_lock
 from aiorelay.files.writer import storage_problems
 from aiorelay.observability.logs import log
 
@@ -119,12 +119,11 @@ class JobFiles:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:  # held, or there are no locks here
+            return not try_lock(fd, shared=True)
+        except OSError:  # there are no locks here
             return True
         finally:
             os.close(fd)
-        return False
 
     def orphans(self) -> Iterator[Record]:
         """The records of processes that live no more; what else they left is swept away."""
@@ -146,17 +145,10 @@ class JobFiles:
 def _claim(path: Path) -> int:
     """Make and lock the file that says that we live; -1 if somebody swept it away before it was locked."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return -1
-    except OSError:
-        return fd  # no flock on this filesystem; then nobody is ever taken for dead
-    if os.fstat(fd).st_nlink == 0:
-        os.close(fd)
-        return -1
-    return fd
+    if claim(fd):
+        return fd
+    os.close(fd)
+    return -1
 
 
 def _remove_if_dead(path: Path) -> None:
@@ -166,8 +158,8 @@ def _remove_if_dead(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        if try_lock(fd):
+            path.unlink(missing_ok=True)
     except OSError:
         pass
     finally:

@@ -1,0 +1,256 @@
+"""The only writer of an upload, for as long as a request appends to it or its bytes are delivered.
+
+    claimed ─▶ lock taken, offset right ─▶ write … flush … ─▶ left: all is written down, the lock given back
+       └───────────────┴── a newer claim: Superseded
+
+Whoever asks for the upload next ends the one before, even in another process: see ``claims``.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from aiorelay.concurrency.threads import wait_until_done
+from aiorelay.errors import Internal, Problem, StorageFull
+from aiorelay.files.writer import Writer, storage_problems
+from aiorelay.rest1.resumable.claims import Claim
+from aiorelay.rest1.resumable.files import Upload, UploadFiles
+
+__all__ = ["Appending", "Disk", "Quota"]
+
+_Result = TypeVar("_Result")
+
+# Bytes after which a long append is synced, so that a kill costs no more than these; in the background.
+_SYNC_INTERVAL: Final = 16 * 1024 * 1024
+_READ: Final = 512 * 1024
+
+
+class Quota:
+    """The bytes that unfinished uploads may take on this disk, and those that they take."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, size: int) -> None:
+        """Count ``size`` more bytes. Raises ``StorageFull``, and counts none then."""
+        self.check(size)
+        self.used += size
+
+    def give_back(self, size: int) -> None:
+        self.used = max(self.used - size, 0)
+
+    def check(self, size: int) -> None:
+        """Raise ``StorageFull`` if there is no room for ``size`` more bytes."""
+        if self.used + size > self.limit:
+            raise StorageFull("The server keeps as many bytes of unfinished uploads as it may; try again later.")
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Where uploads are kept: files, the threads that work on them, and the room that there is."""
+
+    files: UploadFiles
+    pool: Executor
+    quota: Quota
+
+    async def run(self, work: Callable[..., _Result], *args: Any) -> _Result:
+        """Run ``work`` in a thread to its end, even if cancelled. Raises ``StorageFull`` or ``Internal``."""
+        job = asyncio.get_running_loop().run_in_executor(self.pool, work, *args)
+        await wait_until_done(job)
+        with storage_problems():
+            return job.result()
+
+    async def read(self, fd: int, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of a file in blocks, the next one being read meanwhile, and close it."""
+        reading = self._begin(fd, start, end)
+        try:
+            while start < end:
+                await wait_until_done(reading)
+                with storage_problems():
+                    block = reading.result()
+                if not block:
+                    raise Internal("The bytes of the upload became fewer while they were read; its log says why.")
+                start += len(block)
+                reading = self._begin(fd, start, end)
+                yield block
+        finally:
+            await wait_until_done(reading)
+            os.close(fd)
+
+    def _begin(self, fd: int, start: int, end: int) -> asyncio.Future[bytes]:
+        return asyncio.get_running_loop().run_in_executor(self.pool, os.pread, fd, min(_READ, end - start), start)
+
+
+class Appending:
+    """The only writer of ``upload``, made by ``Uploads.appending``. Methods are called by one task at a time."""
+
+    def __init__(self, upload: Upload, fd: int, claim: Claim, disk: Disk, *, fsync: bool) -> None:
+        self._upload = upload
+        self._fd = fd
+        self._claim = claim
+        self._disk = disk
+        self._fsync = fsync
+        self._writer: Writer | None = None
+        self._received = self._synced = self._sync_begun = upload.size
+        self._syncing: asyncio.Future[int] | None = None
+        self._failure: Problem | None = None
+
+    @property
+    def upload(self) -> Upload:
+        """The upload as it is now: its ``size`` are the bytes that are written (with ``fsync``: on the disk)."""
+        return self._upload if self._upload.ended else replace(self._upload, size=self.written)
+
+    @property
+    def written(self) -> int:
+        """The bytes that survive a kill of the process; with ``fsync``, those that survive a power cut."""
+        return self._synced if self._fsync else os.fstat(self._fd).st_size
+
+    @property
+    def received(self) -> int:
+        """The bytes that the upload will have once all that was passed to ``write`` is written."""
+        return self._received
+
+    @property
+    def superseded(self) -> asyncio.Event:
+        """Set once a newer request has claimed the upload. To be waited for together with the client's bytes."""
+        return self._claim.superseded
+
+    async def write(self, block: bytes) -> None:
+        """Append ``block``, which must not reach beyond the upload's length.
+
+        Waits only while as much is gathered as may be. Raises ``Superseded``, ``StorageFull`` or ``Internal``; then no
+        more can be written, what was written before stays, and ``upload`` says how much that is.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._claim.check()
+        length = self._upload.length
+        if length is not None and self._received + len(block) > length:
+            raise ValueError("more bytes than the upload's length")
+        try:
+            self._disk.quota.take(len(block))
+            self._received += len(block)
+            await self._write(block)
+        except Problem as problem:
+            with contextlib.suppress(Problem):
+                await self.flush()
+            self._failure = problem
+            raise
+
+    async def flush(self) -> Upload:
+        """Write down all that was passed to ``write``, even if cancelled, and return the upload as it is then.
+
+        Raises ``StorageFull`` or ``Internal``; ``upload`` says how much is written.
+        """
+        await _to_its_end(self._flush())
+        return self.upload
+
+    async def truncate(self, size: int) -> None:
+        """Discard the bytes after the first ``size``. Raises ``StorageFull`` or ``Internal``."""
+        await self.flush()
+        await self._disk.run(self._disk.files.truncate, self._upload.id, self._fd, size)
+        self._synced = min(self._synced, size)
+        self._disk.quota.give_back(self._received - size)
+        self._received = size
+
+    async def set_length(self, length: int) -> None:
+        """Write down the length of an upload that was created without. Raises ``StorageFull`` or ``Internal``."""
+        self._disk.quota.check(length - self._received)
+        upload = replace(self._upload, length=length)
+        await self._disk.run(self._disk.files.write, upload)
+        self._upload = upload
+
+    @contextlib.contextmanager
+    def delivering(self) -> Iterator[None]:
+        """Let no newer request end this one meanwhile: it waits. Raises ``Superseded`` if one has already."""
+        self._claim.check()
+        with storage_problems():
+            self._disk.files.set_delivering(self._upload.id, delivering=True)
+        self._claim.delivering = True
+        try:
+            yield
+        finally:
+            self._claim.delivering = False
+            with contextlib.suppress(OSError):
+                self._disk.files.set_delivering(self._upload.id, delivering=False)
+
+    async def read(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes from ``start`` to ``end``, or all that are written."""
+        last = os.fstat(self._fd).st_size if end is None else end
+        async with contextlib.aclosing(self._disk.read(os.dup(self._fd), start, last)) as blocks:
+            async for block in blocks:
+                yield block
+
+    async def end(self, outcome: dict[str, Any] | None) -> Upload:
+        """Write down how the upload ended and remove its bytes; nothing can be appended any more.
+
+        Raises ``StorageFull`` or ``Internal``.
+        """
+        await self.flush()
+        self._upload = await self._disk.run(self._disk.files.end, self.upload, outcome)
+        self._disk.quota.give_back(self._received)
+        self._received = 0
+        return self._upload
+
+    async def close(self) -> None:
+        """Write down what was gathered, and give the lock back. Raises as ``flush`` does."""
+        try:
+            if self._upload.ended is None:
+                await self.flush()
+        finally:
+            if self._upload.ended is None:
+                self._disk.quota.give_back(self._received - os.fstat(self._fd).st_size)
+
+    async def _write(self, block: bytes) -> None:
+        if self._writer is None:
+            with storage_problems():
+                own = os.dup(self._fd)
+            self._writer = Writer(self._upload.id, own, self._disk.pool, fsync=False, hashed=False)
+        await self._writer.write(block)
+        if self._fsync and self._received - self._sync_begun >= _SYNC_INTERVAL:
+            await self._sync()
+
+    async def _sync(self) -> None:
+        """Begin to sync what is written, once the sync before has ended."""
+        await self._wait_for_sync()
+        self._sync_begun = self._received
+        self._syncing = asyncio.get_running_loop().run_in_executor(
+            self._disk.pool, self._disk.files.sync, self._upload.id, self._fd
+        )
+
+    async def _wait_for_sync(self) -> None:
+        if self._syncing is not None:
+            await wait_until_done(self._syncing)
+            with storage_problems():
+                self._synced = self._syncing.result()
+
+    async def _flush(self) -> None:
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                await _close(writer)
+        finally:
+            # A sync that failed stays as it is and fails again: the kernel may have dropped what it had to write.
+            await self._wait_for_sync()
+            if self._fsync and writer is not None:
+                await self._sync()
+                await self._wait_for_sync()
+
+
+async def _close(writer: Writer) -> None:
+    try:
+        await writer.close()
+    finally:
+        writer.abandon()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work`` although we are cancelled meanwhile, and raise what it raised."""
+    task = asyncio.create_task(work)
+    await wait_until_done(task)
+    task.result()
