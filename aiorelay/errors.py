@@ -2,6 +2,7 @@
 
 Problem
 ├── MalformedForm, MalformedJson, MissingFile, BadSource, Truncated      400
+├── MalformedField, CompletedUpload, InconsistentLength                  400
 ├── Unauthenticated                                                      401
 ├── PathRefused, AddressRefused, HostRefused                             403
 ├── SourceMissing, NotFound                                              404
@@ -73,6 +74,18 @@ class PartialUpload(Problem):
 
 class Truncated(Problem):
     code, status, title = "truncated", 400, "The body ends too early"
+
+
+class MalformedField(Problem):
+    code, status, title = "malformed-field", 400, "A header field is malformed"
+
+
+class CompletedUpload(Problem):
+    code, status, title = "completed-upload", 400, "The upload is already complete"
+
+
+class InconsistentLength(Problem):
+    code, status, title = "inconsistent-upload-length", 400, "The lengths given for the upload differ"
 
 
 class Unauthenticated(Problem):

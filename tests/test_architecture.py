@@ -38,6 +38,8 @@ PURE = (
     "multipart.framing",
     "multipart.part_head",
     "rest1.keep_alive",
+    "rest1.resumable.draft_fields",
+    "rest1.resumable.tus_fields",
     "sources.address_rules",
     "sources.fetch.ranges",
 )
