@@ -10,11 +10,13 @@ Problem
 ├── TooSlow                                                              408
 ├── OffsetMismatch, Superseded                                           409
 ├── Gone                                                                 410
+├── ProtocolVersion                                                      412
 ├── TooLarge, TooManyParts                                               413
 ├── WrongContentType, TypeRefused                                        415
 ├── Refused, ArchiveRefused, Infected, DigestMismatch, Unscannable       422
 ├── UploadLocked                                                         423
 ├── TooManyJobs                                                          429
+├── ChecksumMismatch                                                     460
 ├── Internal                                                             500
 ├── SourceFailed, UpstreamProblem ── UpstreamFailed                      502
 ├── Busy, ScannerUnavailable, ShuttingDown                               503
@@ -26,21 +28,28 @@ StartupError    the process cannot serve; its text is the one line the user read
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 __all__ = ["ClientGone", "Problem", "Refused", "StartupError", "UpstreamProblem"]
+
+# The registry of RFC 9457, section 4.2, with the types of draft-ietf-httpbis-resumable-upload.
+_HTTP_PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types#"
 
 
 class Problem(Exception):
     """A request that ends in a problem answer (RFC 9457).
 
     ``detail`` is one sentence for the client: what is wrong and what to do about it. It must hold no
-    secret, no resolved internal address and nothing of a file's content. ``headers`` go on the answer.
+    secret, no resolved internal address and nothing of a file's content. ``headers`` go on the answer. ``type_uri`` is
+    the problem type where it is registered elsewhere, ``members`` are its extension members.
     """
 
     code: ClassVar[str]
     status: ClassVar[int]
     title: ClassVar[str]
+    type_uri: ClassVar[str | None] = None
+    members: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -82,10 +91,12 @@ class MalformedField(Problem):
 
 class CompletedUpload(Problem):
     code, status, title = "completed-upload", 400, "The upload is already complete"
+    type_uri = f"{_HTTP_PROBLEM_TYPES}completed-upload"
 
 
 class InconsistentLength(Problem):
     code, status, title = "inconsistent-upload-length", 400, "The lengths given for the upload differ"
+    type_uri = f"{_HTTP_PROBLEM_TYPES}inconsistent-upload-length"
 
 
 class Unauthenticated(Problem):
@@ -121,13 +132,15 @@ class TooSlow(Problem):
 
 
 class OffsetMismatch(Problem):
-    """An append that does not begin where the upload ends: at ``offset``, in bytes."""
+    """An append that begins at ``provided`` instead of ``offset``, where the upload ends; both in bytes."""
 
     code, status, title = "mismatching-upload-offset", 409, "The upload goes on at another offset"
+    type_uri = f"{_HTTP_PROBLEM_TYPES}mismatching-upload-offset"
 
-    def __init__(self, detail: str, *, offset: int) -> None:
+    def __init__(self, detail: str, *, offset: int, provided: int) -> None:
         super().__init__(detail, headers={"Upload-Offset": str(offset)})
         self.offset = offset
+        self.members = {"expected-offset": offset, "provided-offset": provided}
 
 
 class Superseded(Problem):
@@ -136,6 +149,10 @@ class Superseded(Problem):
 
 class Gone(Problem):
     code, status, title = "gone", 410, "The upload is over"
+
+
+class ProtocolVersion(Problem):
+    code, status, title = "protocol-version", 412, "The version of the upload protocol is not supported"
 
 
 class TooLarge(Problem):
@@ -170,6 +187,10 @@ class Infected(Problem):
 
 class DigestMismatch(Problem):
     code, status, title = "digest-mismatch", 422, "The content does not match its digest"
+
+
+class ChecksumMismatch(Problem):
+    code, status, title = "checksum-mismatch", 460, "The content does not match its Upload-Checksum"
 
 
 class Unscannable(Problem):

@@ -13,7 +13,7 @@ from aiorelay.concurrency.threads import Threads
 from aiorelay.files.spool import Spool
 from aiorelay.settings import Settings
 
-__all__ = ["configured_checks"]
+__all__ = ["configured_checks", "first_bytes_checks"]
 
 
 def configured_checks(
@@ -30,9 +30,7 @@ def configured_checks(
     ``pool`` runs what is slow, ``threads`` what may hang, ``spool`` makes room for what must be whole to be judged.
     ``on_scan`` counts scans, ``on_timeout`` validators that were given up.
     """
-    factories = [max_size(settings.max_size)]
-    if settings.accept:
-        factories.append(accept(Accept.parse(settings.accept), pool, libmagic()))
+    factories = [max_size(settings.max_size), *first_bytes_checks(settings, pool)]
     if settings.archive_limits is not None:
         factories.append(archive_check(UnpackLimits(*settings.archive_limits), spool, pool))
     if settings.clamd is not None:
@@ -45,3 +43,8 @@ def configured_checks(
         for name in settings.validator
     )
     return factories
+
+
+def first_bytes_checks(settings: Settings, pool: Executor) -> list[CheckFactory]:
+    """The makers of those checks that judge a file by its first bytes alone."""
+    return [accept(Accept.parse(settings.accept), pool, libmagic())] if settings.accept else []

@@ -12,14 +12,18 @@ from aiorelay.observability.logs import log, request_id
 __all__ = ["problem_details", "problem_middleware", "problem_response"]
 
 
+_PHRASES = frozenset(HTTPStatus)  # 460 is not among them: it is a status of tus
+
+
 def problem_details(problem: Problem, instance: str) -> dict[str, str | int]:
     """A problem in the members of RFC 9457; ``instance`` is the id of the request that met it."""
     return {
-        "type": f"urn:aiorelay:{problem.code}",
+        "type": problem.type_uri or f"urn:aiorelay:{problem.code}",
         "title": problem.title,
         "status": problem.status,
         "detail": problem.detail,
         "instance": instance,
+        **problem.members,
     }
 
 
@@ -27,7 +31,7 @@ def problem_response(problem: Problem, instance: str) -> web.Response:
     """The answer that a problem is; ``instance`` is the id of the request that met it."""
     return web.Response(
         status=problem.status,
-        reason=HTTPStatus(problem.status).phrase,
+        reason=problem.title if problem.status not in _PHRASES else HTTPStatus(problem.status).phrase,
         headers=problem.headers,
         content_type="application/problem+json",
         body=json.dumps(problem_details(problem, instance), ensure_ascii=False).encode("utf-8", "replace"),

@@ -13,6 +13,7 @@ from aiohttp.http import HttpProcessingError
 
 from aiorelay.concurrency.timeouts import MinimumRate, Watchdog
 from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
+from aiorelay.http.interim import send_interim_response
 
 __all__ = ["BodyTimeouts", "RequestBody"]
 
@@ -94,8 +95,7 @@ class RequestBody:
         """Send the client that waits for it its ``100 Continue``."""
         if self._awaited:
             self._awaited = False
-            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._request.writer.output_size = 0  # else aiohttp takes the answer for begun
+            await send_interim_response(self._request, 100, "Continue")
 
 
 def _is_broken(request: web.BaseRequest) -> bool:

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import aiohttp
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
 from aiorelay.errors import UpstreamFailed, UpstreamTimeout
 from aiorelay.http.fields import end_to_end, replace_all
 from aiorelay.observability.logs import log
 
-__all__ = ["MAX_SERIALIZED_BODY", "pass_back", "serialize_response", "strip_default_headers"]
+__all__ = ["MAX_SERIALIZED_BODY", "SerializedAnswer", "pass_back", "serialize_response", "strip_default_headers"]
 
 
 async def pass_back(
@@ -50,13 +50,23 @@ class _UpstreamResponse(web.StreamResponse):
         self._send_headers_immediately = not answer.content.is_eof()
 
 
+class SerializedAnswer(web.Response):
+    """An upstream's answer that was kept: its status, header fields and body."""
+
+    def __init__(self, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> None:
+        super().__init__(status=status, body=body)
+        self.headers.popall(hdrs.CONTENT_TYPE, None)
+        self.headers.extend(headers)
+        self.said = frozenset(name.lower() for name in self.headers)
+
+
 async def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Remove what aiohttp adds to an answer by default; a signal handler for ``on_response_prepare``.
 
     To an HTTP/1.0 client, an answer of unknown length ends with the connection (RFC 9112, section 6.3), which aiohttp
     would keep open if asked to.
     """
-    said = response.said if isinstance(response, _UpstreamResponse) else {"content-type"}
+    said = response.said if isinstance(response, _UpstreamResponse | SerializedAnswer) else {"content-type"}
     for name in {"content-type", "server"} - said:
         response.headers.pop(name, None)
     if request.version < HttpVersion11 and response.content_length is None:
@@ -67,22 +77,25 @@ MAX_SERIALIZED_BODY: Final = 64 * 1024
 """The most bytes of an answer's body that are kept: a thousand jobs may be."""
 
 
-async def serialize_response(answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]]) -> dict[str, Any]:
+async def serialize_response(
+    answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]], *, most: int = MAX_SERIALIZED_BODY
+) -> dict[str, Any]:
     """The ``status``, ``headers`` (pairs, so that repeated ones stay) and ``body`` of an answer, read to its end.
 
     The headers ``added`` are among them. ``body_encoding`` is ``utf-8`` for a body that is text, and ``base64`` for any
-    other; ``truncated`` says whether the answer goes on after the first BODY bytes. Raises ``UpstreamFailed`` or
+    other; ``truncated`` says whether the body is longer than ``most`` bytes, of
+    which the first are kept. Raises ``UpstreamFailed`` or
     ``UpstreamTimeout`` if it breaks off.
     """
-    body = await _read_beginning(answer)
-    truncated = len(body) > MAX_SERIALIZED_BODY
+    body = await _read_beginning(answer, most)
+    truncated = len(body) > most
     try:  # a character that is cut in half at the end does not make the rest binary
         text, encoding = (
-            codecs.getincrementaldecoder("utf-8")().decode(body[:MAX_SERIALIZED_BODY], final=not truncated),
+            codecs.getincrementaldecoder("utf-8")().decode(body[:most], final=not truncated),
             "utf-8",
         )
     except UnicodeDecodeError:
-        text, encoding = base64.b64encode(body[:MAX_SERIALIZED_BODY]).decode(), "base64"
+        text, encoding = base64.b64encode(body[:most]).decode(), "base64"
     headers = end_to_end(answer.headers)
     replace_all(headers, added)
     return {
@@ -94,12 +107,12 @@ async def serialize_response(answer: aiohttp.ClientResponse, added: Iterable[tup
     }
 
 
-async def _read_beginning(answer: aiohttp.ClientResponse) -> bytes:
+async def _read_beginning(answer: aiohttp.ClientResponse, most: int) -> bytes:
     body = bytearray()
     try:
         async for block in answer.content.iter_any():
             body += block
-            if len(body) > MAX_SERIALIZED_BODY:
+            if len(body) > most:
                 break
     except TimeoutError:
         raise UpstreamTimeout("The upload API fell silent in its answer.", error="http_response_timeout") from None

@@ -29,10 +29,11 @@ from aiorelay.rest1 import openapi
 from aiorelay.rest1.answers import pass_back, serialize_response, strip_default_headers
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job, Jobs
-from aiorelay.rest1.jobs.routes import JobRoutes, job_path, job_response
+from aiorelay.rest1.jobs.routes import JobRoutes, started_job_response
 from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import Body, FormFactory, FormReader, dispatch_on_content_type
+from aiorelay.rest1.resumable.routes import ResumableRoutes
 from aiorelay.rest1.upload_request import FORM, JSON, UploadRequest
 from aiorelay.rest1.web.pages import Pages
 
@@ -42,15 +43,25 @@ __all__ = ["Rest1"]
 class Rest1:
     """The relay's application: requests that ``intake`` takes in become forms by ``forms``, which ``relay`` sends.
 
-    ``jobs`` are the uploads that go on after their request was answered.
+    ``jobs`` are the uploads that go on after their request was answered. ``resumable`` has the routes of resumable
+    uploads, where these are wanted.
     """
 
-    def __init__(self, intake: Intake, forms: FormReader, relay: Relay, jobs: Jobs, pages: Pages) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        forms: FormReader,
+        relay: Relay,
+        jobs: Jobs,
+        pages: Pages,
+        resumable: ResumableRoutes | None,
+    ) -> None:
         self._intake = intake
         self._forms = forms
         self._relay = relay
         self._jobs = jobs
         self._pages = pages
+        self._resumable = resumable
 
     def app(self, track: Middleware) -> web.Application:
         """The application, in which ``track`` keeps account of the requests in flight."""
@@ -74,9 +85,13 @@ class Rest1:
             ("/upload2", {JSON: self._forms.json}),
         ):
             handler = self._upload(path, dispatch_on_content_type(factories), jobs=JSON in factories)
+            if FORM in factories:
+                handler = self._or_resumable(path, handler)
             app.router.add_post(path, handler, expect_handler=defer_100_continue)
-        raw = self._upload("/upload/", self._forms.raw)
+        raw = self._or_resumable("/upload/", self._upload("/upload/", self._forms.raw))
         app.router.add_put("/upload/{filename:[^/]*}", raw, expect_handler=defer_100_continue)
+        if self._resumable is not None:
+            self._resumable.add_to(app.router)
         JobRoutes(self._jobs, self._intake.access.who, idle=self._intake.timeouts.idle).add_to(app.router)
         self._pages.add_to(app.router)
         openapi.add_to(app.router, self._forms.field)
@@ -111,7 +126,7 @@ class Rest1:
         async def handler(request: web.Request) -> web.StreamResponse:
             with ExitStack() as under_way:
                 asked, upload = under_way.enter_context(self._intake.under_way(endpoint, request))
-                async with self._intake.body(request, asked) as body:
+                async with self._intake.body(request, self._intake.digest_checks(asked)) as body:
                     if jobs and asked.respond_async and asked.media_type == JSON:
                         return await self._start_job(asked, body, upload, under_way)
                     form = await make(asked, body)
@@ -120,6 +135,19 @@ class Rest1:
                         return await pass_back(request, answer.response, answer.added, idle=self._intake.timeouts.idle)
 
         return handler
+
+    def _or_resumable(self, endpoint: str, handler: Handler) -> Handler:
+        """A handler of those requests that create a resumable upload; ``handler`` has the others."""
+        resumable = self._resumable
+        if resumable is None:
+            return handler
+
+        async def choose(request: web.Request) -> web.StreamResponse:
+            if resumable.is_creation(request):
+                return await resumable.create(endpoint, request)
+            return await handler(request)
+
+        return choose
 
     async def _start_job(
         self, asked: UploadRequest, body: Body, upload: UploadRecord, under_way: ExitStack
@@ -137,6 +165,4 @@ class Rest1:
 
         job = self._jobs.start(work, asked.who)
         job_context = under_way.pop_all()
-        response = job_response(job, status=202)
-        response.headers.update({hdrs.LOCATION: job_path(job), "Preference-Applied": "respond-async"})
-        return response
+        return started_job_response(job)

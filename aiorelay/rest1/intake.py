@@ -3,14 +3,14 @@
 request ─▶ under_way ─▶ UploadRequest, UploadRecord ─▶ body ─▶ Body, held to its digests
 """
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from aiohttp import web
 
 from aiorelay.checks.digests import expect_digests
-from aiorelay.checks.pipeline import through_checks
+from aiorelay.checks.pipeline import Check, through_checks
 from aiorelay.errors import Busy, ShuttingDown
 from aiorelay.http.authentication import Access
 from aiorelay.http.request_body import BodyTimeouts, RequestBody
@@ -53,26 +53,36 @@ class Intake:
         self._in_flight = 0
 
     @contextmanager
-    def under_way(self, endpoint: str, request: web.Request) -> Iterator[tuple[UploadRequest, UploadRecord]]:
+    def under_way(
+        self, endpoint: str, request: web.Request, *, resumable: bool = False
+    ) -> Iterator[tuple[UploadRequest, UploadRecord]]:
         """What a request asks for, and the record of its upload, which is counted and logged when the context ends.
 
+        ``resumable`` says that the request speaks a protocol by which the pieces of a file become one again.
         Raises ``Unauthenticated``, ``BadDigest``, ``ShuttingDown``, ``Busy``, and what ``on_piece`` raises.
         """
         client = self.access.client(request)
         upload = UploadRecord(endpoint, client=client)
         with self._tracing.upload(upload, request), upload.under_way(self.metrics.ended):
             upload.who = self.access.who(request)
-            if is_piece(request.headers, query(request)):
+            if is_piece(request.headers, query(request), resumable=resumable):
                 self._on_piece()
             asked = parse_request(request, self.access, endpoint=endpoint, who=upload.who, client=client)
             with self._admitted(), self.metrics.uploads_in_flight.track_inprogress():
                 yield asked, upload
 
+    def digest_checks(self, asked: UploadRequest, *fields: str) -> list[Check]:
+        """Checks of a body against the digests that a request gives in ``fields``, or in all fields."""
+        return [
+            expect_digests(expected, self._pool, field=field)
+            for field, expected in asked.digests.items()
+            if not fields or field in fields
+        ]
+
     @asynccontextmanager
-    async def body(self, request: web.Request, asked: UploadRequest) -> AsyncGenerator[Body, None]:
-        """The body of a request, held to the digests that the client gives of it. Raises ``WrongContentType``."""
+    async def body(self, request: web.Request, checks: Sequence[Check]) -> AsyncGenerator[Body, None]:
+        """The body of a request, judged by ``checks``. Raises ``WrongContentType``."""
         body = RequestBody(request, self.timeouts)
-        checks = [expect_digests(expected, self._pool, field=field) for field, expected in asked.digests.items()]
         if not checks:
             yield Body(body.length, body.read)
             return

@@ -22,7 +22,7 @@ _COUNT_BESIDE: Final = {
 _LONGEST_COUNT = 20
 
 
-def is_piece(headers: Mapping[str, str], query: str) -> bool:
+def is_piece(headers: Mapping[str, str], query: str, *, resumable: bool = False) -> bool:
     """Whether a request says in its head that its body is not the whole file.
 
     ``Content-Range`` is for answers, and never means a whole file in a request (RFC 9110, section 14.5);
@@ -31,6 +31,8 @@ def is_piece(headers: Mapping[str, str], query: str) -> bool:
     """
     if "Content-Range" in headers:
         return True
+    if resumable:
+        return _tells_of_pieces(dict(parse_qsl(query)))
     complete = headers.get("Upload-Complete")
     if complete is not None:
         return complete.strip() != "?1" or headers.get("Upload-Offset", "0").strip() != "0"

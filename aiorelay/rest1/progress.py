@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from aiorelay.checks.pipeline import Check
+from aiorelay.errors import Problem
 from aiorelay.multipart.form import Part
 from aiorelay.observability.logs import Stopwatch, UploadRecord
 from aiorelay.observability.metrics import Metrics
@@ -19,7 +20,7 @@ class ProgressRecorder:
         self._upload = upload
         self._metrics = metrics
         self._job = job
-        self._sent = 0
+        self.sent = 0
 
     def received(self, part: Part) -> Check | None:
         """Make the first check of a file, which counts its bytes and the time spent waiting for them."""
@@ -41,6 +42,15 @@ class ProgressRecorder:
         self._upload.watch.lap("wait")
         self._upload.answered(status, stored=stored)
 
+    def failed(self, problem: Problem) -> None:
+        """Record the problem that the upload ended in."""
+        self._upload.failed(problem)
+
+    def unfinished(self, status: int) -> None:
+        """Record that the request has been answered, and that the upload goes on with another."""
+        self._upload.status = status
+        self._upload.outcome = "unfinished"
+
     def total(self, size: int) -> None:
         """Record the bytes of all files together, once they are known."""
         if self._job is not None:
@@ -48,8 +58,8 @@ class ProgressRecorder:
 
     def forwarded(self, sent: int) -> None:
         """Record that ``sent`` bytes of the body have been written upstream. A spooled body may begin anew."""
-        self._metrics.forwarded.inc(max(0, sent - self._sent))
-        self._sent = sent
+        self._metrics.forwarded.inc(max(0, sent - self.sent))
+        self.sent = sent
         if self._job is not None:
             self._job.note(forwarded=sent)
 

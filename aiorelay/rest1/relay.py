@@ -35,15 +35,16 @@ class RelayedAnswer:
 class Relay:
     """Sends forms to the upload API by ``delivery``.
 
-    ``checks`` judge every file; ``pool`` computes checksums. ``field`` is the form field that must carry a file.
-    ``stored_status`` are the answers of the upload API that mean stored. ``on_piece`` is called when a form's fields
-    tell that its file is a piece, and may raise.
+    ``checks`` judge every file, ``first_bytes_checks`` its first bytes alone; ``pool`` computes checksums. ``field`` is
+    the form field that must carry a file. ``stored_status`` are the answers of the upload API that mean stored.
+    ``on_piece`` is called when a form's fields tell that its file is a piece, and may raise.
     """
 
     def __init__(
         self,
         delivery: Delivery,
         checks: Sequence[CheckFactory],
+        first_bytes_checks: Sequence[CheckFactory],
         pool: Executor,
         *,
         field: str,
@@ -53,6 +54,7 @@ class Relay:
         self.reachable = delivery.reachable
         self._delivery = delivery
         self._checks = checks
+        self._first_bytes_checks = first_bytes_checks
         self._pool = pool
         self._field = field
         self._stored_status = stored_status
@@ -73,6 +75,13 @@ class Relay:
             async with self._delivery.post(timed, fields, asked.query, progress.forwarded) as response:
                 progress.answered(response.status, stored=self.means_stored(response.status))
                 yield RelayedAnswer(response, wanted.told())
+
+    async def check_first_bytes(self, form: Form) -> None:
+        """Read a form as far as it goes, and raise what is found against the first bytes of its files."""
+        async with aclosing(checked(form, self._first_bytes_checks).parts) as parts:
+            async for part in parts:
+                async for _ in part.chunks:
+                    pass
 
     def means_stored(self, status: int) -> bool:
         """Whether an answer of the upload API means that the upload is stored."""

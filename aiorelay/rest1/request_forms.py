@@ -5,11 +5,11 @@ application/json ─── json  ├─▶ Form
 any other, by PUT ── raw   ┘
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from aiorelay.errors import TooLarge, WrongContentType
+from aiorelay.errors import TooLarge, TooManyParts, WrongContentType
 from aiorelay.multipart.form import Form
 from aiorelay.multipart.parser import FormLimits, read_form
 from aiorelay.rest1.upload_request import UploadRequest
@@ -70,9 +70,17 @@ class FormReader:
                 raise TooLarge(f"The JSON is larger than {_MAX_JSON} bytes.")
         return read_ingest(document, self.field)
 
-    async def raw(self, asked: UploadRequest, body: Body) -> Form:
+    async def raw(self, asked: UploadRequest, body: Body, fields: Sequence[tuple[str, str]] = ()) -> Form:
+        """Make a form of one file; ``fields`` go before it."""
+        if len(fields) >= self._limits.parts:
+            raise TooManyParts(f"The upload has more than {self._limits.parts} fields and files.")
         return raw_form(
-            body.read, body.length, field=self.field, filename=asked.filename, media_type=asked.content_type
+            body.read,
+            body.length,
+            field=self.field,
+            filename=asked.filename,
+            media_type=asked.content_type,
+            fields=fields,
         )
 
 

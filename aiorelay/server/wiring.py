@@ -19,7 +19,7 @@ from yarl import URL
 
 from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
-from aiorelay.checks.configured import configured_checks
+from aiorelay.checks.configured import configured_checks, first_bytes_checks
 from aiorelay.checks.size import max_size
 from aiorelay.concurrency.threads import Threads
 from aiorelay.errors import StartupError
@@ -39,6 +39,10 @@ from aiorelay.rest1.jobs.registry import Jobs
 from aiorelay.rest1.pieces import refuse_piece, warn_of_piece
 from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import FormReader
+from aiorelay.rest1.resumable.completion import Completion
+from aiorelay.rest1.resumable.routes import ResumableRoutes
+from aiorelay.rest1.resumable.store import Uploads
+from aiorelay.rest1.resumable.transfers import SizeLimits
 from aiorelay.rest1.upstream import Upstream, Waits
 from aiorelay.rest1.web.pages import Pages
 from aiorelay.rest2 import store as stores
@@ -147,7 +151,8 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
         stack.push_async_callback(shared.drain.requests, jobs.tasks)
         pages = Pages(settings.field, upload=settings.page, wants_token=shared.tokens is not None)
-        rest1 = Rest1(intake, forms, relay, jobs, pages)
+        resumable = await _resumable(shared, stack, intake, forms, relay, jobs) if settings.resumable else None
+        rest1 = Rest1(intake, forms, relay, jobs, pages, resumable)
         connections = Connections()
         app = rest1.app(connections.track)
         context = _relay_identity(shared).context
@@ -172,11 +177,30 @@ async def _relay(shared: ServerContext, stack: AsyncExitStack, traced: Tracing, 
     return Relay(
         Delivery(upstream, spool, _spooled(settings)),
         checks,
+        first_bytes_checks(settings, pool),
         pool,
         field=settings.field,
         stored_status=settings.stored_status,
         on_piece=_on_piece(settings),
     )
+
+
+async def _resumable(
+    shared: ServerContext, stack: AsyncExitStack, intake: Intake, forms: FormReader, relay: Relay, jobs: Jobs
+) -> ResumableRoutes:
+    settings = shared.settings
+    pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checksums"))
+    uploads = Uploads(
+        settings.state_dir / "uploads",
+        fsync=settings.durable,
+        quota=settings.resumable_quota,
+        expiry=settings.upload_expiry,
+    )
+    await stack.enter_async_context(uploads)
+    completion = Completion(relay, forms, pool)
+    stack.push_async_callback(shared.drain.requests, completion.tasks)
+    limits = SizeLimits(file=settings.max_size, form=_largest_form(settings))
+    return ResumableRoutes(intake, uploads, completion, jobs, limits, pool, expiry=settings.upload_expiry)
 
 
 def _on_piece(settings: Settings) -> Callable[[], None]:
@@ -257,8 +281,12 @@ def _spool(settings: Settings, pool: Executor) -> Callable[[], Spool]:
         raise StartupError(
             f"cannot spool in {directory}: {error.strerror}; choose another place with --state-dir"
         ) from error
-    quota = settings.max_size + settings.max_fields_size + _FRAMING
-    return lambda: Spool(directory, quota, pool)
+    return lambda: Spool(directory, _largest_form(settings), pool)
+
+
+def _largest_form(settings: Settings) -> int:
+    """Bytes of the largest form: its file, its fields and what frames them."""
+    return settings.max_size + settings.max_fields_size + _FRAMING
 
 
 @contextlib.contextmanager

@@ -49,6 +49,9 @@ class Arguments(TypedDict, total=False):
     allow_pieces: bool | None
     max_uploads: int | None
     max_jobs: int | None
+    resumable: bool | None
+    upload_expiry: float | str | None
+    resumable_quota: int | str | None
     idle_timeout: float | str | None
     min_rate: int | str | None
     grace: float | str | None

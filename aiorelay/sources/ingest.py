@@ -149,7 +149,7 @@ class Sources:
     async def _open(self, source: Source, field: str, stack: AsyncExitStack) -> Part:
         if source.is_remote:
             remote = await stack.enter_async_context(self._fetcher.open(source.location))
-            part = _file(field, remote.filename, _of_one_file(remote.media_type), remote.size, remote.chunks)
+            part = _file(field, remote.filename, media_type_of_one_file(remote.media_type), remote.size, remote.chunks)
         else:
             local = await open_local(source.location, self._roots)
             stack.push_async_callback(local.close)
@@ -161,26 +161,35 @@ class Sources:
 
 
 def raw_form(
-    read: Callable[[], Awaitable[bytes]], length: int | None, *, field: str, filename: str, media_type: str | None
+    read: Callable[[], Awaitable[bytes]],
+    length: int | None,
+    *,
+    field: str,
+    filename: str,
+    media_type: str | None,
+    fields: Iterable[tuple[str, str]] = (),
 ) -> Form:
     """A raw body of ``length`` bytes (or None), which ``read`` gives block by block, as a form of one file.
 
-    Raises ``WrongContentType`` if it says that it is itself a form, or another body of several parts.
+    ``fields`` go before the file. Raises ``WrongContentType`` if the body says that it is itself a form, or another
+    body of several parts.
     """
     if media_type is not None and _MULTIPART.match(media_type):
-        raise WrongContentType("A raw body is one file; a form is sent with POST.")
+        raise WrongContentType("A raw body is one file. Send a form with POST.")
 
     async def chunks() -> AsyncGenerator[bytes, None]:
         while block := await read():
             yield block
 
     async def parts() -> AsyncGenerator[Part, None]:
-        yield part
+        for part in made:
+            yield part
 
     name = _safe(filename)
-    part = _file(field, name, media_type or _type_of(name), length, chunks())
+    made = [_field(key, value) for key, value in fields]
+    made.append(_file(field, name, media_type or _type_of(name), length, chunks()))
     boundary = _boundary()
-    return Form(boundary, parts(), canonical_length(boundary, [part]))
+    return Form(boundary, parts(), canonical_length(boundary, made))
 
 
 def _source(value: Any) -> Source:
@@ -249,7 +258,7 @@ def _safe(filename: str) -> str:
     return "" if name in {".", ".."} else name
 
 
-def _of_one_file(media_type: str | None) -> str | None:
+def media_type_of_one_file(media_type: str | None) -> str | None:
     """What a server calls its file, if a part may be called so: a multipart type would nest a form in the form."""
     is_one = media_type is not None and _MEDIA_TYPE.fullmatch(media_type) and not _MULTIPART.match(media_type)
     return media_type if is_one else None

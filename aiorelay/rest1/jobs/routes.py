@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import hdrs, web
 
 from aiorelay.rest1.jobs.registry import Job, Jobs
 
-__all__ = ["JobRoutes", "job_path", "job_response"]
+__all__ = ["JobRoutes", "job_response", "started_job_response"]
 
 # HTML, section 9.2 (server-sent events): an id may be anything, and ours are numbers.
 _NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
@@ -96,14 +96,18 @@ class JobRoutes:
         return self._jobs.find(request.match_info["id"], self._owner(request))
 
 
-def job_path(job: Job) -> str:
-    """The path of a job."""
-    return f"/jobs/{job.id}"
-
-
 def job_response(job: Job, *, status: int = 200) -> web.Response:
     """The answer that shows a job."""
     return web.json_response(job.describe(), status=status, headers={hdrs.CACHE_CONTROL: "no-store"})
+
+
+def started_job_response(job: Job, headers: Mapping[str, str] | None = None) -> web.Response:
+    """The answer to a request that has become a job (RFC 7240, section 4.1)."""
+    response = job_response(job, status=202)
+    response.headers.update(
+        {**(headers or {}), hdrs.LOCATION: f"/jobs/{job.id}", "Preference-Applied": "respond-async"}
+    )
+    return response
 
 
 async def _at_most(seconds: float, event: Awaitable[object]) -> bool:

@@ -18,12 +18,9 @@ import http_sf
 from aiorelay.errors import InconsistentLength
 
 __all__ = [
-    "COMPLETED_UPLOAD",
-    "INCONSISTENT_LENGTH",
     "INTEROP_VERSIONS",
     "PARTIAL_UPLOAD",
     "declared_length",
-    "mismatching_offset",
     "parse_complete",
     "parse_interop_version",
     "parse_size",
@@ -36,18 +33,6 @@ PARTIAL_UPLOAD = "application/partial-upload"
 
 INTEROP_VERSIONS = frozenset({6, 8})
 """The drafts that are spoken: -04 and -05, which tus-js-client speaks, and -09 and later."""
-
-_REGISTERED = "https://iana.org/assignments/http-problem-types#"
-COMPLETED_UPLOAD = {"type": f"{_REGISTERED}completed-upload"}
-"""What tells an append to a completed upload from other problems."""
-INCONSISTENT_LENGTH = {"type": f"{_REGISTERED}inconsistent-upload-length"}
-"""What tells lengths that contradict each other from other problems."""
-
-
-def mismatching_offset(*, expected: int, provided: int) -> dict[str, str | int]:
-    """What tells an append at the wrong offset from other problems: ``expected`` is the upload's own offset."""
-    type_ = f"{_REGISTERED}mismatching-upload-offset"
-    return {"type": type_, "expected-offset": expected, "provided-offset": provided}
 
 
 def parse_complete(value: str | None) -> bool | None:

@@ -71,6 +71,11 @@ class Upload:
         return self.size == self.length
 
     @property
+    def remaining(self) -> int:
+        """Whole seconds until it expires."""
+        return max(int(self.expires - time.time()), 0)
+
+    @property
     def offset(self) -> int:
         """The bytes that clients are told of: not the last one of an upload that must yet be delivered."""
         if self.complete and self.ended is None and not self.partial:

@@ -94,6 +94,22 @@ class Uploads:
         made = await self._disk.run(self._files.create, upload)
         return self.find(made.id, owner)
 
+    async def create_ended(
+        self, *, owner: str | None, protocol: Protocol, request: dict[str, Any], length: int, outcome: dict[str, Any]
+    ) -> Upload:
+        """Keep the outcome of what was delivered without an upload of its own. Raises as ``create`` does."""
+        upload = Upload(
+            id="",
+            owner=owner,
+            protocol=protocol,
+            created=time.time(),
+            length=length,
+            request=request,
+            size=length,
+        )
+        made = await self._disk.run(self._files.create, upload)
+        return await self._disk.run(self._files.end, made, outcome)
+
     def find(self, identity: str, owner: str | None) -> Upload:
         """Return an upload, or how it ended. The request that appends to it, if one does, goes on.
 
@@ -192,7 +208,9 @@ class Uploads:
         if offset is None:
             return upload
         if offset != upload.offset:
-            raise OffsetMismatch(f"The upload goes on at offset {upload.offset}.", offset=upload.offset)
+            raise OffsetMismatch(
+                f"The upload goes on at offset {upload.offset}.", offset=upload.offset, provided=offset
+            )
         if offset < upload.size:  # the last byte comes again, to be delivered again
             await self._disk.run(self._files.truncate, identity, fd, offset)
         return replace(upload, size=offset)

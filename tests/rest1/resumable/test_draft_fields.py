@@ -10,7 +10,6 @@ from aiorelay.errors import InconsistentLength
 from aiorelay.rest1.resumable.draft_fields import (
     INTEROP_VERSIONS,
     declared_length,
-    mismatching_offset,
     parse_complete,
     parse_interop_version,
     parse_size,
@@ -100,14 +99,6 @@ def test_limits() -> None:
     assert render_limits({"max-size": 1000, "max-age": 86400}) == "max-size=1000, max-age=86400"
     with pytest.raises(ValueError, match="range"):
         render_limits({"max-size": 10**15})
-
-
-def test_a_mismatching_offset_names_both() -> None:
-    assert mismatching_offset(expected=12, provided=25) == {
-        "type": "https://iana.org/assignments/http-problem-types#mismatching-upload-offset",
-        "expected-offset": 12,
-        "provided-offset": 25,
-    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,187 @@
+"""Take the content of one request into an upload, whichever protocol it came by, and deliver what is complete."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from aiorelay.checks.pipeline import Check
+from aiorelay.errors import Problem, Superseded, TooLarge
+from aiorelay.observability.logs import UploadRecord
+from aiorelay.rest1.intake import Intake
+from aiorelay.rest1.jobs.registry import Job, Jobs
+from aiorelay.rest1.progress import ProgressRecorder
+from aiorelay.rest1.resumable.appending import Appending
+from aiorelay.rest1.resumable.completion import Completion, Outcome
+from aiorelay.rest1.resumable.files import Upload
+from aiorelay.rest1.resumable.reception import Reception, unless_superseded
+from aiorelay.rest1.resumable.representation import Representation
+from aiorelay.rest1.resumable.store import Uploads
+from aiorelay.rest1.upload_request import UploadRequest
+
+__all__ = ["SizeLimits", "Transfer", "Transfers"]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLimits:
+    """The most bytes of a file, and of a form with its fields and framing."""
+
+    file: int
+    form: int
+
+    def of(self, representation: Representation) -> int:
+        return self.form if representation.kind == "form" else self.file
+
+    def check(self, representation: Representation, length: int | None) -> None:
+        """Raise ``TooLarge`` for an upload that is to have ``length`` bytes."""
+        most = self.of(representation)
+        if length is not None and length > most:
+            raise TooLarge(f"The upload is to have {length} bytes, and at most {most} are accepted.")
+
+
+async def _nothing() -> None:
+    """Do nothing: the default of ``Transfer.on_written``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """The content of ``request`` for the upload ``id``, to be appended at ``offset`` (None: where the upload ends).
+
+    ``asked`` is what the request asks for, ``record`` is for its line in the log. ``checks`` judge this content.
+    ``length`` is the upload's, if this request tells it. ``last`` says that the content ends the upload.
+    ``on_written`` is awaited with the upload after each block.
+    """
+
+    request: web.Request
+    id: str
+    offset: int | None
+    asked: UploadRequest
+    record: UploadRecord
+    checks: Sequence[Check] = ()
+    length: int | None = None
+    last: bool
+    on_written: Callable[[Appending], Awaitable[None]] = lambda _appending: _nothing()
+
+
+class Transfers:
+    """Takes content that ``intake`` lets in into ``uploads``, and delivers by ``completion``, or in one of ``jobs``."""
+
+    def __init__(
+        self, intake: Intake, uploads: Uploads, completion: Completion, jobs: Jobs, limits: SizeLimits
+    ) -> None:
+        self.limits = limits
+        self._intake = intake
+        self._uploads = uploads
+        self._completion = completion
+        self._jobs = jobs
+
+    async def take(self, transfer: Transfer, under_way: ExitStack) -> Upload | Outcome | Job:
+        """Take in the content of a request: the upload as it is then, or how its delivery ended, or the job of it.
+
+        The delivery takes over what is ``under_way``, and goes on if the caller is cancelled. Raises what
+        ``Uploads.appending``, receiving and the checks raise; after a refusal the upload has ended.
+        """
+        async with AsyncExitStack() as holding:
+            appending = await holding.enter_async_context(
+                self._uploads.appending(transfer.id, transfer.asked.who, transfer.offset)
+            )
+            if transfer.length is not None and appending.upload.length is None:
+                await appending.set_length(transfer.length)
+            representation = Representation.from_json(appending.upload.request)
+            body = await holding.enter_async_context(self._intake.body(transfer.request, transfer.checks))
+            reception = Reception(
+                appending,
+                body,
+                limit=self.limits.of(representation),
+                check_first_bytes=lambda: self._check_first_bytes(appending, representation, transfer.asked),
+                on_written=lambda: transfer.on_written(appending),
+            )
+            progress = ProgressRecorder(transfer.record, self._intake.metrics)
+            transfer.record.files.append(representation.filename)
+            if transfer.last and not transfer.asked.respond_async:
+                transfer.record.files.clear()  # the form that is made names them
+                work = self._finish(
+                    appending, representation, transfer, reception, holding.pop_all(), under_way.pop_all()
+                )
+                return await self._completion.run(work)
+            start = appending.received
+            async with _judged(appending, reception, checked=bool(transfer.checks)), unless_superseded(appending):
+                await reception.receive()
+            transfer.record.bytes = appending.received - start
+            progress.unfinished(200)
+            upload = appending.upload
+        if transfer.last:
+            return self._start_job(upload, representation, transfer, under_way)
+        if upload.protocol == "tus" and upload.complete and not upload.partial:
+            return await self._completion.run(self._deliver(upload, representation, transfer, under_way.pop_all()))
+        return upload
+
+    def _check_first_bytes(
+        self, appending: Appending, representation: Representation, asked: UploadRequest
+    ) -> Awaitable[None]:
+        if appending.upload.partial:
+            return _nothing()  # one of them alone is no file
+        return self._completion.check_first_bytes(appending, representation, representation.asked(asked))
+
+    async def _finish(
+        self,
+        appending: Appending,
+        representation: Representation,
+        transfer: Transfer,
+        reception: Reception,
+        holding: AsyncExitStack,
+        under_way: ExitStack,
+    ) -> Outcome:
+        progress = ProgressRecorder(transfer.record, self._intake.metrics)
+        asked = representation.asked(transfer.asked)
+        with under_way:
+            async with holding, _judged(appending, reception, checked=bool(transfer.checks)):
+                return await self._completion.deliver(appending, representation, asked, progress, reception)
+
+    async def _deliver(
+        self,
+        upload: Upload,
+        representation: Representation,
+        transfer: Transfer,
+        under_way: ExitStack,
+        job: Job | None = None,
+    ) -> Outcome:
+        """Deliver an upload that is complete on the disk."""
+        transfer.record.files.clear()
+        progress = ProgressRecorder(transfer.record, self._intake.metrics, job)
+        asked = representation.asked(transfer.asked)
+        with under_way:
+            async with self._uploads.appending(upload.id, upload.owner) as appending:
+                return await self._completion.deliver(appending, representation, asked, progress)
+
+    def _start_job(
+        self, upload: Upload, representation: Representation, transfer: Transfer, under_way: ExitStack
+    ) -> Job:
+        async def work(job: Job) -> dict[str, Any]:
+            job.note(received=upload.size, total=upload.size)
+            outcome = await self._deliver(upload, representation, transfer, job_context, job)
+            if outcome.answer is None:
+                raise outcome.problem or AssertionError("an outcome is an answer or a problem")
+            return outcome.answer
+
+        job = self._jobs.start(work, transfer.asked.who)
+        job_context = under_way.pop_all()
+        return job
+
+
+@asynccontextmanager
+async def _judged(appending: Appending, reception: Reception, *, checked: bool) -> AsyncGenerator[None, None]:
+    """End the upload if its content is refused for good; discard content whose checksum was not verified."""
+    start = appending.received
+    try:
+        yield
+    except BaseException as failure:
+        refused = isinstance(failure, Problem) and failure.status < 500 and not isinstance(failure, Superseded)
+        if appending.upload.ended is None:
+            if refused and not reception.interrupted:
+                await appending.end(Outcome(None, failure, stored=False, final=True).to_json(0))  # type: ignore[arg-type]
+            elif checked and not reception.ended:
+                await appending.truncate(start)
+        raise

@@ -1,0 +1,351 @@
+"""tus 1.0.0 (https://tus.io/protocols/resumable-upload).
+
+OPTIONS /files/        the version, the extensions and the limits
+POST    /files/        creates an upload, perhaps with its first bytes, or concatenates uploads
+HEAD    /files/ID      how far it has come
+PATCH   /files/ID      appends; the last one is answered as the upload API answers
+DELETE  /files/ID      ends it
+GET     /files/ID      how it ended, in the members of a job
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from hmac import compare_digest
+from typing import Final
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from aiorelay.checks.pipeline import Check, ThreadedCheck
+from aiorelay.errors import (
+    ChecksumMismatch,
+    Gone,
+    InconsistentLength,
+    MalformedField,
+    Problem,
+    ProtocolVersion,
+    TooLarge,
+    WrongContentType,
+)
+from aiorelay.http.middleware import defer_100_continue
+from aiorelay.http.problem_details import problem_response
+from aiorelay.observability.logs import UploadRecord, request_id
+from aiorelay.rest1.intake import Intake
+from aiorelay.rest1.jobs.registry import Job
+from aiorelay.rest1.jobs.routes import started_job_response
+from aiorelay.rest1.resumable.completion import Outcome
+from aiorelay.rest1.resumable.concatenation import Concatenation
+from aiorelay.rest1.resumable.files import Upload
+from aiorelay.rest1.resumable.outcomes import absolute_url, description, http_date, outcome_response, stored_outcome
+from aiorelay.rest1.resumable.representation import Representation
+from aiorelay.rest1.resumable.store import Uploads
+from aiorelay.rest1.resumable.transfers import Transfer, Transfers
+from aiorelay.rest1.resumable.tus_fields import (
+    CHECKSUM_ALGORITHMS,
+    parse_checksum,
+    parse_concat,
+    parse_creation_length,
+    parse_integer,
+    parse_metadata,
+)
+from aiorelay.rest1.upload_request import UploadRequest
+from aiorelay.sources.ingest import media_type_of_one_file
+
+__all__ = ["TusRoutes"]
+
+_BASE: Final = "/files/"
+_VERSION: Final = "1.0.0"
+_EXTENSIONS: Final = "creation,creation-with-upload,creation-defer-length,checksum,expiration,termination,concatenation"
+_CONTENT: Final = "application/offset+octet-stream"
+_RESUMABLE: Final = "Tus-Resumable"
+_OFFSET: Final = "Upload-Offset"
+_LENGTH: Final = "Upload-Length"
+_DEFERRED: Final = "Upload-Defer-Length"
+_METADATA: Final = "Upload-Metadata"
+_CONCAT: Final = "Upload-Concat"
+_CHECKSUM: Final = "Upload-Checksum"
+_EXPIRES: Final = "Upload-Expires"
+# Statuses that mean something else to clients of tus when the upload API answers with them.
+_TUS_STATUSES: Final = frozenset({409, 423, 460})
+
+
+class TusRoutes:
+    """The routes below /files/, for uploads kept in ``uploads``; ``pool`` computes checksums."""
+
+    def __init__(
+        self, intake: Intake, uploads: Uploads, transfers: Transfers, concatenation: Concatenation, pool: Executor
+    ) -> None:
+        self._intake = intake
+        self._uploads = uploads
+        self._transfers = transfers
+        self._concatenation = concatenation
+        self._pool = pool
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        for path in ("/files", "/files/"):
+            router.add_post(path, self._tus(self._create), expect_handler=defer_100_continue)
+            router.add_options(path, self._options)
+        path = "/files/{id}"
+        router.add_get(path, self._describe, allow_head=False)
+        router.add_options(path, self._options)
+        methods: dict[str, Handler] = {
+            hdrs.METH_HEAD: self._tus(self._tell),
+            hdrs.METH_PATCH: self._tus(self._append),
+            hdrs.METH_DELETE: self._tus(self._remove),
+        }
+        for method, handler in methods.items():
+            router.add_route(method, path, handler, expect_handler=defer_100_continue)
+
+        async def overridden(request: web.Request) -> web.StreamResponse:
+            method = request.headers.get("X-HTTP-Method-Override", "").upper()
+            if method not in methods:
+                raise web.HTTPMethodNotAllowed(request.method, [*methods, hdrs.METH_GET, hdrs.METH_OPTIONS])
+            return await methods[method](request)
+
+        router.add_post(path, overridden, expect_handler=defer_100_continue)
+
+    def _tus(self, handle: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+        """A handler that answers as tus wants every request answered, problems included."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            try:
+                if request.headers.get(_RESUMABLE) != _VERSION:
+                    raise ProtocolVersion(
+                        f"Send {_RESUMABLE}: {_VERSION}; no other version is spoken here.",
+                        headers={"Tus-Version": _VERSION},
+                    )
+                response = await handle(request)
+            except Problem as problem:
+                response = problem_response(problem, request_id.get())
+            response.headers[_RESUMABLE] = _VERSION
+            return response
+
+        return handler
+
+    async def _options(self, _request: web.Request) -> web.Response:
+        headers = {
+            _RESUMABLE: _VERSION,
+            "Tus-Version": _VERSION,
+            "Tus-Extension": _EXTENSIONS,
+            "Tus-Max-Size": str(self._transfers.limits.file),
+            "Tus-Checksum-Algorithm": ",".join(CHECKSUM_ALGORITHMS),
+        }
+        return web.Response(status=204, headers=headers)
+
+    async def _create(self, request: web.Request) -> web.StreamResponse:
+        with ExitStack() as under_way:
+            asked, record = under_way.enter_context(self._intake.under_way(_BASE, request, resumable=True))
+            representation = _representation(request, asked)
+            concat = representation.concat
+            paths = () if concat is None else parse_concat(concat, _BASE)
+            if paths:
+                if _LENGTH in request.headers:
+                    raise MalformedField("A final upload has no Upload-Length: it is that of its parts.")
+                final = await self._concatenation.deliver(paths, representation, asked, record, under_way)
+                return _concatenated(final.outcome, absolute_url(asked, f"{_BASE}{final.id}"))
+            deferred = request.headers.get(_DEFERRED)
+            length = parse_creation_length(request.headers.get(_LENGTH), deferred)
+            self._transfers.limits.check(representation, length)
+            upload = await self._uploads.create(
+                owner=asked.who,
+                protocol="tus",
+                request=representation.to_json(),
+                length=length,
+                partial=concat is not None,
+            )
+            content_length = request.content_length if request.can_read_body else 0
+            if (content_length == 0 and length != 0) or (length == 0 and upload.partial):
+                record.status, record.outcome = 201, "unfinished"
+                return self._created(upload, asked)
+            if content_length != 0 and asked.media_type != _CONTENT:
+                raise WrongContentType(f"The content of an upload is {_CONTENT}.")
+            transfer = self._transfer(request, asked, record, upload, offset=0)
+            result = await self._transfers.take(transfer, under_way)
+        return await self._created_with_content(result, upload, asked)
+
+    async def _append(self, request: web.Request) -> web.StreamResponse:
+        identity = request.match_info["id"]
+        with ExitStack() as under_way:
+            asked, record = under_way.enter_context(self._intake.under_way(_BASE, request, resumable=True))
+            if asked.media_type != _CONTENT:
+                raise WrongContentType(f"The content of an upload is {_CONTENT}.")
+            offset = parse_integer(request.headers.get(_OFFSET, ""), _OFFSET)
+            upload = self._find(identity, asked.who)
+            if upload.ended is not None:
+                record.answered(200, stored=True)
+                return _replayed(upload)
+            transfer = self._transfer(request, asked, record, upload, offset)
+            try:
+                result = await self._transfers.take(transfer, under_way)
+            except Gone:  # it has ended while we waited for the request that delivered it
+                upload = self._find(identity, asked.who)
+                record.answered(200, stored=True)
+                return _replayed(upload)
+        return self._appended(result)
+
+    async def _tell(self, request: web.Request) -> web.Response:
+        who = self._intake.access.who(request)
+        await self._uploads.interrupt(request.match_info["id"], who)
+        upload = self._find(request.match_info["id"], who)
+        representation = Representation.from_json(upload.request)
+        headers = {hdrs.CACHE_CONTROL: "no-store", **_expires(upload)}
+        if representation.deferred and upload.ended is None:
+            # The length that came with the last bytes is told only once the upload API has them: all others of these
+            # bytes were acknowledged before, and their offset must not decrease.
+            headers.update({_OFFSET: str(upload.size), _DEFERRED: "1"})
+        else:
+            headers.update({_OFFSET: str(upload.offset), _LENGTH: str(upload.length)})
+        sent = {_METADATA: representation.metadata, _CONCAT: representation.concat}
+        headers.update({name: value for name, value in sent.items() if value is not None})
+        return web.Response(status=200, headers=headers)
+
+    async def _describe(self, request: web.Request) -> web.Response:
+        return description(self._uploads.find(request.match_info["id"], self._intake.access.who(request)))
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        await self._uploads.remove(request.match_info["id"], self._intake.access.who(request))
+        return web.Response(status=204)
+
+    def _find(self, identity: str, who: str | None) -> Upload:
+        """An upload that has not been refused. Raises ``NotFound`` or ``Gone``."""
+        upload = self._uploads.find(identity, who)
+        outcome = upload.outcome or {}
+        if upload.ended is not None and not (outcome.get("stored") or outcome.get("into")):
+            raise Gone("The upload was refused, as GET tells. Begin a new upload.")
+        return upload
+
+    def _transfer(
+        self, request: web.Request, asked: UploadRequest, record: UploadRecord, upload: Upload, offset: int
+    ) -> Transfer:
+        given = request.headers.get(_LENGTH) if request.method != hdrs.METH_POST or offset else None
+        length = upload.length if given is None else parse_integer(given, _LENGTH)
+        if upload.length is not None and length != upload.length:
+            raise InconsistentLength(f"The length of the upload is {upload.length} bytes.")
+        content_length = request.content_length if request.can_read_body else 0
+        end = None if content_length is None else offset + content_length
+        if length is not None and (offset > length or (end or 0) > length):
+            raise TooLarge(f"The content goes beyond the length of the upload, which is {length} bytes.")
+        at_the_end = upload.complete and offset == upload.size and content_length == 0
+        return Transfer(
+            request=request,
+            id=upload.id,
+            offset=None if at_the_end else offset,
+            asked=asked,
+            record=record,
+            checks=self._checks(request),
+            length=length,
+            last=length is not None and end == length and not upload.partial,
+        )
+
+    def _checks(self, request: web.Request) -> list[Check]:
+        given = request.headers.get(_CHECKSUM)
+        if given is None:
+            return []
+        algorithm, digest = parse_checksum(given)
+        return [ThreadedCheck(_Checksum(algorithm, digest), self._pool, name=_CHECKSUM)]
+
+    def _created(self, upload: Upload, asked: UploadRequest) -> web.Response:
+        location = absolute_url(asked, f"{_BASE}{upload.id}")
+        headers = {hdrs.LOCATION: location, _OFFSET: str(upload.offset), **_expires(upload)}
+        return web.Response(status=201, headers=headers)
+
+    async def _created_with_content(
+        self, result: Upload | Outcome | Job, upload: Upload, asked: UploadRequest
+    ) -> web.StreamResponse:
+        """The answer to a creation that brought content, perhaps all of it."""
+        if isinstance(result, Upload):
+            return self._created(result, asked)
+        location = absolute_url(asked, f"{_BASE}{upload.id}")
+        if isinstance(result, Job):
+            return started_job_response(result, {_OFFSET: str(result.total)})
+        if result.stored:
+            return _stored(result, {hdrs.LOCATION: location}, status=201)
+        if not result.final and upload.length:
+            return self._created(self._uploads.find(upload.id, asked.who), asked)
+        if not result.final:  # an empty upload has no byte that could be sent again
+            await self._uploads.remove(upload.id, asked.who)
+        return _refused(result)
+
+    def _appended(self, result: Upload | Outcome | Job) -> web.StreamResponse:
+        if isinstance(result, Job):
+            return started_job_response(result, {_OFFSET: str(result.total)})
+        if isinstance(result, Upload):
+            upload = self._uploads.find(result.id, result.owner)
+            return web.Response(status=204, headers={_OFFSET: str(upload.offset), **_expires(upload)})
+        return _stored(result) if result.stored else _refused(result)
+
+
+class _Checksum:
+    """A validator that expects the content of one request to have a digest."""
+
+    def __init__(self, algorithm: str, expected: bytes) -> None:
+        self._expected = expected
+        self._running = hashlib.new(algorithm, usedforsecurity=False)
+
+    def feed(self, chunk: bytes) -> None:
+        self._running.update(chunk)
+
+    def finish(self) -> None:
+        if not compare_digest(self._running.digest(), self._expected):
+            raise ChecksumMismatch("The content does not have the digest in Upload-Checksum. Send it again.")
+
+
+def _representation(request: web.Request, asked: UploadRequest) -> Representation:
+    given = request.headers.get(_METADATA)
+    pairs = parse_metadata(given) if given is not None else []
+    metadata = dict(pairs)
+    fields = tuple((name, value) for name, value in pairs if name not in {"filename", "filetype"})
+    if any("\\" in name for name, _ in fields):
+        raise MalformedField("A key in Upload-Metadata with a backslash cannot be the name of a form field.")
+    return Representation.of(
+        asked,
+        kind="raw",
+        filename=metadata.get("filename", ""),
+        content_type=media_type_of_one_file(metadata.get("filetype")),
+        form_fields=fields,
+        digests={},
+        deferred=_DEFERRED in request.headers,
+        metadata=given,
+        concat=request.headers.get(_CONCAT),
+    )
+
+
+def _expires(upload: Upload) -> dict[str, str]:
+    return {} if upload.ended is not None else {_EXPIRES: http_date(upload.expires)}
+
+
+def _replayed(upload: Upload) -> web.StreamResponse:
+    """The answer to an append to an upload that has ended: the client may not have seen the first one."""
+    if (upload.outcome or {}).get("into"):
+        raise Gone("The upload is part of another one by now.")
+    return _stored(stored_outcome(upload))
+
+
+def _stored(outcome: Outcome, headers: Mapping[str, str] | None = None, *, status: int | None = None) -> web.Response:
+    """The upload API's answer to what it has stored; ``status`` and ``headers`` replace its own."""
+    response = outcome_response(outcome, {_OFFSET: str(outcome.length), **(headers or {})})
+    if response.status >= 300:  # no success to a client of tus, who would follow it elsewhere
+        response.headers.popall(hdrs.LOCATION, None)
+        status = status or 200
+    if status is not None:
+        response.set_status(status)
+    return response
+
+
+def _refused(outcome: Outcome) -> web.Response:
+    """The upload API's refusal, or a problem; not with a status that means something else in tus."""
+    response = outcome_response(outcome, {})
+    response.headers.popall(hdrs.LOCATION, None)
+    received = response.status
+    if outcome.answer is not None and (received in _TUS_STATUSES or 300 <= received < 400):
+        response.set_status(422 if received in _TUS_STATUSES else 502)
+        response.headers["Proxy-Status"] = f"aiorelay; received-status={received}"
+    return response
+
+
+def _concatenated(outcome: Outcome, location: str) -> web.Response:
+    if outcome.stored:
+        return _stored(outcome, {hdrs.LOCATION: location}, status=201)
+    return _refused(outcome)
