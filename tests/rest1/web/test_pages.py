@@ -356,7 +356,7 @@ def test_answers_are_text_and_nothing_else(page, files, peer):
 def test_a_file_that_is_sent_waits_for_the_verdict_and_can_be_cancelled(page, files, peer):
     shown = page(upstream=peer.api)
     shown.choose(files("slow.bin"))
-    shown.until_state("Sent; waiting for the verdict")
+    shown.until_state("Sent; waiting for the answer")
     shown.find(".cancel").click()
     shown.until_state("Cancelled")
     assert not shown.is_seen("progress")
@@ -378,7 +378,7 @@ def test_a_relay_that_cannot_be_reached_is_told(browser, servers, files):
     shown = Page(browser, servers.relay().rest1)
     servers.close()
     shown.choose(files("a.txt"))
-    shown.until_state("The connection broke")
+    shown.until_state("The connection was lost")
 
 
 def test_an_address_is_fetched_with_its_progress(page, peer, tmp_path):
