@@ -1,4 +1,4 @@
-"""Faults of disks, networks and processes, provoked for real: what was answered is stored, and nothing else stays."""
+"""Real faults of disks, networks and processes: answered uploads are stored, and nothing else is left."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ SMALL = b"small" * 1000
 
 @pytest.fixture
 def places(tmp_path):
-    """Where the chain's store and state are."""
+    """Return the settings for the chain's store and state."""
     return {"store": tmp_path / "store", "state": tmp_path / "state"}
 
 
@@ -55,7 +55,7 @@ def flags_of(places: dict[str, Path]) -> tuple[str, ...]:
 
 @pytest.fixture
 def disk(tmp_path):
-    """A directory with room for 8 MiB, where the system lets us mount one."""
+    """A directory with 8 MiB of space, if a file system can be mounted."""
     point = tmp_path / "disk"
     point.mkdir()
     mounted = subprocess.run(
@@ -173,7 +173,7 @@ async def test_a_kill_at_any_moment_loses_nothing_that_was_answered(relay, place
             while True:
                 try:
                     answer = await ask(process.rest1, process.tls, upload_of(content))
-                except (OSError, AssertionError):  # nobody is there, or hung up without an answer
+                except (OSError, AssertionError):  # the relay is down, or closed the connection without an answer
                     ledger.unanswered(content)
                     return
                 ledger.note(answer, content)
@@ -191,7 +191,7 @@ async def test_a_kill_at_any_moment_loses_nothing_that_was_answered(relay, place
 async def two_processes(
     places: dict[str, Path], *flags: str, between: Callable[[int], Awaitable[int]] | None = None
 ) -> AsyncGenerator[tuple[Process, Process], None]:
-    """rest1 and rest2, each a process; ``between`` may give another port for that of rest2."""
+    """rest1 and rest2, each in its own process; ``between`` may replace the port of rest2."""
     async with started(*flags_of(places), "--only", "rest2") as rest2:
         port = int(rest2.rest2.rpartition(":")[2])
         if between is not None:
@@ -276,7 +276,7 @@ async def test_a_client_that_leaves_before_the_answer_finds_its_upload_whole_or_
 
 
 class Proxy:
-    """A TCP proxy on ``port`` that passes on ``rate`` bytes a second each way, until it is told to reset all it has."""
+    """A TCP proxy on ``port`` that forwards ``rate`` bytes a second each way, and can reset its connections."""
 
     def __init__(self, rate: int) -> None:
         self.carried = 0
@@ -362,11 +362,11 @@ async def test_an_upstream_that_resets_in_mid_upload_is_502_and_keeps_nothing(pl
         assert (await client.ask(UPLOAD[HALF:])).status == 502
 
 
-LONG = os.urandom(32 * MIB)  # more than the kernel keeps for those who do not read
+LONG = os.urandom(32 * MIB)  # more than the kernel buffers for a client that does not read
 
 
 async def long_answer(connection: Connection) -> None:
-    """Be an upload API with a long answer to what has ``long`` in its URL."""
+    """Act as an upload API with a long answer to URLs that contain ``long``."""
     while True:
         message = await connection.request()
         long = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LONG) + LONG
@@ -395,7 +395,7 @@ async def test_an_answer_that_is_read_slowly_arrives_whole_while_others_are_serv
         writer.transport.abort()
 
 
-async def test_who_does_not_read_the_answer_is_cut_off(relay, places, recorder):
+async def test_a_client_that_does_not_read_the_answer_is_cut_off(relay, places, recorder):
     upstream = await recorder(long_answer)
     async with (
         relay("--only", "rest1", "--upstream", upstream.url, "--idle-timeout", "1s") as process,
@@ -432,7 +432,7 @@ async def test_of_32_uploads_at_once_exactly_those_that_were_answered_are_stored
 
 
 async def pressed(process: Process, count: int) -> int:
-    """Press ``count`` uploads into a relay whose upstream takes nothing; give the memory at which they stand still."""
+    """Send ``count`` uploads to a relay whose upstream reads nothing; return the memory when all have stalled."""
 
     async def press(stalled: asyncio.Event) -> None:
         async with connected(process.rest1, process.tls) as client:
@@ -463,7 +463,7 @@ async def test_each_of_64_uploads_that_wait_for_their_upstream_takes_2_mib_at_mo
     async with relay("--only", "rest1", "--upstream", upstream.url, "--upstream-insecure") as process:
         first = await pressed(process, 1)
         assert await pressed(process, 64) - first < 63 * 2 * MIB
-        process.send(signal.SIGINT)  # a second signal does not wait for the uploads that stand still
+        process.send(signal.SIGINT)  # a second signal does not wait for the stalled uploads
         assert await process.stop() == 1
 
 

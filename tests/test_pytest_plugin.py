@@ -1,4 +1,4 @@
-"""The fixture that the package gives to its users' tests."""
+"""The pytest fixture of the package."""
 
 import aiohttp
 

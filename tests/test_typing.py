@@ -1,4 +1,4 @@
-"""The public API as a type checker shows it to users: what is right passes, each wrong line is found."""
+"""The types of the public API: mypy accepts right uses and reports each wrong one."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ README = (HERE.parent / "README.md").read_text()
 
 
 def found_by_mypy(file, cache):
-    """The lines with an error, each with its code."""
+    """Return the lines with an error, each with its code."""
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", cache, HERE / "typing" / file]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cache)
     assert not run.stderr, run.stderr
