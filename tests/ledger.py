@@ -1,7 +1,7 @@
 """The criterion of the fault tests: answered uploads are stored once and whole, others not at all, nothing stays open.
 
-Ledger     compares the answers that clients got with the stored files
-judged     a context for faults, in which another client uploads; checks the criterion at its end
+Ledger            compares the answers that clients got with the stored files
+faults_checked    a context for faults, in which another client uploads; checks the criterion at its end
 """
 
 import asyncio
@@ -35,46 +35,46 @@ class Ledger:
 
     def __init__(self, store: Path) -> None:
         self._store = store
-        self._told: dict[Path, Description] = {}
-        self._perhaps: list[Description] = []
+        self._stored: dict[Path, Description] = {}
+        self._maybe_stored: list[Description] = []
 
     def __len__(self) -> int:
         """The number of successful uploads."""
-        return len(self._told)
+        return len(self._stored)
 
-    def note(self, answer: Message, content: bytes) -> Message:
+    def record(self, answer: Message, content: bytes) -> Message:
         """Record the answer to an upload of ``content``, and return it.
 
         An answer that was cut off counts as lost. So does a 502 or 504 of the relay, because the upstream's was lost.
         """
         if not answer.whole or answer.status in {502, 504}:
-            self.unanswered(content)
+            self.record_lost_answer(content)
         elif answer.status < 300:
             (file,) = answer.json()["files"]
             path, description = Path(file["path"]), (file["size"], file["sha256"])
             assert description == described(content)
-            assert path not in self._told
-            self._told[path] = description
+            assert path not in self._stored
+            self._stored[path] = description
         return answer
 
-    def unanswered(self, content: bytes) -> None:
+    def record_lost_answer(self, content: bytes) -> None:
         """Record that ``content`` was sent completely, and its answer was lost."""
-        self._perhaps.append(described(content))
+        self._maybe_stored.append(described(content))
 
     @property
     def incoming(self) -> list[Path]:
         """Return the entries of the store that are not complete."""
         return list(self._store.glob(".incoming-*"))
 
-    def judge(self) -> None:
+    def check(self) -> None:
         """Assert that each answered upload is stored once and whole, and no other unless its answer was lost."""
         kept = {path: described(path.read_bytes()) for path in self._store.glob("[!.]*/*")}
-        assert {path: kept.pop(path, None) for path in self._told} == self._told
-        assert not Counter(kept.values()) - Counter(self._perhaps)
+        assert {path: kept.pop(path, None) for path in self._stored} == self._stored
+        assert not Counter(kept.values()) - Counter(self._maybe_stored)
 
 
 @contextlib.asynccontextmanager
-async def judged(
+async def faults_checked(
     relay: Process, *processes: Process, store: Path, state: Path, others: Collection[int] | None = (200,)
 ) -> AsyncGenerator[Ledger, None]:
     """Check the criterion for a relay, and for other processes of its chain, after the faults in this context.
@@ -112,7 +112,7 @@ async def judged(
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError([kinds(process) for process in chain], before, ledger.incoming) from None
-    ledger.judge()
+    ledger.check()
     for process in chain:
         assert await process.stop() == 0
 
@@ -127,5 +127,5 @@ async def _upload_on(relay: Process, ledger: Ledger, statuses: Collection[int], 
     while statuses and not enough.is_set():
         number += 1
         content = b"%d" % number * 1000
-        answer = ledger.note(await ask(relay.rest1, relay.tls, upload_of(content)), content)
+        answer = ledger.record(await ask(relay.rest1, relay.tls, upload_of(content)), content)
         assert answer.status in statuses, answer.body

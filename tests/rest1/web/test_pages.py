@@ -573,7 +573,7 @@ def test_without_scripts_it_is_a_plain_form(page, browser, files, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_pages_of_the_api_show_every_upload(page, scheme):
+def test_swagger_ui_shows_every_upload_path(page, scheme):
     shown = page("/docs")
     shown.show(scheme=scheme)
     shown.until(lambda: shown.all(".opblock"))
@@ -582,7 +582,7 @@ def test_the_pages_of_the_api_show_every_upload(page, scheme):
     assert shown.all(".errors-wrapper") == []
 
 
-def test_the_pages_of_the_api_upload_what_is_tried_out(page, files, tmp_path):
+def test_swagger_ui_uploads_with_try_it_out(page, files, tmp_path):
     shown = page("/docs")
     shown.until(lambda: shown.all("#operations-uploads-uploadForm"))
     shown.find("#operations-uploads-uploadForm .opblock-summary-control").click()
@@ -592,5 +592,5 @@ def test_the_pages_of_the_api_upload_what_is_tried_out(page, files, tmp_path):
     shown.find("input[type=file]").send_keys(str(files("a.txt")))
     shown.find("button.execute").click()
     shown.until(lambda: shown.all(".live-responses-table"))
-    assert urlsplit(shown.find(".request-url pre").text).query == ""  # no parameter was made up
+    assert urlsplit(shown.find(".request-url pre").text).query == ""  # no invented parameter
     assert stored(tmp_path) == ["a.txt"]
