@@ -113,7 +113,7 @@ def prose(tree: ast.Module, text: str) -> Iterator[tuple[int, str]]:
 
 
 def test_every_detail_of_a_problem_ends_with_a_full_stop():
-    found = [(f"{path}:{line}", end) for path, tree, _ in sources() for line, end in details(tree)]
+    found = [(f"{path}:{line}", end) for path, tree, _ in sources() for line, end in sorted(details(tree))]
     assert len(found) > 50
     offenders = [f"{where}: …{end[-60:]}" for where, end in found if not end.endswith((".", "…?"))]
     assert not offenders, "\n".join(offenders)
