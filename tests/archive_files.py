@@ -19,11 +19,11 @@ from aiorelay.checks.archives.check import UnpackLimits, inspect
 from aiorelay.errors import ArchiveRefused
 
 LIMITS = UnpackLimits(max_ratio=100, max_size=10 << 30, max_entries=10_000)
-NOISE = random.Random(1).randbytes(20_000)  # compresses by nothing, so that no ratio is in the way  # noqa: S311
+NOISE = random.Random(1).randbytes(20_000)  # incompressible, so that the ratio limit does not apply  # noqa: S311
 
 
 def verdict(data: bytes, **limits: float) -> str | None:
-    """Give the reason of the refusal, None if there is none."""
+    """Return the reason of the refusal, or None."""
     try:
         inspect(io.BytesIO(data), replace(LIMITS, **limits))  # type: ignore[arg-type]  # integers where they are wanted
     except ArchiveRefused as refusal:

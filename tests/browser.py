@@ -1,4 +1,4 @@
-"""A true Chromium for tests, and the upload page as a user sees it there."""
+"""Chromium for tests, and the upload page as a user sees it."""
 
 import os
 import shutil
@@ -28,9 +28,9 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
-    "--ignore-certificate-errors",  # of a CA that is new in each run
+    "--ignore-certificate-errors",  # the CA is new in each run
 )
-# The page's own requests may be refused: that is told by the status, which the console repeats.
+# The console repeats the status of refused requests. Tests check it on the page.
 _TELLS_A_STATUS = "the server responded with a status of"
 
 
@@ -45,17 +45,17 @@ def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
     for flag in (*_FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # Given a driver, selenium looks for none elsewhere.
+    # With a given driver, selenium does not search for one.
     with webdriver.Chrome(options=options, service=Service(driver)) as browser:
         yield browser
 
 
 class Page:
-    """A page that ``browser`` shows, with what its user may do there."""
+    """A page shown by ``browser``, with the actions of a user."""
 
     def __init__(self, browser: webdriver.Chrome, url: str) -> None:
         self.browser = browser
-        self.browser.get_log("browser")  # what others left there
+        self.browser.get_log("browser")  # entries of earlier pages
         self.browser.get(url)
 
     def find(self, selector: str) -> WebElement:
@@ -71,20 +71,20 @@ class Page:
         ActionChains(self.browser).send_keys(*keys).perform()
 
     def choose(self, *paths: Path) -> None:
-        """Choose files, all at once."""
+        """Choose files in one selection."""
         self.find("#file").send_keys("\n".join(map(str, paths)))
 
     def fetch(self, url: str) -> None:
-        """Have an address fetched."""
+        """Enter a URL and fetch it."""
         self.find("#url").send_keys(url)
         self.find("#link button").click()
 
     def until(self, condition: Any) -> Any:
-        """Wait until ``condition``, a function without arguments, gives something true, and give that."""
+        """Wait until ``condition()`` is true, and return its value."""
         return WebDriverWait(self.browser, PATIENCE, poll_frequency=0.02).until(lambda _: condition())
 
     def uploads(self) -> list[dict[str, str]]:
-        """What the list says of each upload."""
+        """Return the text of each upload in the list."""
         return self.run(
             """return [...document.querySelectorAll(".upload")].map((item) => Object.fromEntries(
                  ["name", "state", "detail", "answer"].map((part) =>
@@ -92,12 +92,12 @@ class Page:
         )
 
     def until_state(self, *states: str) -> list[dict[str, str]]:
-        """Wait until the list says these states, and give all that it says."""
+        """Wait until the uploads have these states, and return ``uploads()``."""
         self.until(lambda: [upload["state"] for upload in self.uploads()] == list(states))
         return self.uploads()
 
     def active(self) -> str:
-        """What has the focus, by its id or its name for those who listen."""
+        """Return the id or the accessible name of the element that has the focus."""
         element = self.browser.switch_to.active_element
         return element.get_attribute("id") or element.accessible_name
 
@@ -105,26 +105,26 @@ class Page:
         return self.find(selector).is_displayed()
 
     def show(self, *, scheme: str = "light", width: int = 1000) -> None:
-        """Show it in another colour scheme, or on a screen so many pixels wide."""
+        """Set the colour scheme, or the width of the screen in pixels."""
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
-    def barriers(self) -> list[str]:
-        """What axe-core finds that keeps people out (WCAG 2.2 AA and its best practices)."""
+    def violations(self) -> list[str]:
+        """Return the accessibility violations that axe-core finds (WCAG 2.2 AA and best practices)."""
         self.run(AXE.read_text())
         found = self.browser.execute_async_script("axe.run().then(arguments[0])")
         return [f"{each['id']}: {node['html']}" for each in found["violations"] for node in each["nodes"]]
 
-    def complaints(self) -> list[str]:
-        """What the browser has complained of since it opened the page: errors, warnings, what the policy forbids."""
+    def errors(self) -> list[str]:
+        """Return errors, warnings and policy violations logged since the page was opened."""
         entries = self.browser.get_log("browser")
         grave = [entry["message"] for entry in entries if entry["level"] in {"SEVERE", "WARNING"}]
         return [message for message in grave if _TELLS_A_STATUS not in message]
 
-    def strangers(self) -> set[str]:
-        """Origins other than its own that it has asked for something."""
+    def foreign_origins(self) -> set[str]:
+        """Return the foreign origins that the page has sent requests to."""
         asked = self.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
         own = urlsplit(self.browser.current_url)
         return {url for url in asked if urlsplit(url)[:2] != own[:2]}

@@ -9,7 +9,7 @@ from upstream_servers import running
 
 @pytest.fixture
 async def recorder():
-    """A factory of upload APIs that record what they get."""
+    """A factory of upload APIs that record what they receive."""
     async with AsyncExitStack() as stack:
 
         async def start(script=None, **options):

@@ -1,4 +1,4 @@
-"""Archives that hide from one program what another unpacks."""
+"""Archives whose entries only some programs find."""
 
 import bz2
 import gzip
@@ -70,7 +70,7 @@ def declaring(size: int, method: int) -> bytes:
 
 
 def with_early_descriptor() -> bytes:
-    """Make a streamed, stored entry whose data quote their own end and then a bomb, for whoever reads front to back."""
+    """Make a streamed, stored entry whose data contain a descriptor and a bomb, for programs that read forwards."""
     start = b"start"
     quoted = struct.pack("<4s3L", b"PK\7\10", zlib.crc32(start), len(start), len(start))
     data = start + quoted + HIDDEN_ENTRY.local_header() + HIDDEN_ENTRY.contents()
@@ -103,7 +103,7 @@ def matryoshka(depth: int) -> bytes:
 
 
 def made_by(command: str, content: bytes) -> bytes:
-    """Run a shell command on a directory with one file; give what it writes to its output."""
+    """Run a shell command in a directory with one file, and return its standard output."""
     program = command.split(maxsplit=1)[0]
     if shutil.which(program) is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
@@ -246,7 +246,7 @@ LIARS: dict[str, tuple[Callable[[], bytes], str]] = {
         f"a {kind} bomb behind other data": (partial(lambda c: NOISE[:9] + c(BOMB) + NOISE, compress), TOO_MUCH)
         for kind, compress in [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
     },
-    # what nothing here reads
+    # formats that the check does not read
     **{
         f"what this makes: {command}": (partial(made_by, command, BOMB), UNREADABLE)
         for command in (

@@ -1,7 +1,7 @@
-"""The one criterion of all faults: what was answered is stored once and whole, nothing else is, nothing stays open.
+"""The criterion of the fault tests: answered uploads are stored once and whole, others not at all, nothing stays open.
 
-Ledger     what clients were answered, held against what is stored
-judged     a context for faults, in which other clients' uploads go on; at its end the judgement
+Ledger            compares the answers that clients got with the stored files
+faults_checked    a context for faults, in which another client uploads; checks the criterion at its end
 """
 
 import asyncio
@@ -26,62 +26,62 @@ def described(content: bytes) -> Description:
 
 
 def upload_of(content: bytes) -> bytes:
-    """The request that uploads a file."""
+    """Return the request that uploads a file."""
     return request("/upload1", form(part("somefile", content, "a.bin")))
 
 
 class Ledger:
-    """What clients were answered, held against what is in ``store``."""
+    """The answers that clients got, compared with the files in ``store``."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
-        self._told: dict[Path, Description] = {}
-        self._perhaps: list[Description] = []
+        self._stored: dict[Path, Description] = {}
+        self._maybe_stored: list[Description] = []
 
     def __len__(self) -> int:
-        """How many uploads were answered with success."""
-        return len(self._told)
+        """The number of successful uploads."""
+        return len(self._stored)
 
-    def note(self, answer: Message, content: bytes) -> Message:
-        """Take down the answer to an upload of ``content``, and give it.
+    def record(self, answer: Message, content: bytes) -> Message:
+        """Record the answer to an upload of ``content``, and return it.
 
-        One that broke off is lost; so is the upstream's where the relay has to answer in its stead.
+        An answer that was cut off counts as lost. So does a 502 or 504 of the relay, because the upstream's was lost.
         """
         if not answer.whole or answer.status in {502, 504}:
-            self.unanswered(content)
+            self.record_lost_answer(content)
         elif answer.status < 300:
             (file,) = answer.json()["files"]
             path, description = Path(file["path"]), (file["size"], file["sha256"])
             assert description == described(content)
-            assert path not in self._told
-            self._told[path] = description
+            assert path not in self._stored
+            self._stored[path] = description
         return answer
 
-    def unanswered(self, content: bytes) -> None:
-        """Take down that ``content`` was sent whole, but its answer, if there was one, was lost."""
-        self._perhaps.append(described(content))
+    def record_lost_answer(self, content: bytes) -> None:
+        """Record that ``content`` was sent completely, and its answer was lost."""
+        self._maybe_stored.append(described(content))
 
     @property
     def incoming(self) -> list[Path]:
-        """What is in the store and not kept (yet)."""
+        """Return the entries of the store that are not complete."""
         return list(self._store.glob(".incoming-*"))
 
-    def judge(self) -> None:
-        """Every upload that was answered is kept once and whole, and no other but those whose answer was lost."""
+    def check(self) -> None:
+        """Assert that each answered upload is stored once and whole, and no other unless its answer was lost."""
         kept = {path: described(path.read_bytes()) for path in self._store.glob("[!.]*/*")}
-        assert {path: kept.pop(path, None) for path in self._told} == self._told
-        assert not Counter(kept.values()) - Counter(self._perhaps)
+        assert {path: kept.pop(path, None) for path in self._stored} == self._stored
+        assert not Counter(kept.values()) - Counter(self._maybe_stored)
 
 
 @contextlib.asynccontextmanager
-async def judged(
+async def faults_checked(
     relay: Process, *processes: Process, store: Path, state: Path, others: Collection[int] | None = (200,)
 ) -> AsyncGenerator[Ledger, None]:
-    """Judge what happens in its context to a relay, and to other processes of its chain, by the one criterion.
+    """Check the criterion for a relay, and for other processes of its chain, after the faults in this context.
 
-    Meanwhile another client uploads small files one after the other and is answered with statuses of ``others``, with
-    success at least at the end; None for no such client. Afterwards no process has anything open, no file is under
-    way, and all of them end when asked, with nothing in flight to wait for.
+    Meanwhile another client uploads small files one after the other. Its answers have statuses of ``others``, and the
+    last one is a success; None for no such client. Afterwards no process has connections or files open, no file is
+    incomplete, and all processes stop on request without waiting.
     """
     ledger = Ledger(store)
     chain = (relay, *processes)
@@ -93,7 +93,7 @@ async def judged(
         if others is not None:
             async with asyncio.timeout(PATIENCE):
                 answered = len(ledger)
-                while len(ledger) == answered and not other.done():  # noqa: ASYNC110 - its end counts, too
+                while len(ledger) == answered and not other.done():  # noqa: ASYNC110 - the process may also end
                     await asyncio.sleep(0.01)
         enough.set()
         await other
@@ -108,17 +108,17 @@ async def judged(
 
     try:
         async with asyncio.timeout(RECOVERY):
-            while not recovered():  # noqa: ASYNC110 - there is no event for what a kernel shows
+            while not recovered():  # noqa: ASYNC110 - there is no event for descriptors in /proc
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError([kinds(process) for process in chain], before, ledger.incoming) from None
-    ledger.judge()
+    ledger.check()
     for process in chain:
         assert await process.stop() == 0
 
 
 def kinds(process: Process) -> Counter[str]:
-    """How many descriptors a process has of each kind."""
+    """Return the number of descriptors of a process by kind."""
     return Counter(re.sub(r"\[\d+\]", "", name) for name in process.open_files)
 
 
@@ -127,5 +127,5 @@ async def _upload_on(relay: Process, ledger: Ledger, statuses: Collection[int], 
     while statuses and not enough.is_set():
         number += 1
         content = b"%d" % number * 1000
-        answer = ledger.note(await ask(relay.rest1, relay.tls, upload_of(content)), content)
+        answer = ledger.record(await ask(relay.rest1, relay.tls, upload_of(content)), content)
         assert answer.status in statuses, answer.body

@@ -1,4 +1,4 @@
-"""Other people's readers of forms: from a boundary and a body to each part's name, filename, type and bytes."""
+"""Form parsers of other projects: from a boundary and a body to each part's name, filename, type and bytes."""
 
 import multipart
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -20,7 +20,7 @@ def by_multipart(boundary: bytes, body: bytes) -> list[Found]:
 
 
 def by_python_multipart(boundary: bytes, body: bytes) -> list[Found]:
-    """As Starlette uses it."""
+    """Parse with python-multipart, as Starlette does."""
     found: list[Found] = []
     headers: dict[bytes, bytes] = {}
     field, value, content = bytearray(), bytearray(), bytearray()
@@ -53,7 +53,7 @@ def by_python_multipart(boundary: bytes, body: bytes) -> list[Found]:
 
 
 def by_werkzeug(boundary: bytes, body: bytes) -> list[Found]:
-    """As Flask uses it."""
+    """Parse with Werkzeug, as Flask does."""
     decoder = MultipartDecoder(boundary)
     decoder.receive_data(body)
     decoder.receive_data(None)

@@ -1,7 +1,7 @@
-"""The relay's peers in tests: real sockets on both sides of it.
+"""Peers of the relay in tests, on real sockets.
 
-Recorder   an upload API that records every byte it gets, and answers as its script says
-Client     a client that sends the bytes it is told to, and shows the answer as it came
+Recorder   an upload API that records every byte and answers by a script
+Client     a client that sends given bytes and returns the answer unparsed
 """
 
 import asyncio
@@ -25,7 +25,7 @@ DONE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 18
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until ``condition`` holds."""
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - there is no event for what a kernel or a directory shows
+        while not condition():  # noqa: ASYNC110 - there is no event for the state of the kernel or of a directory
             await asyncio.sleep(0.01)
 
 
@@ -34,7 +34,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 @dataclass
 class Message:
-    """An HTTP/1.1 message, as much of it as has come."""
+    """An HTTP/1.1 message, possibly incomplete."""
 
     start: str
     headers: list[tuple[str, str]]
@@ -80,7 +80,7 @@ class Message:
 
 
 def parse(data: bytes, *, answer: bool = False) -> Message | None:
-    """Read the first message in ``data``: None while its head is not there."""
+    """Return the first message in ``data``, or None while its head is incomplete."""
     head, blank, rest = data.partition(b"\r\n\r\n")
     if not blank:
         return None
@@ -119,7 +119,7 @@ def _dechunked(data: bytes) -> tuple[bytes, bool, int]:
 
 
 def part(name: str, content: bytes | str, filename: str | None = None, *more: str) -> bytes:
-    """A part as the relay itself would write it; ``more`` are lines of its head."""
+    """Return a part as the relay writes it; ``more`` are further lines of its head."""
     disposition = f'Content-Disposition: form-data; name="{name}"'
     disposition += "" if filename is None else f'; filename="{filename}"'
     content = content.encode() if isinstance(content, str) else content
@@ -127,7 +127,7 @@ def part(name: str, content: bytes | str, filename: str | None = None, *more: st
 
 
 def form(*parts: bytes, end: bytes = b"--\r\n") -> bytes:
-    """A form of ``parts``; ``end`` is what follows the last boundary."""
+    """Return a form of ``parts``; ``end`` follows the last boundary."""
     delimiter = f"\r\n--{BOUNDARY}".encode()
     return (b"".join(delimiter + b"\r\n" + each for each in parts) + delimiter + end)[2:]
 
@@ -141,7 +141,7 @@ def request(
     chunked: bool = False,
     content_type: str | None = f"multipart/form-data; boundary={BOUNDARY}",
 ) -> bytes:
-    """A request's bytes; with ``chunked``, its body comes in chunks of which the last is the empty one."""
+    """Return the bytes of a request; with ``chunked``, each chunk of the body is given, the empty one last."""
     lines = [f"{method} {target} HTTP/1.1", "Host: relay.example", *headers]
     if content_type is not None:
         lines.append(f"Content-Type: {content_type}")
@@ -165,12 +165,12 @@ def json_request(document: object, *headers: str, target: str = "/upload2", **op
 # -- the upload API
 
 
-class Cut(Exception):  # noqa: N818 - it is what happened, not an error of ours
+class Cut(Exception):  # noqa: N818 - it is an expected event
     """The relay closed the connection before its request was whole."""
 
 
 class Connection:
-    """One connection of the relay's, and all that came over it."""
+    """One connection from the relay, and the bytes received over it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.received = bytearray()
@@ -182,13 +182,13 @@ class Connection:
 
     @property
     def message(self) -> Message:
-        """The request after those that were whole, as much of it as has come."""
+        """The request after the complete ones, possibly incomplete."""
         message = parse(bytes(self.received[self._at :]))
         assert message is not None
         return message
 
     async def read(self) -> bytes:
-        """Read more; nothing means that the relay has closed the connection."""
+        """Read more; empty if the relay has closed the connection."""
         try:
             block = await self._reader.read(256 * 1024)
         except (OSError, ssl.SSLError):
@@ -199,18 +199,18 @@ class Connection:
         return block
 
     async def head(self) -> Message:
-        """Read as far as the end of a request's head."""
+        """Read to the end of a request's head."""
         while b"\r\n\r\n" not in self.received[self._at :]:
             if not await self.read():
                 raise Cut
         return self.message
 
     def received_more(self) -> bool:
-        """Whether anything has come after the last whole request."""
+        """Whether bytes were received after the last complete request."""
         return len(self.received) > self._at
 
     async def request(self) -> Message:
-        """Read a whole request. Raises ``Cut``."""
+        """Read a complete request. Raises ``Cut``."""
         head = await self.head()
         while not self._may_be_whole(head) or not (message := self.message).whole:
             if not await self.read():
@@ -229,11 +229,11 @@ class Connection:
             pass
 
     async def hang(self) -> None:
-        """Neither read nor answer any more."""
+        """Stop reading and answering."""
         await asyncio.Event().wait()
 
     def hang_up(self) -> None:
-        """Send no more: FIN."""
+        """Send FIN."""
         self._writer.write_eof()
 
     async def send(self, data: bytes) -> None:
@@ -259,7 +259,7 @@ Script = Callable[[Connection], Awaitable[None]]
 
 
 def answering(*answers: bytes) -> Script:
-    """Answer each request of a connection, once it is whole; the last answer again and again."""
+    """Answer each request when it is complete; repeat the last answer."""
 
     async def script(connection: Connection) -> None:
         left = list(answers) or [DONE]
@@ -271,7 +271,7 @@ def answering(*answers: bytes) -> Script:
 
 
 def answering_early(answer: bytes) -> Script:
-    """Answer as soon as the head is there, and read on."""
+    """Answer after the head, and continue to read."""
 
     async def script(connection: Connection) -> None:
         await connection.head()
@@ -282,7 +282,7 @@ def answering_early(answer: bytes) -> Script:
 
 
 def failing_first(failures: int, script: Script) -> Script:
-    """Do ``script`` with the first connections, then answer as an upload API does."""
+    """Run ``script`` on the first connections, then answer with success."""
     seen: list[Connection] = []
 
     async def serve(connection: Connection) -> None:
@@ -297,7 +297,7 @@ def failing_first(failures: int, script: Script) -> Script:
 
 
 class Recorder:
-    """An upload API at ``url`` that does what ``script`` says with every connection."""
+    """An upload API at ``url`` that runs ``script`` on every connection."""
 
     def __init__(self, script: Script | None = None, *, tls: ssl.SSLContext | None = None) -> None:
         self.script = script or answering()
@@ -307,7 +307,7 @@ class Recorder:
 
     @property
     def requests(self) -> list[Message]:
-        """Every whole request."""
+        """Every complete request."""
         return [each for connection in self.connections for each in connection.requests]
 
     @property
@@ -341,7 +341,7 @@ class Recorder:
 
 
 class Client:
-    """A TLS connection to the relay, over which exactly what is sent goes out."""
+    """A TLS connection to the relay that sends exactly the given bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.received = bytearray()
@@ -354,7 +354,7 @@ class Client:
             await self._writer.drain()
 
     async def head(self) -> bytes:
-        """Read as far as the end of a head, an informational one included, and take it away."""
+        """Read and remove one head, which may be informational."""
         async with asyncio.timeout(PATIENCE):
             while (end := self.received.find(b"\r\n\r\n")) < 0:
                 assert await self._read(), "the relay closed the connection without an answer"
@@ -363,7 +363,7 @@ class Client:
         return head
 
     async def answer(self, patience: float = PATIENCE) -> Message:
-        """Read an answer, to its end or the connection's, for at most ``patience`` seconds."""
+        """Read an answer to its end or the end of the connection, for at most ``patience`` seconds."""
         async with asyncio.timeout(patience):
             while not ((message := parse(bytes(self.received), answer=True)) and message.whole):
                 if not await self._read():
@@ -373,7 +373,7 @@ class Client:
         return message
 
     async def ask(self, *blocks: bytes, patience: float = PATIENCE) -> Message:
-        """Send a request, and give the answer even if it comes before the request's end."""
+        """Send a request, and return the answer even if it arrives before the end of the request."""
         sending = asyncio.create_task(self.send(*blocks))
         try:
             return await self.answer(patience)
@@ -390,15 +390,15 @@ class Client:
         return block
 
     def reset(self) -> None:
-        """Vanish: RST."""
+        """Send RST."""
         reset(self._writer)
 
     def finish(self) -> None:
-        """Hang up: FIN, without a word of TLS."""
+        """Send FIN without close_notify."""
         self._writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Say goodbye: close_notify, then FIN."""
+        """Send close_notify, then FIN."""
         self._writer.close()
 
 
@@ -416,13 +416,13 @@ async def connected(url: str, tls: ssl.SSLContext) -> AsyncGenerator[Client, Non
 
 
 async def ask(url: str, tls: ssl.SSLContext, *blocks: bytes, patience: float = PATIENCE) -> Message:
-    """Send one request over a connection of its own, and give the answer."""
+    """Send one request over a new connection, and return the answer."""
     async with connected(url, tls) as client:
         return await client.ask(*blocks, patience=patience)
 
 
 async def run(*command: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    """Run a program to its end: its exit status, standard output and standard error."""
+    """Run a program, and return its exit status, standard output and standard error."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
     out, err = await process.communicate(stdin)
@@ -432,7 +432,7 @@ async def run(*command: str, stdin: bytes = b"") -> tuple[int, str, str]:
 
 @contextlib.contextmanager
 def nothing_left_behind(directory: Path) -> Iterator[Callable[[], bool]]:
-    """Say whether no task, descriptor or entry of ``directory`` is there that was not there at the beginning."""
+    """Yield a function that says whether all new tasks, descriptors and entries of ``directory`` are gone."""
 
     def seen() -> tuple[set[object], set[str], set[str]]:
         descriptors = {f"{each.name} {_target(each)}" for each in Path("/proc/self/fd").iterdir()}
@@ -445,10 +445,10 @@ def nothing_left_behind(directory: Path) -> Iterator[Callable[[], bool]]:
 def _target(descriptor: Path) -> str:
     try:
         return str(descriptor.readlink())
-    except FileNotFoundError:  # the one that lists them
+    except FileNotFoundError:  # the descriptor of the listing itself
         return ""
 
 
 def names(parts: Sequence[tuple[str, bytes]]) -> list[str]:
-    """The name of each part."""
+    """Return the name of each part."""
     return [head.partition('name="')[2].partition('"')[0] for head, _ in parts]

@@ -1,4 +1,4 @@
-"""The relay as its users start it: a true process, its ready lines read, its end judged."""
+"""The relay as a process: start it, read its ready lines, check its end."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ UNSEEMLY = re.compile(rb"Traceback|never retrieved|Unclosed|never awaited")
 class Process:
     """A running ``python -m aiorelay``.
 
-    ``ready`` are its ready lines: ``rest1`` and ``rest2`` (base URLs), ``ca`` (path) and ``curl`` are read from them.
+    ``ready`` are its ready lines. ``rest1`` and ``rest2`` (base URLs), ``ca`` (path) and ``curl`` are read from them.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -32,7 +32,7 @@ class Process:
         self._logging = asyncio.create_task(self._keep_log())
 
     async def until_ready(self) -> None:
-        """Read the ready lines; they end with the curl line, or with the process."""
+        """Read the ready lines, up to the curl line or the end of the process."""
         async with asyncio.timeout(PATIENCE):
             while line := (await self._stdout.readline()).decode():
                 self.ready.append(line.removesuffix("\n"))
@@ -57,37 +57,37 @@ class Process:
 
     @property
     def curl(self) -> str:
-        """The whole curl line."""
+        """The curl line."""
         return f"curl {self._line('curl')}"
 
     @property
     def tls(self) -> ssl.SSLContext:
-        """A client's context that trusts the relay."""
+        """A client context that trusts the relay."""
         return ssl.create_default_context(cafile=str(self.ca))
 
     @property
     def log(self) -> str:
-        """What it has said on stderr."""
+        """The text that it has written to stderr."""
         return self._log.decode()
 
     @property
     def peak_memory(self) -> int:
-        """The most memory that it has held, in bytes (VmHWM)."""
+        """The peak of its resident memory, in bytes (VmHWM)."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     @property
     def open_files(self) -> list[str]:
-        """What its file descriptors are open on."""
+        """The targets of its file descriptors."""
         links = []
         for each in Path(f"/proc/{self.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # closed in the meantime
                 links.append(str(each.readlink()))
         return links
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, which it misses if it has ended."""
-        # Not by its own send_signal, which would reap it and take the status from who waits for that.
+        """Send it a signal, unless it has ended."""
+        # Not its send_signal: that would reap the process and discard the exit status.
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
@@ -96,11 +96,11 @@ class Process:
         return self._process.returncode is None
 
     async def logged(self, words: str) -> None:
-        """Wait until its log says ``words``."""
+        """Wait until its log contains ``words``."""
         await eventually(lambda: words in self.log)
 
     async def ended(self) -> int:
-        """Wait for its end and give its exit status: it has said nothing but its ready lines and seemly logs."""
+        """Wait for its end, assert that its output has no surprises, and return its exit status."""
         async with asyncio.timeout(PATIENCE):
             rest = await self._stdout.read()
             await self._logging
@@ -110,12 +110,12 @@ class Process:
         return status
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send it a signal, and wait for its end."""
+        """Send it a signal, wait for its end, and return its exit status."""
         self.send(number)
         return await self.ended()
 
     async def close(self) -> None:
-        """End it, if it has not ended, and let its log pass ``ended``."""
+        """End it if it still runs, and check its log with ``ended``."""
         try:
             if self._process.returncode is None:
                 await self.stop()
@@ -139,10 +139,10 @@ async def started(
     under: Sequence[str] = (),
     python: str | os.PathLike[str] = sys.executable,
 ) -> AsyncGenerator[Process, None]:
-    """Start ``python -m aiorelay``, wait until it is ready or has ended; at the end stop it and look at its log.
+    """Start ``python -m aiorelay``, and wait until it is ready or has ended. At the end, stop it and check its log.
 
-    Nothing is said for it but what it is told: a test gives at least ``--state-dir`` and, mostly, ``*FREE_PORTS``.
-    ``under`` is a command that becomes it, to change what is around it; ``python`` is what runs it.
+    There are no default arguments: a test gives at least ``--state-dir`` and usually ``*FREE_PORTS``. ``under`` is a
+    command that executes it, such as ``prlimit``; ``python`` is the interpreter.
     """
     pipe = asyncio.subprocess.PIPE
     process = Process(

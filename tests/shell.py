@@ -1,4 +1,4 @@
-"""Commands of a README, run as a reader would run them."""
+"""Run the commands of the README as a reader would."""
 
 import os
 import re
@@ -15,10 +15,10 @@ README = (ROOT / "README.md").read_text()
 
 
 class Shell:
-    """A stranger's terminals: one for the server, one for everything else, on ports that are free.
+    """A terminal for the server and one for other commands. The ports of the README are replaced by free ones.
 
-    In ``directory / "clone"``: a true one if it is there, else what the README's commands need of one. At port 5000, as
-    the README has it, there is the stranger's own upload API once ``own_api`` was called; it keeps files in ``kept``.
+    The working directory is ``directory / "clone"``: a git clone if it exists, else a directory with the files that the
+    commands need. ``own_api`` starts an upload API at port 5000 of the README; it stores files in ``kept``.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -37,7 +37,7 @@ class Shell:
 
     def _imitate_clone(self) -> None:
         (self.clone / "scripts").mkdir(parents=True)
-        # Not a link: the script makes an environment beside itself, and there is one beside the real one.
+        # Not a link: the script makes its environment beside itself, and the real one has one already.
         run = self.clone / "scripts" / "run"
         run.write_text(f'#!/bin/sh\nexec {shlex.quote(str(ROOT / "scripts" / "run"))} "$@"\n')
         run.chmod(0o755)
@@ -56,8 +56,8 @@ class Shell:
                 stderr=subprocess.DEVNULL,
             )
 
-    def here(self, text: str) -> str:
-        """What the README says, with the ports that are free here."""
+    def with_free_ports(self, text: str) -> str:
+        """Return ``text`` with the ports of the README replaced by free ones."""
         for port, free in self.ports.items():
             text = text.replace(f":{port}", f":{free}").replace(f" {port}", f" {free}")
         return text
@@ -65,7 +65,7 @@ class Shell:
     def serve(self, command: str) -> list[str]:
         self.stop()
         self.server = subprocess.Popen(
-            ["bash", "-c", f"exec env {self.here(command)}"],
+            ["bash", "-c", f"exec env {self.with_free_ports(command)}"],
             cwd=self.clone,
             env=self.environ,
             stdout=subprocess.PIPE,
@@ -80,7 +80,7 @@ class Shell:
 
     def run(self, commands: str) -> str:
         variables = "CA=$(scripts/run ca)\nif test -f tokens; then TOKEN=$(cut -d: -f2 tokens); fi"
-        script = f"set -euo pipefail\n{variables}\n{self.here(commands)}"
+        script = f"set -euo pipefail\n{variables}\n{self.with_free_ports(commands)}"
         done = subprocess.run(
             ["bash", "-c", script], cwd=self.clone, env=self.environ, capture_output=True, text=True, check=False
         )

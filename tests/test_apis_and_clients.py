@@ -1,4 +1,4 @@
-"""Each ordinary client uploads through the relay to each upload API; what arrives is what it sent."""
+"""Upload with each common client to each upload API through the relay, and compare what arrives."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from test_clients import HERE, httpx_form, httpx_stream, output, program, reques
 from upstream_servers import SERVERS, stored_file
 
 CONTENT = random.Random(4).randbytes(300_000) + b"\r\n--\r\n------\r\n\r" * 999  # noqa: S311 - any bytes will do
-# Django takes no chunked body, and PHP by FastCGI is told of none.
+# Django accepts no chunked body, and PHP gets none over FastCGI.
 NEED_A_LENGTH = ("gunicorn", "gunicorn-gthread", "apache")
 
 

@@ -1,4 +1,4 @@
-"""The ordinary forms of ordinary clients pass through the relay, and the files that they carry arrive as they are."""
+"""Forms of common clients pass the relay, and their files arrive unchanged."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,7 @@ from peers import parse
 from requests_toolbelt import MultipartEncoder
 
 HERE = Path(__file__).parent
-# Larger than one block, and full of what multipart readers stumble over.
+# Larger than one block, and full of bytes that are difficult for multipart parsers.
 CONTENT = random.Random(1).randbytes(300_000) + b"\r\n--\r\n------\r\n\r" * 999  # noqa: S311 - any bytes will do
 
 
@@ -36,7 +36,7 @@ async def chain(aiorelay_server):
 
 
 def program(name):
-    """A client's program, which a machine may lack but not the one that decides on a change."""
+    """Return the path of a program. If it is missing, fail in CI and skip elsewhere."""
     path = shutil.which(name)
     if path is None:
         if os.environ.get("CI"):
@@ -46,7 +46,7 @@ def program(name):
 
 
 async def output(*command, stdin=b"", **environment):
-    """What a program prints, once it has ended well."""
+    """Run a program that must succeed, and return its output."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,
@@ -60,7 +60,7 @@ async def output(*command, stdin=b"", **environment):
 
 
 def files_of(answer, chain):
-    """What was stored, as field, filename and content; ``answer`` is the upstream's."""
+    """Return field, filename and content of the stored files; ``answer`` is the upstream's."""
     document = json.loads(answer)
     assert document["status"] == "done"
     for file in document["files"]:
@@ -119,7 +119,7 @@ async def test_curl_sends_any_filename(chain, report, name):
 
 @pytest.mark.parametrize("escape", [[], ["--form-escape"]])
 async def test_curl_sends_quotes_in_a_filename(chain, report, escape):
-    """As %22 or with a backslash: either way they arrive as the HTML standard writes them."""
+    """curl writes %22 or a backslash. The quotes arrive as the HTML standard writes them."""
     form = f'somefile=@{report};filename="the \\"final\\" one.pdf"'
     assert await curl(chain, *escape, "-F", form) == [("somefile", "the %22final%22 one.pdf", CONTENT)]
 
@@ -174,7 +174,7 @@ def httpx_form(url, ca, report, name):
 
 
 def httpx_stream(url, ca, report, name):
-    """A body without a length, in chunks."""
+    """Return a body of unknown length, which is sent in chunks."""
     context = ssl.create_default_context(cafile=ca)
     with report.open("rb") as file, httpx.Client(verify=context, timeout=60) as client:
         request = client.build_request("POST", url, files={"somefile": (name, io.BufferedReader(_Unseekable(file)))})
@@ -182,7 +182,7 @@ def httpx_stream(url, ca, report, name):
 
 
 class _Unseekable(io.RawIOBase):
-    """A file as a pipe is one: nobody can tell its length."""
+    """A file of unknown length, like a pipe."""
 
     def __init__(self, file):
         self._file = file
@@ -249,7 +249,7 @@ async def node(chain, script, *arguments):
 
 
 @pytest.mark.parametrize("name", ["report.pdf", "größe 日本 😀.pdf"])
-async def test_the_fetch_of_node_sends_a_form(chain, report, name):
+async def test_node_fetch_sends_a_form(chain, report, name):
     assert await node(chain, "upload_fetch.mjs", report, name) == [("somefile", name, CONTENT)]
 
 
@@ -264,7 +264,7 @@ async def test_axios_sends_a_form(chain, report, name, mode):
     assert await node(chain, "upload_axios.mjs", report, name, mode) == [("somefile", name, CONTENT)]
 
 
-# Clients of which the bytes are kept here, head and all
+# Clients whose requests are kept as captures, with head
 
 KEPT = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\r\n--\r\n------\xff\xfe\n\r\n\r\n"
 """The file that each of them carries."""
@@ -299,7 +299,7 @@ def capture(name):
 
 
 def with_the_other_end(request):
-    """The same form without the CRLF after its last boundary, or with one if it has none."""
+    """Return the form without the CRLF after its last boundary, or with one if it had none."""
     head, blank, body = request.partition(b"\r\n\r\n")
     other = body[:-2] if body.endswith(b"--\r\n") else body + b"\r\n"
     promise = b"ength: %d\r\n"
@@ -308,7 +308,7 @@ def with_the_other_end(request):
 
 
 async def exchange(chain, request):
-    """Send bytes over TLS, and give the status and body of the answer."""
+    """Send bytes over TLS, and return the status and body of the answer."""
     host, port = chain.rest1.removeprefix("https://").rsplit(":", 1)
     reader, writer = await asyncio.open_connection(host, int(port), ssl=chain.tls)
     try:
@@ -345,7 +345,7 @@ async def test_a_captured_request_passes_with_and_without_a_crlf_at_its_end(chai
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", [name for name, _ in CAPTURES if name != "opera8"])  # which Werkzeug cannot read
 async def test_a_captured_form_arrives_with_all_its_parts(aiorelay_server, recorder, name, reader):
-    """Names, types and bytes, in order: whoever reads it finds what Werkzeug finds in what the client sent."""
+    """Names, types, bytes and order are those that Werkzeug finds in the client's form."""
     upstream = await recorder()
     chain = await aiorelay_server(upstream=upstream.url, only="rest1")
     sent = parse(capture(name))

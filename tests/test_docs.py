@@ -1,4 +1,4 @@
-"""The documents keep their word: what they configure is run, what they list exists, what they link to is there."""
+"""The documents are true: their configurations work, and their lists and links are correct."""
 
 import asyncio
 import json
@@ -33,21 +33,21 @@ SITE = "uploads.example.org"
 
 
 def blocks(page, language):
-    """The blocks of code of one language in a page."""
+    """Return the code blocks of one language in a page."""
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
     return [block for _, block in found]
 
 
 def program(name):
-    """A program, which a machine may lack but not the one that decides on a change."""
+    """Return the path of a program. If it is missing, fail in CI and skip elsewhere."""
     path = shutil.which(name)
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
     return path
 
 
-def placed(text, **places):
-    """A configuration moved from the machine of the documents to this one; each place must be named in it."""
+def with_places(text, **places):
+    """Return a configuration with the places of the documents replaced by those here; each must occur in it."""
     for here, there in places.items():
         for old, new in there if isinstance(there, list) else [there]:
             assert old in text, f"{here}: {old}"
@@ -59,7 +59,7 @@ def placed(text, **places):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_every_link_has_a_target(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         path, _, anchor = link.partition("#")
         if re.match(r"https?:|mailto:", path):
@@ -71,7 +71,7 @@ def test_links_lead_somewhere(page):
             assert anchor in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}, link
 
 
-def test_the_readme_leads_to_every_page():
+def test_the_readme_links_to_every_page():
     assert {f"docs/{name}" for name in OURS} <= set(re.findall(r"\(([^)\s]+)\)", PAGES[0].read_text()))
 
 
@@ -143,7 +143,7 @@ def test_shell_can_be_parsed(page):
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
 
 
-def test_shell_that_needs_no_machine_of_its_own_works(tmp_path):
+def test_shell_commands_that_need_no_service_work(tmp_path):
     shell = Shell(tmp_path)
     ours = [block for page in OURS for block in blocks(page, "sh") if "scripts/run" in block]
     assert len(ours) == 3
@@ -164,17 +164,17 @@ def test_shell_that_needs_no_machine_of_its_own_works(tmp_path):
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_accepts_a_unit(name, tmp_path):
     analyze = program("systemd-analyze")
-    # As an instance: of a template alone it looks at little.
+    # As an instance: systemd-analyze checks little of a template.
     unit = tmp_path / name.replace("@", "@1")
-    unit.write_text(placed((DOCS / name).read_text(), program=("/opt/aiorelay/bin/aiorelay", sys.executable)))
+    unit.write_text(with_places((DOCS / name).read_text(), program=("/opt/aiorelay/bin/aiorelay", sys.executable)))
     done = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     security = [analyze, "security", "--no-pager", "--offline=true", unit]
     rated = subprocess.run(security, capture_output=True, text=True, check=False).stdout
-    assert float(re.search(r"exposure level for .*: ([0-9.]+)", rated)[1]) <= 1.5  # and the nearer to nought the better
+    assert float(re.search(r"exposure level for .*: ([0-9.]+)", rated)[1]) <= 1.5  # 0 is the best
 
 
-def test_the_template_differs_by_what_shares_ports():
+def test_the_template_unit_differs_by_the_shared_ports():
     one, many = ((DOCS / name).read_text().splitlines() for name in UNITS)
     assert [line for line in many if line not in one and not line.startswith("#")] == [
         "Description=Upload relay, process %i",
@@ -206,12 +206,12 @@ async def test_two_processes_as_the_template_starts_them_share_their_port_and_jo
             async with session.post(f"{one.rest1}/upload2", json=source, ssl=one.tls) as answer:
                 assert answer.status == 202
                 job = URL(one.rest1).join(URL(answer.headers["Location"]))
-            for _ in range(4):  # each on a connection of its own, to whichever process
+            for _ in range(4):  # each on a new connection, to any process
                 async with session.get(f"{job}/events", ssl=one.tls, headers={"Connection": "close"}) as answer:
                     assert '"state": "done"' in await answer.text()
 
 
-def test_the_image_is_made_of_what_is_there():
+def test_the_image_copies_existing_files():
     text = (DOCS / "Containerfile").read_text()
     copied = [word for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE) for word in line.split()[:-1]]
     assert copied
@@ -232,7 +232,7 @@ def free_ports(number):
 
 
 class Proxy:
-    """A running proxy, and a client of it that lives at an address of its own, 127.0.0.2."""
+    """A running proxy, and a client of it at the address 127.0.0.2."""
 
     def __init__(self, session, port):
         self._session = session
@@ -240,7 +240,7 @@ class Proxy:
         self._host = f"{SITE}:{port}"
 
     async def ask(self, method, path, *, headers=None, **options):
-        """The status, the headers and the text of the answer."""
+        """Send a request, and return the status, headers and text of the answer."""
         url = self._base.join(URL(path))
         headers = {"Host": self._host, **(headers or {})}
         async with self._session.request(method, url, headers=headers, server_hostname=SITE, **options) as answer:
@@ -254,7 +254,7 @@ class Proxy:
 
 @pytest.fixture
 async def run(tmp_path):
-    """Starts a proxy as a process, and waits until it listens; ``configure`` makes its command from its certificate."""
+    """A function that starts a proxy from its command and port, and waits until it listens."""
     authority = trustme.CA()
     certificate = authority.issue_cert(SITE)
     authority.cert_pem.write_to_path(tmp_path / "site-ca.pem")
@@ -272,7 +272,7 @@ async def run(tmp_path):
         try:
             await eventually(lambda: process.returncode is not None or is_listening(port))
             assert process.returncode is None, log.read_text()
-            # Each request comes by a connection of its own, so that the proxy has to choose again.
+            # A new connection for each request, so that the proxy chooses a machine each time.
             connector = aiohttp.TCPConnector(ssl=context, local_addr=("127.0.0.2", 0), force_close=True)
             async with aiohttp.ClientSession(connector=connector) as session:
                 yield Proxy(session, port)
@@ -295,8 +295,8 @@ def is_listening(port):
 
 
 def nginx(tmp_path, site, port):
-    """The command that runs nginx with a site of ours, in one process that leaves the machine's own alone."""
-    site = placed(
+    """Return the command that runs nginx with ``site`` in one process, apart from the system's nginx."""
+    site = with_places(
         site,
         port=("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
         certificate=(f"/etc/ssl/{SITE}.crt", tmp_path / "site.pem"),
@@ -314,7 +314,7 @@ def nginx(tmp_path, site, port):
 
 
 def caddy(tmp_path, site, port):
-    site = placed(
+    site = with_places(
         site, certificate=(f"{SITE} {{", f"https://{SITE}:{port} {{\n\ttls {tmp_path}/site.pem {tmp_path}/site.key")
     )
     config = tmp_path / "Caddyfile"
@@ -326,7 +326,7 @@ def caddy(tmp_path, site, port):
 def haproxy(tmp_path, text, port):
     config = tmp_path / "haproxy.cfg"
     config.write_text(
-        placed(
+        with_places(
             text,
             port=("bind :443", f"bind 127.0.0.1:{port}"),
             certificate=(f"/etc/haproxy/{SITE}.pem", tmp_path / "site.pem"),
@@ -336,7 +336,7 @@ def haproxy(tmp_path, text, port):
 
 
 def below_a_path(page, language):
-    """The configuration of a proxy in which the block for a path has taken its place."""
+    """Return the configuration of a proxy with the block for a path in its place."""
     whole, part = blocks(page, language)[:2]
     begin = whole.index("    location / {" if language == "nginx" else "\treverse_proxy")
     return f"{whole[:begin]}{part}}}\n"
@@ -347,21 +347,23 @@ PROXIES = {"nginx": nginx, "caddy": caddy, "haproxy": haproxy}
 
 @pytest.fixture(params=["nginx", "caddy"])
 async def in_front(request, run, aiorelay_server, tmp_path):
-    """A factory: a relay, and the proxy of deploy.md in front of it, perhaps the one for a path."""
+    """A factory of a relay with a proxy of deploy.md in front; ``path`` selects the configuration below a path."""
 
     async def start(*, path=False, **settings):
         name = request.param
         chain = await aiorelay_server(trusted_proxy=["127.0.0.1"], **settings)
         (port,) = free_ports(1)
         text = below_a_path("deploy.md", name) if path else blocks("deploy.md", name)[0]
-        text = placed(text, relay=("127.0.0.1:8000", URL(chain.rest1).authority), ca=("/etc/aiorelay/ca.pem", chain.ca))
+        text = with_places(
+            text, relay=("127.0.0.1:8000", URL(chain.rest1).authority), ca=("/etc/aiorelay/ca.pem", chain.ca)
+        )
         assert "/etc/aiorelay/" not in text
         return chain, await run(PROXIES[name](tmp_path, text, port), port)
 
     return start
 
 
-async def test_a_proxy_passes_uploads_on_and_says_whose_they_are(in_front, caplog):
+async def test_a_proxy_passes_uploads_and_the_clients_address_on(in_front, caplog):
     chain, proxy = await in_front()
     caplog.set_level("INFO", "aiorelay")
     lies = {"Forwarded": "for=192.0.2.1", "X-Forwarded-For": "192.0.2.1"}
@@ -372,7 +374,9 @@ async def test_a_proxy_passes_uploads_on_and_says_whose_they_are(in_front, caplo
     assert upload["client"] == "127.0.0.2"
 
 
-@pytest.mark.parametrize("in_front", ["nginx"], indirect=True)  # Caddy may hang up first, as deploy.md says
+@pytest.mark.parametrize(
+    "in_front", ["nginx"], indirect=True
+)  # Caddy may close the connection first, as deploy.md says
 async def test_a_refusal_passes_a_proxy_while_the_client_still_sends(in_front):
     _, proxy = await in_front(max_size="1MiB")
     sent = 0
@@ -425,7 +429,7 @@ async def test_machines_behind_a_balancer_share_uploads_and_their_jobs_are_found
     (port,) = free_ports(1)
     addresses = zip(("192.0.2.11:8000", "192.0.2.12:8000"), machines, strict=True)
     (text,) = blocks("scaling.md", name)
-    text = placed(
+    text = with_places(
         text,
         relays=[(there, URL(here.rest1).authority) for there, here in addresses],
         ca=("/etc/aiorelay/relays-ca.pem", both),
@@ -439,7 +443,7 @@ async def test_machines_behind_a_balancer_share_uploads_and_their_jobs_are_found
         assert status == 202
         locations.append(headers["Location"])
     for location in locations:
-        for _ in range(2):  # whichever machine it asks first
+        for _ in range(2):  # any machine may be asked first
             status, _, events = await proxy.ask("GET", f"{location}/events")
             assert (status, '"state": "done"' in events) == (200, True)
             assert (await proxy.ask("DELETE", location))[0] == 200

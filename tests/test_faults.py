@@ -1,4 +1,4 @@
-"""Faults of disks, networks and processes, provoked for real: what was answered is stored, and nothing else stays."""
+"""Real faults of disks, networks and processes: answered uploads are stored, and nothing else is left."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from ledger import Ledger, judged, upload_of
+from ledger import Ledger, faults_checked, upload_of
 from peers import (
     DONE,
     Connection,
@@ -35,7 +35,7 @@ SMALL = b"small" * 1000
 
 @pytest.fixture
 def places(tmp_path):
-    """Where the chain's store and state are."""
+    """Return the settings for the chain's store and state."""
     return {"store": tmp_path / "store", "state": tmp_path / "state"}
 
 
@@ -55,7 +55,7 @@ def flags_of(places: dict[str, Path]) -> tuple[str, ...]:
 
 @pytest.fixture
 def disk(tmp_path):
-    """A directory with room for 8 MiB, where the system lets us mount one."""
+    """A directory with 8 MiB of space, if a file system can be mounted."""
     point = tmp_path / "disk"
     point.mkdir()
     mounted = subprocess.run(
@@ -68,7 +68,7 @@ def disk(tmp_path):
 
 
 async def upload(process: Process, ledger: Ledger, content: bytes = SMALL) -> Message:
-    return ledger.note(await ask(process.rest1, process.tls, upload_of(content)), content)
+    return ledger.record(await ask(process.rest1, process.tls, upload_of(content)), content)
 
 
 # Disks
@@ -79,7 +79,7 @@ async def test_a_store_without_room_is_507_and_the_next_small_upload_is_kept(rel
     places["store"] = disk / "store"
     content = bytes(12 * MIB)
     raw = request("/upload/a.bin", content, method="PUT", content_type=None)
-    async with relay() as process, judged(process, **places, others={200, 507}) as ledger:
+    async with relay() as process, faults_checked(process, **places, others={200, 507}) as ledger:
         answer = await ask(process.rest1, process.tls, upload_of(content) if way == "form" else raw)
         assert (answer.status, answer.json()["type"]) == (507, "urn:aiorelay:storage-full")
         assert (await upload(process, ledger)).status == 200
@@ -87,7 +87,7 @@ async def test_a_store_without_room_is_507_and_the_next_small_upload_is_kept(rel
 
 async def test_a_spool_without_room_is_507_and_the_next_upload_is_kept(relay, places, disk):
     places["state"] = disk / "state"
-    async with relay("--upstream-mode", "spool") as process, judged(process, **places) as ledger:
+    async with relay("--upstream-mode", "spool") as process, faults_checked(process, **places) as ledger:
         answer = await upload(process, ledger, bytes(12 * MIB))
         assert (answer.status, answer.json()["type"]) == (507, "urn:aiorelay:storage-full")
         assert (await upload(process, ledger, CONTENT)).status == 200
@@ -121,18 +121,18 @@ async def injected(process: Process, fault: str) -> AsyncGenerator[None, None]:
         ("renameat,renameat2:error=EIO", 500),
     ],
 )
-async def test_what_the_disk_did_not_take_is_not_answered_with_success(relay, places, fault, status):
-    async with relay("--fsync") as process, judged(process, **places, others={200, status}) as ledger:
+async def test_an_upload_that_the_disk_did_not_store_is_an_error(relay, places, fault, status):
+    async with relay("--fsync") as process, faults_checked(process, **places, others={200, status}) as ledger:
         async with injected(process, fault):
             assert (await upload(process, ledger, CONTENT)).status == status
         assert (await upload(process, ledger, CONTENT)).status == 200
 
 
 @pytest.mark.parametrize(("error", "status"), [("EIO", 500), ("ENOSPC", 507)])
-async def test_what_cannot_be_spooled_is_not_sent(relay, places, error, status):
+async def test_an_upload_that_cannot_be_spooled_is_not_sent(relay, places, error, status):
     async with (
         relay("--only", "rest1", "--upstream", "http://127.0.0.1:9/", "--upstream-mode", "spool") as process,
-        judged(process, **places, others=None) as ledger,
+        faults_checked(process, **places, others=None) as ledger,
         injected(process, f"writev:error={error}"),
     ):
         assert (await upload(process, ledger, CONTENT)).status == status
@@ -154,13 +154,13 @@ async def test_a_kill_in_mid_upload_leaves_no_part_of_it_and_the_next_start_swee
             if mode == "stream" and sent > MIB:
                 await eventually(lambda: ledger.incoming or sent == len(UPLOAD))
             if sent == len(UPLOAD):
-                ledger.unanswered(CONTENT)
+                ledger.record_lost_answer(CONTENT)
             assert await process.stop(signal.SIGKILL) == -signal.SIGKILL
-        ledger.judge()
+        ledger.check()
     async with relay() as process:
         assert not ledger.incoming
         assert (await upload(process, ledger)).status == 200
-        ledger.judge()
+        ledger.check()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -173,25 +173,25 @@ async def test_a_kill_at_any_moment_loses_nothing_that_was_answered(relay, place
             while True:
                 try:
                     answer = await ask(process.rest1, process.tls, upload_of(content))
-                except (OSError, AssertionError):  # nobody is there, or hung up without an answer
-                    ledger.unanswered(content)
+                except (OSError, AssertionError):  # the relay is down, or closed the connection without an answer
+                    ledger.record_lost_answer(content)
                     return
-                ledger.note(answer, content)
+                ledger.record(answer, content)
 
         uploads = [asyncio.create_task(upload_on(bytes([number]) * 300_000)) for number in range(4)]
         await eventually(lambda: len(ledger) > chance.randrange(20))
         assert await process.stop(signal.SIGKILL) == -signal.SIGKILL
         await asyncio.gather(*uploads)
-        ledger.judge()
+        ledger.check()
     async with relay() as process:
-        ledger.judge()
+        ledger.check()
 
 
 @contextlib.asynccontextmanager
 async def two_processes(
     places: dict[str, Path], *flags: str, between: Callable[[int], Awaitable[int]] | None = None
 ) -> AsyncGenerator[tuple[Process, Process], None]:
-    """rest1 and rest2, each a process; ``between`` may give another port for that of rest2."""
+    """rest1 and rest2, each in its own process; ``between`` may replace the port of rest2."""
     async with started(*flags_of(places), "--only", "rest2") as rest2:
         port = int(rest2.rest2.rpartition(":")[2])
         if between is not None:
@@ -204,7 +204,7 @@ async def two_processes(
 async def test_uploads_wait_for_an_upstream_that_is_stopped_for_a_moment(places):
     async with (
         two_processes(places) as (rest1, rest2),
-        judged(rest1, rest2, **places) as ledger,
+        faults_checked(rest1, rest2, **places) as ledger,
         connected(rest1.rest1, rest1.tls) as client,
     ):
         await client.send(UPLOAD[:HALF])
@@ -214,14 +214,14 @@ async def test_uploads_wait_for_an_upstream_that_is_stopped_for_a_moment(places)
         await asyncio.wait([rest], timeout=0.5)
         assert not rest.done()
         rest2.send(signal.SIGCONT)
-        assert ledger.note(await rest, CONTENT).status == 200
+        assert ledger.record(await rest, CONTENT).status == 200
 
 
 async def test_an_upstream_that_stays_stopped_is_504_and_keeps_nothing(places):
     flags = ("--answer-timeout", "1s", "--idle-timeout", "1s")
     async with (
         two_processes(places, *flags) as (rest1, rest2),
-        judged(rest1, rest2, **places, others={200, 504}) as ledger,
+        faults_checked(rest1, rest2, **places, others={200, 504}) as ledger,
     ):
         async with connected(rest1.rest1, rest1.tls) as client:
             await client.send(UPLOAD[:HALF])
@@ -244,7 +244,7 @@ async def test_a_killed_upstream_is_502(places):
             assert await rest2.stop(signal.SIGKILL) == -signal.SIGKILL
             assert (await client.ask(UPLOAD[HALF:])).status == 502
         assert (await upload(rest1, ledger)).status == 502
-        ledger.judge()
+        ledger.check()
 
 
 # Networks
@@ -257,7 +257,7 @@ async def test_a_killed_upstream_is_502(places):
 async def test_a_client_that_leaves_in_mid_upload_leaves_nothing(relay, places, way, sent):
     async with (
         relay() as process,
-        judged(process, **places) as ledger,
+        faults_checked(process, **places) as ledger,
         connected(process.rest1, process.tls) as client,
     ):
         await client.send(UPLOAD[:sent])
@@ -267,16 +267,16 @@ async def test_a_client_that_leaves_in_mid_upload_leaves_nothing(relay, places, 
 
 @pytest.mark.parametrize("way", ["reset", "finish", "close"])
 async def test_a_client_that_leaves_before_the_answer_finds_its_upload_whole_or_not_at_all(relay, places, way):
-    async with relay() as process, judged(process, **places) as ledger:
+    async with relay() as process, faults_checked(process, **places) as ledger:
         for size in range(0, 3 * MIB, 300_000):
             async with connected(process.rest1, process.tls) as client:
                 await client.send(upload_of(CONTENT[:size]))
                 getattr(client, way)()
-            ledger.unanswered(CONTENT[:size])
+            ledger.record_lost_answer(CONTENT[:size])
 
 
 class Proxy:
-    """A TCP proxy on ``port`` that passes on ``rate`` bytes a second each way, until it is told to reset all it has."""
+    """A TCP proxy on ``port`` that forwards ``rate`` bytes a second each way, and can reset its connections."""
 
     def __init__(self, rate: int) -> None:
         self.carried = 0
@@ -335,16 +335,16 @@ PIECE = CONTENT[: 3 * SLOW]
 
 
 async def test_a_throttled_client_is_served(relay, places, proxy):
-    async with relay() as process, judged(process, **places) as ledger:
+    async with relay() as process, faults_checked(process, **places) as ledger:
         port = await proxy(SLOW).start(int(process.rest1.rpartition(":")[2]))
         answer = await ask(f"https://127.0.0.1:{port}", process.tls, upload_of(PIECE))
-        assert ledger.note(answer, PIECE).status == 200
+        assert ledger.record(answer, PIECE).status == 200
 
 
 async def test_an_upload_api_behind_a_throttle_is_fed(places, proxy):
     async with (
         two_processes(places, between=proxy(SLOW).start) as (rest1, rest2),
-        judged(rest1, rest2, **places) as ledger,
+        faults_checked(rest1, rest2, **places) as ledger,
     ):
         assert (await upload(rest1, ledger, PIECE)).status == 200
 
@@ -353,7 +353,7 @@ async def test_an_upstream_that_resets_in_mid_upload_is_502_and_keeps_nothing(pl
     between = proxy(FAST)
     async with (
         two_processes(places, between=between.start) as (rest1, rest2),
-        judged(rest1, rest2, **places, others={200, 502}) as ledger,
+        faults_checked(rest1, rest2, **places, others={200, 502}) as ledger,
         connected(rest1.rest1, rest1.tls) as client,
     ):
         await client.send(UPLOAD[:HALF])
@@ -362,11 +362,11 @@ async def test_an_upstream_that_resets_in_mid_upload_is_502_and_keeps_nothing(pl
         assert (await client.ask(UPLOAD[HALF:])).status == 502
 
 
-LONG = os.urandom(32 * MIB)  # more than the kernel keeps for those who do not read
+LONG = os.urandom(32 * MIB)  # more than the kernel buffers for a client that does not read
 
 
 async def long_answer(connection: Connection) -> None:
-    """Be an upload API with a long answer to what has ``long`` in its URL."""
+    """Act as an upload API with a long answer to URLs that contain ``long``."""
     while True:
         message = await connection.request()
         long = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LONG) + LONG
@@ -380,7 +380,7 @@ async def test_an_answer_that_is_read_slowly_arrives_whole_while_others_are_serv
     upstream = await recorder(long_answer)
     async with (
         relay("--only", "rest1", "--upstream", upstream.url) as process,
-        judged(process, **places, others=None),
+        faults_checked(process, **places, others=None),
     ):
         port = int(process.rest1.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=process.tls)
@@ -395,11 +395,11 @@ async def test_an_answer_that_is_read_slowly_arrives_whole_while_others_are_serv
         writer.transport.abort()
 
 
-async def test_who_does_not_read_the_answer_is_cut_off(relay, places, recorder):
+async def test_a_client_that_does_not_read_the_answer_is_cut_off(relay, places, recorder):
     upstream = await recorder(long_answer)
     async with (
         relay("--only", "rest1", "--upstream", upstream.url, "--idle-timeout", "1s") as process,
-        judged(process, **places, others=None),
+        faults_checked(process, **places, others=None),
         connected(process.rest1, process.tls) as client,
     ):
         await client.send(LONGED_FOR)
@@ -425,14 +425,14 @@ async def test_of_32_uploads_at_once_exactly_those_that_were_answered_are_stored
             await client.send(sent[: chance.randrange(len(sent))])
             getattr(client, leave)()
 
-    async with relay("--upstream-mode", mode) as process, judged(process, **places) as ledger:
+    async with relay("--upstream-mode", mode) as process, faults_checked(process, **places) as ledger:
         before = len(ledger)
         await asyncio.gather(*(one(number, process, ledger) for number in range(32)))
         assert len(ledger) >= before + 24
 
 
 async def pressed(process: Process, count: int) -> int:
-    """Press ``count`` uploads into a relay whose upstream takes nothing; give the memory at which they stand still."""
+    """Send ``count`` uploads to a relay whose upstream reads nothing; return the memory when all have stalled."""
 
     async def press(stalled: asyncio.Event) -> None:
         async with connected(process.rest1, process.tls) as client:
@@ -463,7 +463,7 @@ async def test_each_of_64_uploads_that_wait_for_their_upstream_takes_2_mib_at_mo
     async with relay("--only", "rest1", "--upstream", upstream.url, "--upstream-insecure") as process:
         first = await pressed(process, 1)
         assert await pressed(process, 64) - first < 63 * 2 * MIB
-        process.send(signal.SIGINT)  # a second signal does not wait for the uploads that stand still
+        process.send(signal.SIGINT)  # a second signal does not wait for the stalled uploads
         assert await process.stop() == 1
 
 
@@ -477,10 +477,10 @@ async def test_uploads_are_served_with_64_descriptors_and_120_idle_connections(r
             port = int(process.rest1.rpartition(":")[2])
             for _ in range(120):
                 idle.enter_context(socket.create_connection(("127.0.0.1", port)))
-            async with judged(process, **places) as ledger:
+            async with faults_checked(process, **places) as ledger:
                 for _ in range(10):
                     assert (await upload(process, ledger)).status == 200
                 async with connected(process.rest1, process.tls) as client:
                     for _ in range(3):
-                        assert ledger.note(await client.ask(UPLOAD), CONTENT).status == 200
+                        assert ledger.record(await client.ask(UPLOAD), CONTENT).status == 200
                 idle.close()

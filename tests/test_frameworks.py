@@ -1,4 +1,4 @@
-"""Upload APIs on common frameworks, unmodified, receive the same file through the relay as directly."""
+"""Unmodified upload APIs on common frameworks receive the same file through the relay as directly."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,9 @@ import pytest
 from peers import BOUNDARY, PATIENCE, Client, ask, eventually, form, json_request, part, request
 from upstream_servers import SERVERS
 
-# Larger than what the frameworks keep in memory, and full of what multipart readers stumble over.
+# Larger than what frameworks keep in memory, and full of bytes that are difficult for multipart parsers.
 CONTENT = random.Random(2).randbytes(3_000_000) + f"\r\n--{BOUNDARY[:-1]}\r\n\r\n--".encode() * 99  # noqa: S311 - no secret
-# What the relay says of the client, so that both requests tell the upload API the same.
+# Header fields that the relay adds, so that both requests are equal.
 FORWARDED = ("X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: relay.example")
 needs_length = pytest.mark.parametrize("framework", ["gunicorn", "gunicorn-gthread"])
 every = pytest.mark.parametrize("framework", SERVERS)
@@ -74,7 +74,7 @@ async def test_nothing_of_a_broken_form_is_stored(framework, relay, store, end):
 
 
 @needs_length
-async def test_chunks_are_spooled_for_who_does_not_take_them(framework, upstream, aiorelay_server, store):
+async def test_chunks_are_spooled_for_apis_that_do_not_accept_them(framework, upstream, aiorelay_server, store):
     relay = await aiorelay_server(only="rest1", upstream=upstream.url, upstream_chunked="never")
     sent = request("/upload1", a_form("chunked.pdf"), chunked=True)
     async with asyncio.timeout(PATIENCE):

@@ -1,4 +1,4 @@
-"""However large the file and however slow the upload API, the relay holds little of it, and the sender waits."""
+"""The relay keeps little of a file in memory, however large the file and slow the upload API."""
 
 import asyncio
 import socket
@@ -10,17 +10,17 @@ from processes import FREE_PORTS, started
 MIB = 1024 * 1024
 SIZE = 256 * MIB
 MOST_MEMORY = 80 * MIB
-# What the relay may hold of a file, most of it in the kernel's buffers of its two sockets.
+# The bytes of a file that the relay may hold, most of them in the kernel's buffers of its two sockets.
 MOST_UNDER_WAY = 16 * MIB
-# The kernel's buffers of ours are kept out of that.
+# The buffers of the test's own sockets are small.
 SMALL_BUFFER = 64 * 1024
 PAUSE = 1.0
 
 
 class Flow:
-    """One large file on its way: what was sent of it, and what has arrived at an upload API that begins with a pause.
+    """One large file in transit: the bytes sent, and the bytes received by an upload API that pauses at first.
 
-    The pause ends in time, or as soon as more is under way than may be.
+    The pause ends after a time, or as soon as more bytes are in transit than allowed.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Flow:
         self._overflow = asyncio.Event()
 
     async def pour(self, writer: asyncio.StreamWriter) -> None:
-        """Send the file, as fast as it is taken."""
+        """Send the file as fast as it is read."""
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
         block = bytes(MIB // 4)
         while self._sent < SIZE:
@@ -42,7 +42,7 @@ class Flow:
                 self._overflow.set()
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Be the upload API."""
+        """Act as the upload API."""
         head = await reader.readuntil(b"\r\n\r\n")
         left = int(head.lower().partition(b"content-length:")[2].split()[0])
         assert left > SIZE
@@ -57,7 +57,7 @@ class Flow:
         writer.close()
 
     async def give(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Be the remote server that has the file."""
+        """Act as the remote server that has the file."""
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
         await self.pour(writer)
@@ -87,7 +87,7 @@ async def relay(tmp_path, flow):
 
 
 async def upload(process, head: bytes, flow: Flow | None = None, end: bytes = b"") -> None:
-    """Send a request, with the file poured between its ``head`` and its ``end``; it is taken, and memory kept small."""
+    """Send the file between ``head`` and ``end`` of a request; assert success and little memory."""
     host, _, port = process.rest1.removeprefix("https://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), ssl=process.tls)
     client = Client(reader, writer)

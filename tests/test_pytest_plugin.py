@@ -1,9 +1,9 @@
-"""The fixture that the package gives to its users' tests."""
+"""The pytest fixture of the package."""
 
 import aiohttp
 
 
-async def test_a_chain_stores_what_is_uploaded(aiorelay_server):
+async def test_a_chain_stores_an_upload(aiorelay_server):
     chain = await aiorelay_server(max_size="1MiB")
     form = aiohttp.FormData()
     form.add_field("somefile", b"%PDF-1.4", filename="report.pdf")

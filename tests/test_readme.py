@@ -1,4 +1,4 @@
-"""The README keeps its word: every line of shell in it is run, and its table lists every setting."""
+"""The README is true: its shell commands work, and its table lists every setting."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def test_every_line_of_shell_works(shell):
             if before:
                 shell.run("\n".join(before))
             ready = shell.serve(command)
-            if not re.search("--only|--accept", command):  # of which the sample is neither
+            if not re.search("--only|--accept", command):  # which refuse the sample file, or have no embedded API
                 assert '"status": "done"' in shell.run(f"{ready[-1]} -sS")
         elif "curl" in block:
             assert re.search('"(status|state)": ?"done"', shell.run(block.replace("curl ", "curl -sS ")))
@@ -34,7 +34,7 @@ def test_every_line_of_shell_works(shell):
     assert len(blocks) > 8
 
 
-def test_the_csv_validator_does_what_is_said_of_it(shell):
+def test_the_csv_validator_works_as_described(shell):
     shell.serve("PYTHONPATH=. scripts/run --validator checks:CsvHeader")
     (shell.clone / "good.csv").write_text("date,amount,account\n2026-01-01,1,2\n")
     (shell.clone / "bad.csv").write_text("amount\n1\n")
@@ -49,7 +49,7 @@ def test_the_table_lists_every_setting():
 
 
 def settings_table() -> list[str]:
-    """The README's table of settings, as it must be."""
+    """Return the table of settings that the README must have."""
     rows = [
         f"| `{each.key}`{'*' if each.repeated else ''} | {each.default.replace('|', '&#124;')} | {each.help} |"
         for each in SETTINGS.values()
@@ -57,7 +57,7 @@ def settings_table() -> list[str]:
     return ["| setting | default | meaning |", "|---|---|---|", *rows]
 
 
-if __name__ == "__main__":  # writes the table
+if __name__ == "__main__":  # update the table
     before, begin, rest = README.partition("<!-- settings -->")
     _, end, after = rest.partition("<!-- /settings -->")
     (ROOT / "README.md").write_text("\n".join([before + begin, "", *settings_table(), "", end + after]))

@@ -1,4 +1,4 @@
-"""Slow clients by the hundred, as slowhttptest plays them: cut off in time, while others upload."""
+"""Hundreds of slow clients, simulated by slowhttptest, are cut off while other clients upload."""
 
 import asyncio
 import re
@@ -14,15 +14,15 @@ CONNECTIONS = 100
 UPLOAD = request("/upload1", form(part("somefile", b"content", "a.txt")))
 STYLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
-# A line of a head each second, which never ends: 10 s are its time.
+# One header line each second, without end. The limit for a head is 10 s.
 HEADS = ("-H", "-t", "POST", "-i", "1")
-# A body that falls silent for longer than idle-timeout.
+# A body that pauses for longer than idle-timeout.
 BODIES = ("-B", "-t", "PUT", "-i", "5", "-s", "1000000", "-f", "application/octet-stream")
 
 
 @asynccontextmanager
 async def slow_clients(url: str, *how: str, home: Path) -> AsyncGenerator[asyncio.Task[str], None]:
-    """Run slowhttptest in the directory ``home``; the task gives what it said once all its connections are closed."""
+    """Run slowhttptest in the directory ``home``; the task returns its output once all connections are closed."""
     process = await asyncio.create_subprocess_exec(
         "slowhttptest",
         *(*how, "-u", url, "-c", str(CONNECTIONS), "-r", str(CONNECTIONS), "-l", "60", "-v", "1"),
@@ -72,12 +72,12 @@ async def test_slow_clients_are_cut_off_while_others_upload(tmp_path, server, pa
     assert len([each for each in store.rglob("*") if each.is_file()]) == 1 + len(statuses)
 
 
-async def test_who_reads_no_answer_is_cut_off(tmp_path):
+async def test_a_client_that_reads_no_answer_is_cut_off(tmp_path):
     flags = ("--state-dir", tmp_path / "state", "--idle-timeout", "200ms")
     async with started(*FREE_PORTS, *flags) as process:
         before = sockets(process)
         large = request("/assets/swagger-ui/swagger-ui-bundle.js", b"", method="GET", content_type=None)
         async with connected(process.rest1, process.tls) as client:
-            await client.send(large * 10)  # more than the system keeps for one who does not read
+            await client.send(large * 10)  # more than the system buffers for a client that does not read
             await eventually(lambda: sockets(process) > before)
             await eventually(lambda: sockets(process) == before)

@@ -1,4 +1,4 @@
-"""The public API as a type checker shows it to users: what is right passes, each wrong line is found."""
+"""The types of the public API: mypy accepts right uses and reports each wrong one."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ README = (HERE.parent / "README.md").read_text()
 
 
 def found_by_mypy(file, cache):
-    """The lines with an error, each with its code."""
+    """Return the lines with an error, each with its code."""
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", cache, HERE / "typing" / file]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cache)
     assert not run.stderr, run.stderr
@@ -35,8 +35,8 @@ def test_the_arguments_are_the_settings():
     assert list(Arguments.__annotations__) == list(SETTINGS)
 
 
-def test_every_name_that_may_be_imported_is_there_and_documented():
-    listed = README.partition("These names may be imported")[2].partition("\n\n")[0]
+def test_every_public_name_is_documented():
+    listed = README.partition("The public names of")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", listed)) - {"aiorelay"} == set(aiorelay.__all__)
     assert [name for name in aiorelay.__all__ if not hasattr(aiorelay, name)] == []
 

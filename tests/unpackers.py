@@ -1,10 +1,8 @@
-"""Programs that unpack archives, as the tests of the archive check run them: each on many files at once, within bounds.
+"""Run programs that unpack archives, each on many archives at once, with limits.
 
-unpack       a program's name, archives and the directories to unpack them into → nothing; failures of it are no errors
-
-Java and Go write wherever a relative name leads, as careless programs do. No program here follows an absolute name, so
-that an archive of the tests cannot reach files of the system: ``tarfile`` has its filter, the others strip the root.
-Names in archives must not climb further than to the test's own directory.
+The programs in Java and Go follow relative names out of the directory, as careless programs do. No program follows an
+absolute name, so that an archive cannot overwrite files of the system: ``tarfile`` has its filter, the others strip the
+root. Relative names in the archives must stay below the test's own directory.
 """
 
 import os
@@ -125,7 +123,7 @@ UNPACKERS: dict[str, tuple[str, list[str]]] = {
 
 
 def unpack(unpacker: str, archives: Iterable[tuple[Path, Path]], scratch: Path) -> None:
-    """Unpack each archive into its directory, which must exist. Complaints of the program are ignored.
+    """Unpack each archive into its directory, which must exist. Errors of the program are ignored.
 
     ``scratch`` is where a program is compiled, if it has to be.
     """
@@ -141,7 +139,7 @@ def unpack(unpacker: str, archives: Iterable[tuple[Path, Path]], scratch: Path) 
 
 
 def _run(command: list[str], directory: Path) -> None:
-    """Run ``command`` with a bound on its time and on the size of a file; it reads nothing from us."""
+    """Run ``command`` with limits on time and file size, and no input."""
     bounded = ["prlimit", f"--fsize={_LARGEST_FILE}", "--core=0", "timeout", "60", *command]
     subprocess.run(
         bounded,

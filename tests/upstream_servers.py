@@ -1,4 +1,4 @@
-"""Upload APIs on common servers, each a process of its own: ``async with running("node", tmp_path) as api: …``.
+"""Run upload APIs on common servers as processes: ``async with running("node", tmp_path) as api: …``.
 
     werkzeug             Flask on its development server
     gunicorn             Django on gunicorn's synchronous worker
@@ -10,7 +10,7 @@
     apache               Apache httpd in front of PHP (FastCGI)
     nginx                nginx in front of Flask
 
-All of them take a form with the file ``somefile`` at ``/upload`` and keep it under its own name.
+All of them accept a form with the file ``somefile`` at ``/upload`` and store it under its own name.
 """
 
 import asyncio
@@ -42,13 +42,13 @@ class StoredFile(NamedTuple):
 
 
 def stored_file(name: str, content: bytes) -> StoredFile:
-    """What ``UploadApi.stored`` tells of a file that has arrived whole."""
+    """A complete file, as ``UploadApi.stored`` returns it."""
     return StoredFile(name, hashlib.sha256(content).hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What an upload API is told; not every server knows every option (``IDLE_CLOCKS``, ``REQUEST_CLOCKS``).
+    """Options of an upload API. Not every server has every option (``IDLE_CLOCKS``, ``REQUEST_CLOCKS``).
 
     ``idle`` is the longest silence in a body and ``request`` the longest time for a whole request, in seconds.
     ``max_body`` is in bytes; a longer body is answered with 413, by its Content-Length alone where the server can.
@@ -61,7 +61,7 @@ class Options:
     certificate: Path | None = None
 
     def environment(self) -> dict[str, str]:
-        """The options as our own scripts read them."""
+        """Return the options as environment variables of the scripts in tests/upstreams."""
         values = {
             "IDLE": self.idle,
             "REQUEST": self.request,
@@ -72,7 +72,7 @@ class Options:
 
 
 class UploadApi:
-    """A running upload API at ``url``; ``log`` is what its processes have said."""
+    """A running upload API at ``url``; ``log`` is the output of its processes."""
 
     def __init__(self, url: str, store: Path, log: bytearray) -> None:
         self.url = url
@@ -85,7 +85,7 @@ class UploadApi:
         return self._log.decode(errors="replace")
 
     def stored(self) -> list[StoredFile]:
-        """The files that are there now; one that is removed meanwhile is not."""
+        """Return the files that are stored now, without those removed during the call."""
         found = []
         for path in self.store.iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -95,7 +95,7 @@ class UploadApi:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server runs: it is handed ``listener``, or listens on the port of it once that is closed."""
+    """The place of a server: it inherits ``listener``, or listens on its port after ``listener`` is closed."""
 
     directory: Path
     listener: socket.socket
@@ -122,8 +122,7 @@ class Place:
 class Command:
     """A server's process.
 
-    ``ready`` is what it says once it accepts connections; None where it accepts them on a socket that was listening
-    before.
+    ``ready`` is the text that it prints when it accepts connections; None if it inherits a listening socket.
     """
 
     words: tuple[str | Path, ...]
@@ -137,7 +136,7 @@ Maker = Callable[[Place, UploadApi | None], Command]
 
 
 def program(name: str) -> str:
-    """The path of a program, which a machine may lack but not the one that decides on a change."""
+    """Return the path of a program. If it is missing, fail in CI and skip elsewhere."""
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
@@ -208,7 +207,7 @@ def nginx(place: Place, inner: UploadApi | None) -> Command:
     assert inner is not None
     config = place.directory / "nginx.conf"
     config.write_text(_nginx_config(place, inner))
-    # It takes over the sockets that NGINX names, as from its own predecessor in an upgrade.
+    # nginx inherits the sockets in the variable NGINX, as in a binary upgrade.
     return Command(
         (program("nginx"), "-p", place.directory, "-e", "stderr", "-c", config), {"NGINX": f"{place.descriptor};"}
     )
@@ -262,7 +261,7 @@ async def _served(
         scheme = "https" if options.certificate else "http"
         url = f"{scheme}://127.0.0.1:{place.port}/upload"
         if command.ready:
-            listener.close()  # it insists on opening its port by itself
+            listener.close()  # it always opens its port itself
         process = await asyncio.create_subprocess_exec(
             *command.words,
             pass_fds=[] if command.ready else [listener.fileno()],
@@ -281,7 +280,7 @@ async def _served(
         yield UploadApi(url, (inner or place).store, log)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its workers too
+            os.killpg(process.pid, signal.SIGKILL)  # including its workers
         await process.wait()
         await reading
 
@@ -289,7 +288,7 @@ async def _served(
 async def _keep_log(
     process: asyncio.subprocess.Process, log: bytearray, words: str | None, ready: asyncio.Event
 ) -> None:
-    """Read what a process says to its end; ``ready`` is set when it has said ``words``, or has ended."""
+    """Read the output of a process; ``ready`` is set when it contains ``words``, or the process has ended."""
     if words is None:
         ready.set()
     assert process.stdout is not None
@@ -300,7 +299,7 @@ async def _keep_log(
     ready.set()
 
 
-# A limit of PHP's own would answer in the place of the server's.
+# PHP's own limit would take effect before the server's.
 _PHP_LIMITS = ("-d", "upload_max_filesize=4G", "-d", "post_max_size=0", "-d", "variables_order=EGPCS")
 
 
@@ -361,7 +360,7 @@ def _go_binary(place: Place) -> Path:
 
 
 async def _built_go(directory: Path) -> None:
-    """Build the API on Go once for all tests whose directories lie side by side."""
+    """Build the Go API once for all tests whose directories have the same parent."""
     home = directory.parent / "aiorelay-upload-go"
     if (home / "upload").exists():
         return

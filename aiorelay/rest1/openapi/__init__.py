@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description of rest1. Pure, except for the route that serves it.
+"""The OpenAPI 3.1 description of rest1, and the route that serves it.
 
 errors ──▶ responses ─┐
            schemas ───┼─▶ operations ──▶ document ──▶ GET /openapi.json
@@ -19,19 +19,19 @@ __all__ = ["add_to", "document"]
 PATH = "/openapi.json"
 
 _DESCRIPTION = """\
-Takes files as forms, as raw bodies or by their addresses, checks them while they stream, and sends them on as one
-form to an upload API, whose answer is the client's.
+The relay accepts files as forms, as raw bodies, or by their URLs or local paths. It checks them while they stream, and
+sends them as one form to an upload API. The client gets the upload API's answer.
 
-No upload is whole at the upload API before every check has passed. What the relay itself refuses is told as
-`application/problem+json` (RFC 9457), with a `type` that begins with `urn:aiorelay:`. Any other answer to an upload
-is the upload API's own, whatever its status.
+The upload API gets the end of the form only after every check has passed. Errors of the relay are
+`application/problem+json` (RFC 9457) with a `type` that begins with `urn:aiorelay:`. Any other answer to an upload is
+that of the upload API, whatever its status.
 
-Every path that is not described here is answered 404 `not-found`, every other method 405 `method-not-allowed`, and
-what is not HTTP at all 400 in plain text."""
+Other paths are answered 404 `not-found`, other methods 405 `method-not-allowed`. Requests that are not valid HTTP are
+answered 400 in plain text."""
 
 
 def add_to(router: web.UrlDispatcher, field: str) -> None:
-    """Serve at /openapi.json the description of what ``router`` routes; ``field`` is the form field of files."""
+    """Serve the description of the routes of ``router`` at /openapi.json; ``field`` is the form field of files."""
 
     async def serve(_request: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
@@ -42,7 +42,10 @@ def add_to(router: web.UrlDispatcher, field: str) -> None:
 
 
 def document(routes: Iterable[tuple[str, str]], field: str) -> dict[str, Any]:
-    """The description of those of ``routes`` (method and path) that are for programs; ``field`` is that of files."""
+    """Return the description of ``routes`` (method and path); ``field`` is the form field of files.
+
+    Routes without an entry in ``operations.described`` are left out.
+    """
     described = operations.described(field)
     paths: dict[str, dict[str, Any]] = {}
     for method, path in routes:
@@ -55,11 +58,11 @@ def document(routes: Iterable[tuple[str, str]], field: str) -> dict[str, Any]:
         "info": {
             "title": "aiorelay",
             "version": version("aiorelay"),
-            "summary": "A streaming upload relay",
+            "summary": "A streaming upload relay.",
             "description": _DESCRIPTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": ".", "description": "where this document comes from"}],
+        "servers": [{"url": ".", "description": "The server of this document."}],
         "tags": operations.TAGS,
         "paths": paths,
         "components": {
@@ -69,8 +72,8 @@ def document(routes: Iterable[tuple[str, str]], field: str) -> dict[str, Any]:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Wanted where the relay was started with `token-file`. With `client-ca` every "
-                    "request needs a client certificate, whether or not it has a token.",
+                    "description": "Required if `token-file` is set. If `client-ca` is set, every request requires a "
+                    "client certificate, with or without a token.",
                 }
             },
         },

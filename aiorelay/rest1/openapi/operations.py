@@ -1,4 +1,4 @@
-"""The operations of rest1: parameters, bodies and responses of each request."""
+"""Describe the operations of rest1: parameters, request bodies and responses."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from aiorelay.rest1.openapi.schemas import reference
 __all__ = ["TAGS", "described", "without_content"]
 
 TAGS = [
-    {"name": "uploads", "description": "Files in, the upload API's answer out."},
-    {"name": "jobs", "description": "Uploads that go on after their request was answered."},
-    {"name": "operators", "description": "How the relay is doing."},
-    {"name": "pages", "description": "For people."},
+    {"name": "uploads", "description": "Upload files and get the upload API's answer."},
+    {"name": "jobs", "description": "Uploads that continue after the answer to their request."},
+    {"name": "operators", "description": "Health, metrics and this description."},
+    {"name": "pages", "description": "HTML pages."},
 ]
 
 _OPTIONAL_TOKEN: list[dict[str, list[str]]] = [{}, {"token": []}]
@@ -63,15 +63,15 @@ _JOB = (errors.Unauthenticated, errors.NotFound)
 
 
 def described(field: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Every operation, by method and path; ``field`` is the form field of files."""
+    """Return every operation by method and path; ``field`` is the form field of files."""
     form = {"multipart/form-data": {"schema": reference("Form")}}
     ingest = {JSON: {"schema": reference("Ingest")}}
     return {
         ("POST", "/upload1"): _upload(
-            "uploadForm", "Upload a form", "Passes the form on, every part in order.", form, _UPLOAD
+            "uploadForm", "Upload a form", "Sends the form to the upload API, with all parts in order.", form, _UPLOAD
         ),
-        ("POST", "/upload2"): _ingest("uploadSources", "Upload what the relay reads or fetches", ingest),
-        ("POST", "/upload"): _ingest("upload", "Upload a form or sources, by Content-Type", form | ingest),
+        ("POST", "/upload2"): _ingest("uploadSources", "Upload local files or URLs", ingest),
+        ("POST", "/upload"): _ingest("upload", "Upload a form, local files or URLs", form | ingest),
         ("PUT", "/upload/{filename}"): _raw(field),
         **_jobs(),
         **_for_operators(),
@@ -80,7 +80,7 @@ def described(field: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def without_content(operation: dict[str, Any]) -> dict[str, Any]:
-    """The HEAD that goes with a GET."""
+    """Return the HEAD operation that belongs to a GET ``operation``."""
     responses = {
         status: {name: value for name, value in response.items() if name != "content"}
         for status, response in operation["responses"].items()
@@ -91,7 +91,7 @@ def without_content(operation: dict[str, Any]) -> dict[str, Any]:
 def _upload(
     name: str, summary: str, description: str, content: dict[str, Any], which: tuple[type[errors.Problem], ...]
 ) -> dict[str, Any]:
-    stored = answer("The upload API's answer, as it is.", "*/*", headers=["Aiorelay-Digest"])
+    stored = answer("The upload API's answer, unchanged.", "*/*", headers=["Aiorelay-Digest"])
     return {
         "operationId": name,
         "tags": ["uploads"],
@@ -100,13 +100,17 @@ def _upload(
         "security": _OPTIONAL_TOKEN,
         "parameters": [
             _query(),
-            _header("Content-Digest", "The digest of the whole body, checked before its end is sent.", _DIGEST),
+            _header(
+                "Content-Digest",
+                "The digest of the body. It is checked before the end is sent to the upload API.",
+                _DIGEST,
+            ),
             _header(
                 "Want-Repr-Digest",
-                "Asks for Aiorelay-Digest (RFC 9530).",
+                "Requests Aiorelay-Digest (RFC 9530).",
                 _TEXT | {"examples": ["sha-256=1", "sha-512=3, sha-256=10"]},
             ),
-            _header("Idempotency-Key", "Says that a spooled upload may be tried again where it may have arrived."),
+            _header("Idempotency-Key", "Allows the relay to repeat a spooled upload that may have arrived."),
             *_trace(),
         ],
         "requestBody": {"required": True, "content": content},
@@ -115,16 +119,18 @@ def _upload(
 
 
 def _ingest(name: str, summary: str, content: dict[str, Any]) -> dict[str, Any]:
-    described = "Sources are read or fetched and sent on as one form. With `Prefer: respond-async` a job does that."
+    described = (
+        "The relay reads or fetches the sources and sends them as one form. `Prefer: respond-async` makes it a job."
+    )
     operation = _upload(name, summary, described, content, _INGEST)
     preference = _header(
         "Prefer",
-        "`respond-async` (RFC 7240): sources are answered 202 with a job.",
+        "With `respond-async` (RFC 7240), a JSON request is answered 202 with a job.",
         _TEXT | {"examples": ["respond-async"]},
     )
     accepted = answer("The job.", JSON, reference("Job"), ["Location", "Preference-Applied"])
     accepted["links"] = {
-        f"its {what}": {"operationId": name, "parameters": {"id": "$response.body#/id"}}
+        f"job {what}": {"operationId": name, "parameters": {"id": "$response.body#/id"}}
         for what, name in (("state", "job"), ("events", "jobEvents"), ("end", "cancelJob"))
     }
     return operation | {
@@ -138,7 +144,7 @@ def _raw(field: str) -> dict[str, Any]:
     operation = _upload(
         "uploadRaw",
         "Upload a raw body",
-        f"The body becomes the file of the form field `{field}`. Its Content-Type may be any but multipart.",
+        f"The body is sent as a file in the form field `{field}`. Any Content-Type except multipart is accepted.",
         {"application/octet-stream": body, "*/*": body},
         tuple({*_UPLOAD} - {errors.MissingFile, errors.TooManyParts}),
     )
@@ -146,26 +152,26 @@ def _raw(field: str) -> dict[str, Any]:
         "name": "filename",
         "in": "path",
         "required": True,
-        "description": "What the file is to be called.",
+        "description": "The name of the file.",
         "schema": {"type": "string", "pattern": "^[^/]+$"},
     }
-    digest = _header("Repr-Digest", "As Content-Digest: of a raw body both are the same.", _DIGEST)
+    digest = _header("Repr-Digest", "The same as Content-Digest, for a raw body.", _DIGEST)
     return operation | {
         "parameters": [filename, *operation["parameters"], digest],
-        "requestBody": operation["requestBody"] | {"required": False},  # nothing is an empty file
+        "requestBody": operation["requestBody"] | {"required": False},  # no body is an empty file
     }
 
 
 def _jobs() -> dict[tuple[str, str], dict[str, Any]]:
     identity = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "pattern": "^[^/]+$"}}
-    last = _header("Last-Event-ID", "The last event that was seen: only newer ones are sent.")
+    last = _header("Last-Event-ID", "The id of the last event received. Only newer events are sent.")
     job = answer("The job.", JSON, reference("Job"))
     events = {
         "200": answer(
-            "Server-sent events, each an `event: job` with an id and the job as its data, until the job has ended.",
+            "Server-sent events until the job has ended. Each is an `event: job` with an id and the job as data.",
             "text/event-stream",
         ),
-        "204": answer("The job has ended, and its last event has been seen."),
+        "204": answer("The job has ended, and the client has received the last event."),
     }
     cancelled = problems(*_JOB, errors.StorageFull)
     return {
@@ -179,27 +185,29 @@ def _jobs() -> dict[tuple[str, str], dict[str, Any]]:
 
 def _for_operators() -> dict[tuple[str, str], dict[str, Any]]:
     status = reference("Status")
-    alive = {"200": answer("It is.", JSON, status)}
+    alive = {"200": answer("The relay is alive.", JSON, status)}
     ready = {
-        "200": answer("Uploads can be taken.", JSON, status),
-        "503": answer("They cannot: the upload API cannot be reached, or the relay is shutting down.", JSON, status),
+        "200": answer("The relay accepts uploads.", JSON, status),
+        "503": answer("The upload API cannot be reached, or the relay is shutting down.", JSON, status),
     }
-    metrics = {"200": answer("In Prometheus' text format.", "text/plain", _TEXT)}
-    document = {"200": answer("OpenAPI 3.1.", JSON, {"type": "object"})}
+    metrics = {"200": answer("Metrics in the text format of Prometheus.", "text/plain", _TEXT)}
+    document = {"200": answer("The description in OpenAPI 3.1.", JSON, {"type": "object"})}
     return {
-        ("GET", "/healthz"): _open("healthz", "operators", "Whether the relay is alive", alive | problems()),
-        ("GET", "/readyz"): _open("readyz", "operators", "Whether uploads can be taken", ready | problems()),
-        ("GET", "/metrics"): _plain("metrics", "operators", "Metrics", metrics | problems(errors.Unauthenticated)),
-        ("GET", "/openapi.json"): _open("openapi", "operators", "This document", document | problems()),
+        ("GET", "/healthz"): _open("healthz", "operators", "Check that the relay is alive", alive | problems()),
+        ("GET", "/readyz"): _open("readyz", "operators", "Check that the relay accepts uploads", ready | problems()),
+        ("GET", "/metrics"): _plain(
+            "metrics", "operators", "Get the metrics", metrics | problems(errors.Unauthenticated)
+        ),
+        ("GET", "/openapi.json"): _open("openapi", "operators", "Get this description", document | problems()),
     }
 
 
 def _for_people() -> dict[tuple[str, str], dict[str, Any]]:
-    known = _header("If-None-Match", "The ETag of what the client has (RFC 9110).")
-    page = {"200": answer("The page.", HTML, _TEXT), "304": answer("The client has it already.")}
+    known = _header("If-None-Match", "The ETag of the client's copy (RFC 9110).")
+    page = {"200": answer("The page.", HTML, _TEXT), "304": answer("The client's copy is current.")}
     return {
-        ("GET", "/"): _open("page", "pages", "The upload page", page | problems(), known),
-        ("GET", "/docs"): _open("docs", "pages", "The page that shows this document", page | problems(), known),
+        ("GET", "/"): _open("page", "pages", "Show the upload page", page | problems(), known),
+        ("GET", "/docs"): _open("docs", "pages", "Show the API documentation", page | problems(), known),
     }
 
 
@@ -208,7 +216,7 @@ def _plain(name: str, tag: str, summary: str, responses: dict[str, Any], *parame
 
 
 def _open(name: str, tag: str, summary: str, responses: dict[str, Any], *parameters: Any) -> dict[str, Any]:
-    """An operation that needs no token, ever."""
+    """Return an operation that requires no token."""
     return {
         "operationId": name,
         "tags": [tag],
@@ -223,8 +231,8 @@ def _query() -> dict[str, Any]:
     return {
         "name": "query",
         "in": "query",
-        "description": "The whole query string goes on as it came.",
-        # Without a default, pages that try requests out make up a member.
+        "description": "The query string is passed on unchanged.",
+        # Without a default, Swagger UI sends an invented member.
         "schema": {"type": "object", "additionalProperties": True, "default": {}},
         "style": "form",
         "explode": True,
@@ -236,7 +244,9 @@ def _trace() -> list[dict[str, Any]]:
 
 
 def _request_id() -> dict[str, Any]:
-    return _header("X-Request-ID", "The request's id, if it is at most 128 of `A-Za-z0-9._-`.")
+    return _header(
+        "X-Request-ID", "The request's id, at most 128 characters of `A-Za-z0-9._-`. Other values are replaced."
+    )
 
 
 def _header(name: str, description: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The responses of an operation: its problems grouped by status, and the header fields of each."""
+"""Describe the responses of an operation: its problems by status, and their header fields."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,22 +14,25 @@ _PROBLEM = "application/problem+json"
 
 _TEXT = {"type": "string"}
 HEADERS: dict[str, Any] = {
-    "X-Request-ID": {"schema": _TEXT, "description": "The request's id: the client's if it was fit, else a new one."},
+    "X-Request-ID": {"schema": _TEXT, "description": "The request's id: the client's if valid, else a new one."},
     "Aiorelay-Digest": {
         "schema": _TEXT,
-        "description": "Where Want-Repr-Digest asked for it: each file's digest, as FIELD=ALGORITHM=:BASE64:.",
+        "description": "The digest of each file, as FIELD=ALGORITHM=:BASE64:, if Want-Repr-Digest requested it.",
     },
     "Location": {"schema": _TEXT, "description": "The path of the job."},
-    "Preference-Applied": {"schema": {"const": "respond-async"}, "description": "RFC 7240."},
-    "Retry-After": {"schema": _TEXT, "description": "In seconds, where it is the relay that says so."},
-    "Proxy-Status": {"schema": _TEXT, "description": "How the upload API failed (RFC 9209)."},
-    "WWW-Authenticate": {"schema": _TEXT, "description": "Bearer, and what is wrong with the token (RFC 6750)."},
+    "Preference-Applied": {
+        "schema": {"const": "respond-async"},
+        "description": "The preference that was applied (RFC 7240).",
+    },
+    "Retry-After": {"schema": _TEXT, "description": "In seconds, if the relay sends it."},
+    "Proxy-Status": {"schema": _TEXT, "description": "The kind of failure of the upload API (RFC 9209)."},
+    "WWW-Authenticate": {"schema": _TEXT, "description": "Bearer, and the error of the token (RFC 6750)."},
 }
 _NOT_HTTP = {"text/plain": {"schema": _TEXT}}
 
 
 def answer(description: str, content_type: str = "", schema: Any = None, headers: Iterable[str] = ()) -> dict[str, Any]:
-    """A response; without a ``content_type`` it has no content."""
+    """Return a response; without ``content_type`` it has no content."""
     described: dict[str, Any] = {"description": description, "headers": _headers(headers)}
     if content_type:
         described["content"] = {content_type: {} if schema is None else {"schema": schema}}
@@ -37,7 +40,7 @@ def answer(description: str, content_type: str = "", schema: Any = None, headers
 
 
 def problems(*which: type[Problem]) -> dict[str, Any]:
-    """The responses by status of an operation that may meet ``which``, ``internal`` and what is not HTTP."""
+    """Return the responses by status for the problems ``which``, ``internal``, and requests that are not HTTP."""
     by_status: dict[int, list[type[Problem]]] = {400: []}
     meeting: set[type[Problem]] = {*which, Internal}
     for each in sorted(meeting, key=lambda each: (each.status, each.code)):
@@ -46,17 +49,17 @@ def problems(*which: type[Problem]) -> dict[str, Any]:
 
 
 def others(responses: dict[str, Any]) -> dict[str, Any]:
-    """The ``responses`` of an upload, whose every status may as well be the upload API's, with content of its own."""
+    """Add the upload API's answers to the ``responses`` of an upload: any status, any content."""
     any_of_them = {
         status: response | {"content": response["content"] | {"*/*": {}}} for status, response in responses.items()
     }
-    return any_of_them | {"default": answer("The upload API's answer, as it is.", "*/*")}
+    return any_of_them | {"default": answer("The upload API's answer, unchanged.", "*/*")}
 
 
 def _group(status: int, group: list[type[Problem]]) -> dict[str, Any]:
     titles = "".join(f"\n- `{each.code}`: {each.title}" for each in group)
     if status == 400:
-        titles += "\n- without a problem, in plain text: what came is not HTTP"
+        titles += "\n- in plain text, without a problem: the request is not valid HTTP"
     narrowed = {"properties": {"type": {"enum": [urn(each) for each in group]}, "status": {"const": status}}}
     content = {_PROBLEM: {"schema": {"allOf": [reference("Problem"), narrowed]}}} if group else {}
     headers = {name for each in group for name in _sent_with(each)}
@@ -68,7 +71,7 @@ def _group(status: int, group: list[type[Problem]]) -> dict[str, Any]:
 
 
 def _sent_with(problem: type[Problem]) -> set[str]:
-    """The header fields that answers to ``problem`` have, and others not."""
+    """Return the header fields that only answers with ``problem`` have."""
     if issubclass(problem, UpstreamProblem):
         return {"Proxy-Status"}
     if issubclass(problem, Unauthenticated):
@@ -77,6 +80,9 @@ def _sent_with(problem: type[Problem]) -> set[str]:
 
 
 def _headers(names: Iterable[str], *, identified: bool = True) -> dict[str, Any]:
-    """References to header fields; X-Request-ID is on every answer, as long as it is one to HTTP (``identified``)."""
+    """Return references to header fields.
+
+    X-Request-ID is required if ``identified``. The answer to a request that is not HTTP has none.
+    """
     own = HEADERS["X-Request-ID"] | {"required": identified}
     return {"X-Request-ID": own} | {name: {"$ref": f"#/components/headers/{name}"} for name in sorted(names)}

@@ -1,4 +1,4 @@
-"""The JSON Schemas (2020-12) of what is sent and received."""
+"""JSON Schemas (2020-12) of requests and responses."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ PROBLEMS: tuple[type[Problem], ...] = tuple(
     for each in vars(errors).values()
     if isinstance(each, type) and issubclass(each, Problem) and hasattr(each, "code")
 )
-"""Every problem that there is."""
+"""Every problem class with a code."""
 
 _FILE = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -21,9 +21,9 @@ _LOCATION = {
     "description": "An absolute path below a `local-root`, or an http(s) URL.",
     "pattern": "^(/|[Hh][Tt][Tt][Pp][Ss]?://)",
 }
-# What every parser of forms reads as the same name.
+# Names that every form parser reads alike.
 _NAME = {"pattern": r"^[^\\\u0000]+$"}
-# A multipart type would nest a form in the form.
+# A multipart type would nest a form in a form.
 _MEDIA_TYPE = (
     "^(?![Mm][Uu][Ll][Tt][Ii][Pp][Aa][Rr][Tt]/)"
     r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*(;[\t -~]*)?$"
@@ -31,17 +31,17 @@ _MEDIA_TYPE = (
 
 
 def reference(name: str) -> dict[str, str]:
-    """A reference to one of the ``components``."""
+    """Return a reference to one of the ``components``."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def urn(problem: type[Problem]) -> str:
-    """The ``type`` of a problem."""
+    """Return the ``type`` of a problem."""
     return f"urn:aiorelay:{problem.code}"
 
 
 def components(field: str) -> dict[str, Any]:
-    """Every schema by its name; ``field`` is the form field, and the JSON member, of files."""
+    """Return every schema by name; ``field`` is the form field, and the JSON member, of files."""
     return {
         "Form": _form(field),
         "Ingest": _ingest(field),
@@ -54,17 +54,17 @@ def components(field: str) -> dict[str, Any]:
 
 
 def _object(members: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """An object that has all of ``members``."""
+    """Return an object schema that requires all of ``members``."""
     return {"type": "object", "required": list(members), "properties": members, **more}
 
 
 def _form(field: str) -> dict[str, Any]:
     return {
         "type": "object",
-        "description": "Every part is passed on, in order.",
+        "description": "All parts are passed on in order.",
         "required": [field],
         "properties": {field: {"type": "array", "items": _FILE, "minItems": 1, "description": "The files."}},
-        "additionalProperties": {"description": "A field, or a file in one."},
+        "additionalProperties": {"description": "A field, or a file in another field."},
         "propertyNames": _NAME,
     }
 
@@ -73,7 +73,7 @@ def _ingest(field: str) -> dict[str, Any]:
     several = {"type": "array", "items": reference("Source"), "minItems": 1}
     return {
         "type": "object",
-        "description": "Becomes a form: every other member a field, then each source a file.",
+        "description": "Is sent as a form: first the other members as fields, then each source as a file.",
         "required": [field],
         "properties": {field: {"oneOf": [reference("Source"), several]}},
         "additionalProperties": {"type": "string"},
@@ -88,12 +88,16 @@ def _ingest(field: str) -> dict[str, Any]:
 def _source() -> dict[str, Any]:
     members = {
         "source": _LOCATION,
-        "filename": {"type": "string", "description": "Instead of the source's own name."},
-        "content_type": {"type": "string", "pattern": _MEDIA_TYPE, "description": "Instead of the source's own type."},
-        "sha256": {"type": "string", "pattern": "^[0-9A-Fa-f]{64}$", "description": "What the file must come to."},
+        "filename": {"type": "string", "description": "Replaces the source's file name."},
+        "content_type": {"type": "string", "pattern": _MEDIA_TYPE, "description": "Replaces the source's media type."},
+        "sha256": {
+            "type": "string",
+            "pattern": "^[0-9A-Fa-f]{64}$",
+            "description": "The SHA-256 that the file must have, in hexadecimal.",
+        },
     }
     full = {"type": "object", "required": ["source"], "properties": members, "additionalProperties": False}
-    return {"description": "A file that the relay reads or fetches by itself.", "oneOf": [_LOCATION, full]}
+    return {"description": "A local file that the relay reads, or a URL that it fetches.", "oneOf": [_LOCATION, full]}
 
 
 def _problem() -> dict[str, Any]:
@@ -102,10 +106,12 @@ def _problem() -> dict[str, Any]:
         "type": {"type": "string", "enum": sorted(urn(each) for each in PROBLEMS)},
         "title": {"type": "string", "enum": sorted({each.title for each in PROBLEMS})},
         "status": {"type": "integer", "enum": sorted({each.status for each in PROBLEMS})},
-        "detail": {"type": "string", "description": "What is wrong and what to do about it, in a sentence."},
+        "detail": {"type": "string", "description": "What is wrong and what to do about it."},
         "instance": {"type": "string", "description": "The request's id, as in `X-Request-ID`."},
     }
-    return _object(members, description=f"RFC 9457. The `type` is `urn:aiorelay:` and one of these:\n\n{titles}")
+    return _object(
+        members, description=f"A problem (RFC 9457). The `type` is `urn:aiorelay:` and one of these codes:\n\n{titles}"
+    )
 
 
 def _job() -> dict[str, Any]:
@@ -114,16 +120,16 @@ def _job() -> dict[str, Any]:
         "state": {
             "type": "string",
             "enum": ["running", "done", "failed", "cancelled", "lost"],
-            "description": "`done`: there is an `answer`, whatever it says. `failed`: there is a `problem`. `lost`: "
-            "the relay ended meanwhile.",
+            "description": "`done`: `answer` is set, whatever its status. `failed`: `problem` is set. `lost`: the "
+            "relay process ended before the job did.",
         },
-        "received": _COUNT | {"description": "Bytes of files that came from the sources."},
-        "forwarded": _COUNT | {"description": "Bytes written to the upload API, those of the form included."},
+        "received": _COUNT | {"description": "Bytes of files received from the sources."},
+        "forwarded": _COUNT | {"description": "Bytes sent to the upload API, including those of the form."},
         "total": {"type": ["integer", "null"], "minimum": 0, "description": "Bytes of all files; null while unknown."},
         "answer": {"anyOf": [reference("Answer"), {"type": "null"}]},
         "problem": {"anyOf": [reference("Problem"), {"type": "null"}]},
     }
-    return _object(members, description="An upload that goes on after its request was answered.")
+    return _object(members, description="An upload that continues after the answer to its request.")
 
 
 def _answer() -> dict[str, Any]:
@@ -133,6 +139,6 @@ def _answer() -> dict[str, Any]:
         "headers": {"type": "array", "items": pair, "description": "Names and values, in order."},
         "body": {"type": "string"},
         "body_encoding": {"type": "string", "enum": ["utf-8", "base64"]},
-        "truncated": {"type": "boolean", "description": "Whether the body went on after this."},
+        "truncated": {"type": "boolean", "description": "Whether the body was longer and has been cut off."},
     }
-    return _object(members, description="The upload API's answer, written down.")
+    return _object(members, description="The upload API's answer.")

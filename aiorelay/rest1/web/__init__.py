@@ -1,5 +1,5 @@
-"""Pages for people.
+"""HTML pages: the upload page and the API documentation.
 
-pages     the routes, their caching and their Content-Security-Policy
-assets    what browsers get: the upload page, and Swagger UI
+pages     the routes, with caching and Content-Security-Policy
+assets    the files: HTML, CSS, JavaScript, and Swagger UI
 """

@@ -1,8 +1,8 @@
 """Serve the pages in aiorelay/rest1/web/assets, with their Content-Security-Policy.
 
 GET /            the upload page
-GET /docs        the pages of the API, which show /openapi.json
-GET /assets/…    what the two are made of
+GET /docs        the API documentation: Swagger UI with /openapi.json
+GET /assets/…    style sheets, scripts and images of both pages
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _OF_BOTH = ("icon.svg",)
 _OF_UPLOAD = ("page.css", "page.js", "entry.js", "sending.js", "ingesting.js", "verdict.js", "words.js")
 _OF_DOCS = ("docs.js", "swagger-ui/swagger-ui.css", "swagger-ui/swagger-ui-bundle.js")
 
-# CSP Level 3. Nothing from elsewhere, nothing inline, in nobody's frame.
+# CSP Level 3: no other origins, no inline code, no framing.
 _POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -32,20 +32,20 @@ _POLICY = {
     "base-uri": "'none'",
     "frame-ancestors": "'none'",
 }
-# Swagger UI sets styles of its own, and its style sheet holds its pictures.
+# Swagger UI sets inline styles, and its style sheet contains data: images.
 _DOCS_POLICY = _POLICY | {"style-src": "'self' 'unsafe-inline'", "img-src": "'self' data:", "form-action": "'none'"}
 _HEADERS = {
-    hdrs.CACHE_CONTROL: "no-cache",  # kept, but asked for again: an upgrade is seen at once
+    hdrs.CACHE_CONTROL: "no-cache",  # browsers revalidate, so that an upgrade takes effect at once
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 
 
 class Pages:
-    """The routes of the pages; every link in them is relative, so that they work below any path.
+    """The routes of the pages. All links are relative, so that the pages work below any path of a proxy.
 
-    ``field`` is the form field of files. The upload page is there if ``upload``; it asks for a token before it is told
-    to if ``wants_token``.
+    ``field`` is the form field of files. ``upload`` adds the upload page. With ``wants_token`` the page asks for a
+    token before the first upload.
     """
 
     def __init__(self, field: str, *, upload: bool, wants_token: bool) -> None:
@@ -72,7 +72,7 @@ def _asset(name: str) -> bytes:
 
 
 def _served(body: bytes, kind: str, policy: Mapping[str, str]) -> Handler:
-    """A handler that serves ``body``, or says that the client has it already (RFC 9110, section 13.1.2)."""
+    """Return a handler that serves ``body``, or 304 if the client has it (RFC 9110, section 13.1.2)."""
     tag = hashlib.sha256(body).hexdigest()[:32]
     headers = _HEADERS | {"Content-Security-Policy": "; ".join(map(" ".join, policy.items()))}
 

@@ -1,4 +1,4 @@
-"""The description of rest1: valid, complete, and true."""
+"""The OpenAPI description of rest1 is valid, complete and correct."""
 
 import asyncio
 import copy
@@ -28,19 +28,19 @@ from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.web.pages import Pages
 from aiorelay.server.connections import Connections
 
-NOBODY: Any = None
-"""Stands where a route only leads to what a request would need."""
+UNUSED: Any = None
+"""A dependency that only requests use. No request is sent here."""
 
 
 def app(*, upload_page: bool = True) -> web.Application:
-    intake = Intake(Access(), Metrics(), NO_TRACING, BodyTimeouts(1, 1), NOBODY, most=1, on_piece=lambda: None)
-    forms = FormReader(NOBODY, field="somefile", limits=FormLimits(parts=1, fields_size=1))
+    intake = Intake(Access(), Metrics(), NO_TRACING, BodyTimeouts(1, 1), UNUSED, most=1, on_piece=lambda: None)
+    forms = FormReader(UNUSED, field="somefile", limits=FormLimits(parts=1, fields_size=1))
     pages = Pages("somefile", upload=upload_page, wants_token=False)
-    return Rest1(intake, forms, NOBODY, NOBODY, pages).app(Connections().track)
+    return Rest1(intake, forms, UNUSED, UNUSED, pages).app(Connections().track)
 
 
 def routes(application: web.Application) -> set[tuple[str, str]]:
-    """Every route by method and path, save those of what the pages are made of, and the one for all other paths."""
+    """Return every route by method and path, without assets and the catch-all route."""
     everything = {(route.method, route.resource.canonical) for route in application.router.routes()}
     return {(method, path) for method, path in everything if method != "*" and not path.startswith("/assets/")}
 
@@ -50,7 +50,7 @@ def operations(described: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def problem_classes(above: type[Problem] = Problem) -> set[type[Problem]]:
-    """Every problem that the package defines."""
+    """Return every problem class of the package that has a code."""
     below = {each for each in above.__subclasses__() if each.__module__.startswith("aiorelay.")}
     return {each for each in below if hasattr(each, "code")}.union(*map(problem_classes, below))
 
@@ -75,7 +75,7 @@ def test_its_version_is_that_of_the_package():
     assert DOCUMENT["info"]["version"] == version("aiorelay")
 
 
-def test_every_operation_has_a_name_of_its_own():
+def test_operation_ids_are_unique():
     named = [operation["operationId"] for operation in OPERATIONS.values()]
     assert len(set(named)) == len(named)
 
@@ -88,7 +88,7 @@ def test_every_problem_is_described():
     assert set(PROBLEM["title"]["enum"]) == {each.title for each in every}
 
 
-def test_every_problem_but_those_of_routing_is_met_by_some_operation():
+def test_every_problem_except_those_of_routing_belongs_to_an_operation():
     met = set()
     for operation in OPERATIONS.values():
         for response in operation["responses"].values():
@@ -103,12 +103,12 @@ def test_a_problem_has_the_members_that_are_rendered():
     assert set(DOCUMENT["components"]["schemas"]["Problem"]["required"]) == set(rendered) == set(PROBLEM)
 
 
-def test_a_job_has_the_states_that_there_are():
+def test_the_states_of_a_job_are_complete():
     assert DOCUMENT["components"]["schemas"]["Job"]["properties"]["state"]["enum"] == list(get_args(State))
 
 
 @pytest.mark.parametrize("name", ["somefile", "attachment"])
-def test_files_are_in_the_field_that_the_relay_was_told(name):
+def test_files_are_in_the_configured_field(name):
     schemas = document(routes(app()), name)["components"]["schemas"]
     assert schemas["Form"]["required"] == schemas["Ingest"]["required"] == [name]
 
@@ -122,10 +122,10 @@ async def test_the_relay_serves_it(aiorelay_server):
 
 
 def for_a_machine(described: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The same document for a client that draws its values at random, where it takes more than that to be right.
+    """Return the document adapted to a client that sends random values.
 
-    A source must be there, a digest that of the body, and a raw body anything but a form; and a random word is no
-    preference for jobs.
+    Sources are replaced by an existing file, and ``Prefer`` is often ``respond-async``. Digests, which random bodies
+    would not match, and raw bodies that may be forms are removed.
     """
     told = copy.deepcopy(described)
     told["components"]["schemas"]["Source"] = {"enum": [str(file), {"source": str(file), "filename": "a.bin"}]}
@@ -139,7 +139,7 @@ def for_a_machine(described: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(300)
-async def test_the_relay_answers_as_described_to_whatever_schemathesis_makes_up(aiorelay_server, tmp_path):
+async def test_the_relay_answers_schemathesis_as_described(aiorelay_server, tmp_path):
     (root := tmp_path / "root").mkdir()
     (file := root / "a.bin").write_bytes(b"content")
     chain = await aiorelay_server(local_root=[root])
@@ -154,9 +154,9 @@ async def test_the_relay_answers_as_described_to_whatever_schemathesis_makes_up(
         "--max-examples=10",
         "--generation-database=none",
         "--checks=all",
-        "--exclude-checks=use_after_free",  # a job that was cancelled is still there to be seen
+        "--exclude-checks=use_after_free",  # a cancelled job can still be read
         "--no-color",
-        cwd=tmp_path,  # where it keeps what it finds
+        cwd=tmp_path,  # it stores its findings here
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""The pages: as HTTP serves them, and as people use them in a browser."""
+"""The pages over HTTP, and in a browser."""
 
 import asyncio
 import json
@@ -25,12 +25,12 @@ FILE = b"x" * 100_000
 PARTS = ("/", "/docs", "/assets/page.js", "/assets/page.css", "/assets/icon.svg", "/assets/swagger-ui/swagger-ui.css")
 
 
-# -- as HTTP serves them
+# -- over HTTP
 
 
 @pytest.fixture
 async def get(aiorelay_server):
-    """GET a path from a relay with these settings: its status, headers and body."""
+    """GET a path from a relay with these settings, and return status, headers and body."""
     async with aiohttp.ClientSession() as session:
 
         async def get(path, headers=None, **settings):
@@ -42,7 +42,7 @@ async def get(aiorelay_server):
 
 
 @pytest.mark.parametrize("path", PARTS)
-async def test_what_a_browser_has_already_is_not_sent_again(get, path):
+async def test_a_current_copy_is_not_sent_again(get, path):
     status, headers, body = await get(path)
     assert (status, bool(body)) == (200, True)
     again = {"If-None-Match": f'W/{headers["ETag"]}, "another"'}
@@ -71,7 +71,7 @@ async def test_without_page_there_is_no_upload_page(get, path):
     assert (status, json.loads(body)["type"]) == (404, "urn:aiorelay:not-found")
 
 
-async def test_without_page_the_api_is_documented_all_the_same(get):
+async def test_without_page_the_api_documentation_is_served(get):
     assert (await get("/docs", page=False))[0] == 200
 
 
@@ -84,7 +84,7 @@ async def test_nothing_else_is_served(get, path):
 
 
 class Background:
-    """A loop in another thread, in which relays run while tests wait for the browser."""
+    """An event loop in another thread, in which relays run while tests wait for the browser."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -96,7 +96,7 @@ class Background:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     def close(self) -> None:
-        """Let every connection end, whose other ends must be closed, and then the loop."""
+        """Wait until every connection has ended, and stop the loop. The other ends must be closed."""
         self.do(eventually(lambda: len(self._selector.get_map()) == 1))  # the loop's own pipe
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -111,13 +111,13 @@ def background():
 
 
 @pytest.fixture(scope="session")
-def browser(background, tmp_path_factory):  # noqa: ARG001 - it ends before the background does: so do its connections
+def browser(background, tmp_path_factory):  # noqa: ARG001 - the browser and its connections must end before the background
     with chromium(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
 
 
 class Servers:
-    """Relays, and proxies before them, which run in the background."""
+    """Relays, and proxies in front of them, which run in the background."""
 
     def __init__(self, background: Background, store: Path, state: Path) -> None:
         self._background = background
@@ -132,7 +132,10 @@ class Servers:
         return self._background.do(self._stack.enter_async_context(serve(Settings(**settings))))
 
     def proxy(self, chain: Chain, prefix: str = "", *, cuts: int = 0) -> str:
-        """The URL of a proxy that serves ``chain`` below ``prefix``; so many streams of events it ends after one."""
+        """Start a proxy that serves ``chain`` below ``prefix``, and return its URL.
+
+        The proxy cuts the first ``cuts`` event streams after one block.
+        """
         return self._background.do(self._proxy(chain, prefix, iter(range(cuts))))
 
     async def _proxy(self, chain: Chain, prefix: str, cuts: Iterator[int]) -> str:
@@ -176,7 +179,7 @@ def servers(background, state, tmp_path):
 
 @pytest.fixture
 def page(browser, servers) -> Iterator[Callable[..., Page]]:
-    """Open the upload page of a relay with these settings; at the end, nothing must have gone wrong in the browser."""
+    """A function that opens the upload page of a relay with these settings; the browser must log no errors."""
     opened = []
 
     def open_page(path="/", **settings):
@@ -185,13 +188,13 @@ def page(browser, servers) -> Iterator[Callable[..., Page]]:
 
     yield open_page
     for each in opened:
-        assert (each.complaints(), each.strangers()) == ([], set())
+        assert (each.errors(), each.foreign_origins()) == ([], set())
         each.show()
 
 
 @pytest.fixture
 def files(tmp_path):
-    """Make a file of this name and content, in a directory of its own."""
+    """A function that makes a file in a new directory."""
 
     def make(name, content=FILE):
         directory = tmp_path / f"files{len(list(tmp_path.iterdir()))}"
@@ -203,8 +206,10 @@ def files(tmp_path):
 
 
 class Peer:
-    """A web server that is the source of a file and an upload API; behind the gate are the file's second half, and the
-    API's answer."""
+    """A web server that is the source of a file and an upload API.
+
+    The gate holds back the second half of the file, and the answer of the API.
+    """
 
     def __init__(self, url: str) -> None:
         self.gate = threading.Event()
@@ -241,7 +246,7 @@ def serving_peer() -> Iterator[Peer]:
             pass
 
         def handle(self):
-            with suppress(ConnectionError):  # a cancelled upload hangs up
+            with suppress(ConnectionError):  # a cancelled upload closes the connection
                 super().handle()
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -297,7 +302,7 @@ def test_a_file_can_be_chosen_again(page, files):
 
 
 @pytest.mark.parametrize("target", [".drop", "footer"])
-def test_files_are_taken_wherever_they_are_dropped(page, tmp_path, target):
+def test_files_can_be_dropped_anywhere(page, tmp_path, target):
     shown = page()
     shown.run(
         """const files = new DataTransfer();
@@ -323,7 +328,7 @@ def test_files_are_taken_from_the_clipboard(page, tmp_path):
     assert stored(tmp_path) == ["pasted.png"]
 
 
-def test_a_refusal_is_told_in_the_problems_words(page, files, tmp_path):
+def test_a_refusal_is_shown_with_the_problems_texts(page, files, tmp_path):
     shown = page(max_size="1KiB")
     shown.choose(files("large.bin"), files("small.bin", b"small"))
     large, _ = shown.until_state("The upload is too large", "Stored")
@@ -356,13 +361,13 @@ def test_answers_are_text_and_nothing_else(page, files, peer):
 def test_a_file_that_is_sent_waits_for_the_verdict_and_can_be_cancelled(page, files, peer):
     shown = page(upstream=peer.api)
     shown.choose(files("slow.bin"))
-    shown.until_state("Sent; waiting for the verdict")
+    shown.until_state("Sent; waiting for the answer")
     shown.find(".cancel").click()
     shown.until_state("Cancelled")
     assert not shown.is_seen("progress")
 
 
-def test_what_failed_can_be_tried_again(page, files, peer):
+def test_a_failed_upload_can_be_tried_again(page, files, peer):
     shown = page(upstream=peer.api)
     peer.answer = 503, "text/plain", b"not now"
     peer.gate.set()
@@ -374,11 +379,11 @@ def test_what_failed_can_be_tried_again(page, files, peer):
     assert upload["answer"] == "now"
 
 
-def test_a_relay_that_cannot_be_reached_is_told(browser, servers, files):
+def test_a_lost_connection_is_shown(browser, servers, files):
     shown = Page(browser, servers.relay().rest1)
     servers.close()
     shown.choose(files("a.txt"))
-    shown.until_state("The connection broke")
+    shown.until_state("The connection was lost")
 
 
 def test_an_address_is_fetched_with_its_progress(page, peer, tmp_path):
@@ -392,7 +397,7 @@ def test_an_address_is_fetched_with_its_progress(page, peer, tmp_path):
     assert stored(tmp_path) == ["file.bin"]
 
 
-def test_a_stream_of_events_that_breaks_off_is_taken_up_again(browser, servers, peer):
+def test_an_event_stream_that_is_cut_off_is_resumed(browser, servers, peer):
     shown = Page(browser, servers.proxy(servers.relay(), cuts=2))
     peer.gate.set()
     shown.fetch(peer.source)
@@ -421,7 +426,7 @@ def test_a_fetch_can_be_cancelled(page, peer, tmp_path):
     assert stored(tmp_path) == []
 
 
-def test_an_address_that_is_refused_is_told_in_the_problems_words(page, peer):
+def test_a_refused_url_is_shown_with_the_problems_texts(page, peer):
     shown = page(allow_net=[])
     shown.fetch(peer.source)
     (upload,) = shown.until_state("The address may not be dialled")
@@ -429,7 +434,7 @@ def test_an_address_that_is_refused_is_told_in_the_problems_words(page, peer):
 
 
 @pytest.mark.parametrize("text", ["", "no address", "ftp://example.org/file"])
-def test_what_is_no_web_address_is_not_sent(page, text):
+def test_a_text_that_is_not_a_url_is_not_sent(page, text):
     shown = page()
     shown.fetch(text)
     assert shown.uploads() == []
@@ -457,7 +462,7 @@ def test_everything_can_be_done_with_the_keyboard(page, peer):
     assert shown.active() == "uploads-title"
 
 
-def test_what_has_ended_can_be_cleared_away(page, files, peer):
+def test_finished_uploads_can_be_cleared(page, files, peer):
     shown = page()
     shown.choose(files("a.txt"))
     shown.until_state("Stored")
@@ -468,7 +473,7 @@ def test_what_has_ended_can_be_cleared_away(page, files, peer):
     assert not shown.is_seen("#clear")
 
 
-def test_no_token_is_asked_for_where_none_is_wanted(page):
+def test_no_token_is_requested_without_token_file(page):
     assert not page().is_seen("#token")
 
 
@@ -503,7 +508,7 @@ def test_a_token_is_kept_for_the_tab_only(page, files, tokens):
     assert shown.run("return [localStorage.length, document.cookie, location.search]") == [0, "", ""]
 
 
-def test_a_token_that_only_the_upload_api_wants_is_asked_for_once_it_says_so(page, files, peer):
+def test_a_token_is_requested_when_the_upload_api_answers_401(page, files, peer):
     shown = page(upstream=peer.api)
     peer.answer = 401, "text/plain", b"who are you?"
     peer.gate.set()
@@ -516,18 +521,18 @@ def test_a_token_that_only_the_upload_api_wants_is_asked_for_once_it_says_so(pag
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nobody_is_kept_out(page, files, tokens, peer, scheme):
-    """No label, name, role or contrast is missing, whatever the page shows."""
+def test_the_page_is_accessible(page, files, tokens, peer, scheme):
+    """axe-core finds no violation in any state of the page."""
     shown = page(token_file=tokens, max_size="150KB")
     shown.show(scheme=scheme)
-    assert shown.barriers() == []
+    assert shown.violations() == []
     shown.find("#token-value").send_keys("sesame", Keys.ENTER)
     shown.choose(files("small.txt"), files("large.txt", FILE * 2))
     shown.until_state("Stored", "The upload is too large")
     shown.find("summary").click()
     shown.fetch(peer.source)
     shown.until_state("Stored", "The upload is too large", "The upload is too large")
-    assert shown.barriers() == []
+    assert shown.violations() == []
 
 
 @pytest.mark.parametrize("width", [320, 375, 1600])
@@ -549,7 +554,7 @@ def test_it_works_below_a_path_of_a_proxy(browser, servers, files, peer):
     shown.until_state("Stored", "Fetching: 100 kB of 200 kB")
     peer.gate.set()
     shown.until_state("Stored", "Stored")
-    assert (shown.complaints(), shown.strangers()) == ([], set())
+    assert (shown.errors(), shown.foreign_origins()) == ([], set())
     shown.find("footer a").click()
     assert urlsplit(shown.browser.current_url).path == "/tools/relay/docs"
 
@@ -568,7 +573,7 @@ def test_without_scripts_it_is_a_plain_form(page, browser, files, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_pages_of_the_api_show_every_upload(page, scheme):
+def test_swagger_ui_shows_every_upload_path(page, scheme):
     shown = page("/docs")
     shown.show(scheme=scheme)
     shown.until(lambda: shown.all(".opblock"))
@@ -577,7 +582,7 @@ def test_the_pages_of_the_api_show_every_upload(page, scheme):
     assert shown.all(".errors-wrapper") == []
 
 
-def test_the_pages_of_the_api_upload_what_is_tried_out(page, files, tmp_path):
+def test_swagger_ui_uploads_with_try_it_out(page, files, tmp_path):
     shown = page("/docs")
     shown.until(lambda: shown.all("#operations-uploads-uploadForm"))
     shown.find("#operations-uploads-uploadForm .opblock-summary-control").click()
@@ -587,5 +592,5 @@ def test_the_pages_of_the_api_upload_what_is_tried_out(page, files, tmp_path):
     shown.find("input[type=file]").send_keys(str(files("a.txt")))
     shown.find("button.execute").click()
     shown.until(lambda: shown.all(".live-responses-table"))
-    assert urlsplit(shown.find(".request-url pre").text).query == ""  # no parameter was made up
+    assert urlsplit(shown.find(".request-url pre").text).query == ""  # no invented parameter
     assert stored(tmp_path) == ["a.txt"]

@@ -1,4 +1,4 @@
-// One upload in the list: what it is, how far it is, how it ended.
+// One upload in the list: its name, progress and result.
 
 import { shown } from "./verdict.js";
 import { left, share } from "./words.js";
@@ -7,7 +7,7 @@ const template = document.querySelector("template#upload");
 const status = document.querySelector("#status");
 
 export class Entry {
-  /** `run({signal, on})` does the upload and gives its verdict; `queue(entry)` has `start` called when it is its turn. */
+  /** `run({signal, on})` uploads and resolves to the verdict. `queue(entry)` queues the entry for `start`. */
   constructor(name, run, queue) {
     this.name = name;
     this.element = template.content.cloneNode(true).querySelector("li");
@@ -36,12 +36,12 @@ export class Entry {
     return this.#controller.signal.aborted;
   }
 
-  /** Show that it is not its turn yet, or that it waits for a token. */
-  wait(words = "Waiting for its turn") {
+  /** Show that the upload is waiting, for the queue or for a token. */
+  wait(words = "Waiting") {
     this.#show("waiting", words);
   }
 
-  /** Do the upload. Gives its verdict, and shows it unless a token is what is missing. */
+  /** Upload, and return the verdict. Show it unless a token is missing. */
   async start() {
     this.#began = performance.now();
     this.#show("running", "Starting", { progress: null });
@@ -84,12 +84,12 @@ export class Entry {
     this.#show("running", `Sending: ${share(done, total)}${left(done, total, seconds)}`, { progress: done / total });
   };
 
-  #checking = () => this.#show("running", "Sent; waiting for the verdict", { progress: null });
+  #checking = () => this.#show("running", "Sent; waiting for the answer", { progress: null });
 
   #job = ({ received, total }) => {
     if (this.cancelled) return;
     const seconds = (performance.now() - this.#began) / 1000;
-    if (total !== null && received >= total) return this.#show("running", "Fetched; waiting for the verdict", { progress: null });
+    if (total !== null && received >= total) return this.#show("running", "Fetched; waiting for the answer", { progress: null });
     const progress = total ? received / total : null;
     this.#show("running", `Fetching: ${share(received, total)}${left(received, total, seconds)}`, { progress });
   };

@@ -1,12 +1,12 @@
-// An address, fetched by the relay: a job, followed by its events. EventSource could not send a token.
+// Have the relay fetch a URL: make a job and follow its events. EventSource cannot send a token, so fetch reads them.
 
 import { BROKEN, verdictOf, verdictOfJob } from "./verdict.js";
 
 const TRIES = 5;
 
 /**
- * Have the relay fetch `url`, and give the verdict. `on.job(job)` is called with every news of it; aborting the signal
- * cancels the job, which then says so itself.
+ * Have the relay fetch `url`, and resolve to the verdict. `on.job(job)` is called with each new state of the job. If the
+ * signal is aborted, the job is cancelled, and its last event gives the verdict.
  */
 export async function ingest(url, { field, token, signal, on }) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
@@ -17,7 +17,7 @@ export async function ingest(url, { field, token, signal, on }) {
       body: JSON.stringify({ [field]: url }),
     });
     if (response.status !== 202) return verdictOf(await answerOf(response));
-    // Not its Location: the relay does not know below which path it is reached.
+    // Not its Location: a proxy may serve the relay below a path that the relay does not know.
     const path = `jobs/${encodeURIComponent((await response.json()).id)}`;
     const cancel = () => fetch(path, { method: "DELETE", headers }).catch(() => {});
     if (signal.aborted) cancel();
@@ -28,7 +28,7 @@ export async function ingest(url, { field, token, signal, on }) {
   }
 }
 
-/** Read events until the last one; a stream that ends before is taken up again where it ended. */
+/** Read events until the last one. If the stream ends earlier, reconnect and continue after the last event received. */
 async function follow(path, headers, on) {
   let seen = "";
   for (let failures = 0; failures < TRIES; failures += 1) {
@@ -44,13 +44,13 @@ async function follow(path, headers, on) {
         failures = 0;
       }
     } catch {
-      // as if the stream had ended
+      // handled like the end of the stream
     }
   }
   return BROKEN;
 }
 
-/** The events in a stream (HTML, section 9.2.6), as far as this relay writes them: one line a field. */
+/** The events of a stream (HTML, section 9.2.6). The relay writes each field on one line. */
 async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";

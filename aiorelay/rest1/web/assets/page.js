@@ -1,11 +1,11 @@
-// The upload page: what is chosen, dropped, pasted or named becomes an upload in the list.
+// The upload page: each file that is chosen, dropped or pasted, and each URL, becomes an upload in the list.
 
 import { Entry } from "./entry.js";
 import { ingest } from "./ingesting.js";
 import { send } from "./sending.js";
 import { UNREADABLE } from "./verdict.js";
 
-const AT_ONCE = 3; // browsers have six connections to a server, and an address takes one for its events
+const AT_ONCE = 3; // browsers open at most six HTTP/1.1 connections to a server; a fetched URL uses one for its events
 const KEPT = "aiorelay-token";
 
 const $ = (selector) => document.querySelector(selector);
@@ -67,7 +67,7 @@ let isTokenWanted = Boolean(document.body.dataset.token);
 
 const isTokenMissing = () => isTokenWanted && !token;
 
-/** Keep an upload until there is a token; `verdict` says what was wrong with the one that it had. */
+/** Hold an upload until there is a token. `verdict` is the refusal of the previous token. */
 function hold(entry, verdict) {
   entry.wait("Waiting for a token");
   held.push(entry);
@@ -93,7 +93,7 @@ function remembered() {
   try {
     return sessionStorage.getItem(KEPT) ?? "";
   } catch {
-    return ""; // a browser may keep storage from pages
+    return ""; // a browser may deny access to storage
   }
 }
 
@@ -102,7 +102,7 @@ function remember(value) {
   try {
     sessionStorage.setItem(KEPT, value);
   } catch {
-    // then until the page is left
+    // kept only while the page is open
   }
 }
 
@@ -119,7 +119,7 @@ $("#token").addEventListener("submit", (event) => {
   }
 });
 
-// -- what comes in
+// -- input
 
 input.addEventListener("change", () => {
   addFiles(input.files);
@@ -144,8 +144,8 @@ $("#clear").addEventListener("click", () => {
 
 addEventListener("paste", ({ clipboardData }) => addFiles(clipboardData?.files ?? []));
 
-// Anywhere on the page, or what misses its aim would take the page's place.
-let depth = 0; // of what is being dragged over: each element says that it is entered, and left
+// The whole page accepts drops. Otherwise the browser would open a file that is dropped beside the target.
+let depth = 0; // how many nested elements the drag is over: each fires its own dragenter and dragleave
 function dragged(change) {
   depth = change === 0 ? 0 : depth + change;
   document.body.classList.toggle("dragging", depth > 0);

@@ -1,10 +1,10 @@
-// A file, sent as a form of one part. XMLHttpRequest tells how far the sending is; fetch does not.
+// Send a file as a form. XMLHttpRequest reports upload progress; fetch does not.
 
 import { BROKEN, CANCELLED, UNREADABLE, verdictOf } from "./verdict.js";
 
 /**
- * Send a file and give the verdict. `on.sent(done, total)` is called while it goes out, `on.checking()` once all of it
- * is on its way; aborting the signal ends it.
+ * Send a file and resolve to the verdict. `on.sent(done, total)` is called during the upload, `on.checking()` when all
+ * bytes are sent. Aborting the signal cancels the upload.
  */
 export function send(file, { field, token, signal, on }) {
   return new Promise((resolve) => {

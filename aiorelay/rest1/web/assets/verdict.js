@@ -1,15 +1,15 @@
-// What an answer means, in words.
+// The result of an upload, from an HTTP answer or a job.
 //
-// answer     {status, type, body, binary, truncated}: what came over HTTP
+// answer     {status, type, body, binary, truncated}: the HTTP answer
 // verdict    {kind, title, detail, answer}: kind is stored, refused, failed, cancelled or token
 
-/** The verdict of an answer, whoever gave it: the relay refuses in problems (RFC 9457), the upload API as it likes. */
+/** The verdict of an answer. The relay refuses with a problem (RFC 9457); other answers are the upload API's. */
 export function verdictOf(answer) {
   const problem = problemIn(answer);
   if (problem) return { kind: kindOf(answer.status), ...problem };
   if (answer.status >= 200 && answer.status < 300) return { kind: "stored", title: "Stored", answer };
   const kind = kindOf(answer.status);
-  const detail = kind === "token" ? "" : "It did not say that it has stored the file.";
+  const detail = kind === "token" ? "" : "The file may not have been stored.";
   return { kind, title: `The upload API answered ${answer.status}`, detail, answer };
 }
 
@@ -26,21 +26,21 @@ export function verdictOfJob(job) {
 export const CANCELLED = { kind: "cancelled", title: "Cancelled" };
 export const BROKEN = {
   kind: "failed",
-  title: "The connection broke",
-  detail: "The relay cannot be reached, or it hung up. Whether the file was stored is not known.",
+  title: "The connection was lost",
+  detail: "The relay cannot be reached, or it closed the connection. The file may or may not have been stored.",
 };
 export const UNREADABLE = {
   kind: "failed",
   title: "The file cannot be read",
-  detail: "It is a folder, or it has changed or gone since it was chosen.",
+  detail: "It is a folder, or it was changed or deleted after it was chosen.",
 };
 const LOST = {
   kind: "failed",
   title: "The relay was restarted",
-  detail: "It does not know how far this had come. Whether the file was stored is not known.",
+  detail: "The upload was interrupted. The file may or may not have been stored.",
 };
 
-/** The body of an answer, as it is shown. */
+/** The body of an answer as text for the page. */
 export function shown(answer) {
   if (answer.binary) return "(not text)";
   const rest = answer.truncated ? "\n…" : "";

@@ -1,8 +1,8 @@
-// Amounts in words.
+// Format amounts of bytes and durations.
 
 const STEPS = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
 
-/** A number of bytes: 1.5 MB. */
+/** A number of bytes, such as 1.5 MB. */
 export function bytes(count) {
   const step = count < 1000 ? 0 : Math.min(Math.floor(Math.log10(count) / 3), STEPS.length - 1);
   const amount = count / 1000 ** step;
@@ -14,12 +14,12 @@ export function bytes(count) {
   }).format(amount);
 }
 
-/** How much of what is done: 1.5 MB of 3 MB, or just 1.5 MB if nobody knows of how much. */
+/** The progress, such as 1.5 MB of 3 MB, or 1.5 MB if the total is unknown. */
 export function share(done, total) {
   return total ? `${bytes(Math.min(done, total))} of ${bytes(total)}` : bytes(done);
 }
 
-/** About how long the rest takes at the rate so far; nothing while that is a guess. */
+/** The estimated time left at the average rate; empty in the first three seconds. */
 export function left(done, total, seconds) {
   if (!total || seconds < 3 || done <= 0 || done >= total) return "";
   const rest = ((total - done) * seconds) / done;
