@@ -202,7 +202,9 @@ def test_the_command_is_installed(python, tmp_path):
 def test_spans_are_not_to_be_had_without_their_extra(python, tmp_path):
     command = [python, "-m", "aiorelay", "--otel", *FREE_PORTS, "--state-dir", tmp_path]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    advice = "aiorelay: otel: OpenTelemetry is not installed; pip install 'aiorelay[otel]'; see aiorelay serve --help"
+    advice = (
+        "aiorelay: otel: OpenTelemetry is not installed. Run: pip install 'aiorelay[otel]'. See aiorelay serve --help."
+    )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{advice}\n")
 
 
