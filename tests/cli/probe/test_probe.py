@@ -204,7 +204,7 @@ async def test_an_api_that_closes_the_connection_on_a_cut_upload_needs_the_spool
     assert found["keeps_truncated"] is None
     assert "--upstream-mode spool" in found["flags"]
     (kept,) = (tmp_path / "store").glob("*-cut.txt")
-    assert f"holds no {kept.name}" in found["reasons"]["keeps_truncated"]
+    assert f"has no {kept.name}" in found["reasons"]["keeps_truncated"]
 
 
 async def test_an_api_that_needs_a_length_accepts_no_chunked_body(program, report):
@@ -235,7 +235,7 @@ async def test_a_name_that_cannot_be_resolved(report):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (TimeoutError(), "it does not take the connection in time"),
+        (TimeoutError(), "it does not accept the connection in time"),
         (OSError(113, "No route to host"), "no route to host"),
         (OSError(), "the connection fails"),
     ],
@@ -404,7 +404,11 @@ async def test_a_busy_answer_is_no_finding_about_the_upload(api, report):
         (lambda parts: (200 if parts[0][0] == "somefile" else 400, parts), True, "it answered 400 to a field before"),
         (lambda parts: (200, parts[: [name for name, _ in parts].index("somefile") + 1]), True, "only fields before"),
         (lambda parts: (200, parts[[name for name, _ in parts].index("somefile") :]), True, "only fields after"),
-        (lambda parts: (200 if len(parts) == 1 else 400, parts), None, "it answered 400 to a form with a field"),
+        (
+            lambda parts: (200 if len(parts) == 1 else 400, parts),
+            None,
+            "400 to a form with an additional field",
+        ),
     ],
 )
 async def test_the_order_of_fields_and_file(sees, sensitive, reason, api, report):
