@@ -34,7 +34,7 @@ class Identity:
     def renew(self) -> None:
         """Replace a generated certificate that is due for renewal. New connections get the new one."""
         if self._generated is not None and self._generated.renew():
-            log.info("the certificate was renewed")
+            log.info("renewed the certificate")
 
     def reload(self) -> None:
         """Reload the user's own certificate, or renew the generated one.

@@ -101,7 +101,7 @@ async def _shut_down(provider: "TracerProvider", seconds: float) -> None:
         async with asyncio.timeout(seconds):
             await sent.wait()
     except TimeoutError:
-        log.warning("the last spans were not sent: the collector did not accept them in %g s", seconds)
+        log.warning("The last spans were not sent: the collector did not accept them in %g s.", seconds)
 
 
 class _OpenTelemetry(Tracing):

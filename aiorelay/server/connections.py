@@ -212,7 +212,7 @@ class Acceptor:
                 self._connections.first_byte_received(handler)
                 if is_plain_http(connection.recv(1, socket.MSG_PEEK)):
                     if await reject(connection):
-                        log.info("%s sent plain HTTP to an HTTPS port", client)
+                        log.info("%s sent plain HTTP to an HTTPS port.", client)
                     return
                 unless_taken_over.pop_all()
                 await loop.connect_accepted_socket(

@@ -215,7 +215,9 @@ def _relay_identity(shared: ServerContext) -> Identity:
     settings = shared.settings
     if settings.client_ca is None:
         if not settings.token_file and not _is_loopback(shared.sockets["rest1"]):
-            logs.log.warning("anyone who can reach this machine can upload: see --token-file and --client-ca")
+            logs.log.warning(
+                "Anyone who can reach this machine can upload. Set --token-file or --client-ca to prevent it."
+            )
         return shared.identity
     identity = Identity(settings, address(settings.host))
     tls.require_client_certificates(identity.context, settings.client_ca)
@@ -255,7 +257,7 @@ async def _upstream(shared: ServerContext, traced: Tracing) -> AsyncGenerator[Up
         )
     if settings.upstream_insecure:
         logs.log.warning(
-            "upstream-insecure is on: anyone between the relay and the upstream can read and change uploads"
+            "upstream-insecure is on: anyone between the relay and the upstream can read and change uploads."
         )
     async with Upstream(
         target,

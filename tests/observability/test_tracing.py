@@ -277,7 +277,7 @@ async def test_a_failing_collector_is_logged_in_one_line(arguments, recorder, is
         for _ in range(3):
             assert (await ask(process.rest1, process.tls, request("/upload1", FORM))).status == 200
         assert await process.stop() == 0
-    assert "the last spans were not sent" in process.log
+    assert "The last spans were not sent" in process.log
     assert all(line.startswith("20") for line in process.log.splitlines())
     assert is_there or "Transient error" in process.log
 

@@ -263,4 +263,4 @@ async def test_plain_http_is_logged_and_other_protocols_are_not(aiorelay_server,
             await reader.read()
         writer.close()
     await eventually(lambda: bool(caplog.messages))
-    assert caplog.messages == ["127.0.0.1 sent plain HTTP to an HTTPS port"]
+    assert caplog.messages == ["127.0.0.1 sent plain HTTP to an HTTPS port."]
