@@ -133,7 +133,7 @@ class TooSlow(Problem):
 
 
 class OffsetMismatch(Problem):
-    """An append that begins at ``provided`` instead of ``offset``, where the upload ends; both in bytes."""
+    """An append at the offset ``provided`` instead of ``offset``, the end of the upload. Both are in bytes."""
 
     code, status, title = "mismatching-upload-offset", 409, "The upload goes on at another offset"
     type_uri = f"{_HTTP_PROBLEM_TYPES}mismatching-upload-offset"

@@ -162,7 +162,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
 
 
 async def _relay(shared: ServerContext, stack: AsyncExitStack, traced: Tracing, pool: Executor) -> Relay:
-    """The relay to the upload API, with the checks that the settings turn on."""
+    """Return the relay to the upload API, with the checks that the settings enable."""
     settings = shared.settings
     spool = _spool(settings, pool)
     upstream = await stack.enter_async_context(_upstream(shared, traced))
