@@ -290,7 +290,7 @@ def _spool(settings: Settings, pool: Executor) -> Callable[[], Spool]:
 
 
 def _largest_form(settings: Settings) -> int:
-    """Bytes of the largest form: its file, its fields and what frames them."""
+    """Return the size of the largest form in bytes: its file, its fields and its part heads."""
     return settings.max_size + settings.max_fields_size + _FRAMING
 
 
