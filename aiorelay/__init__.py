@@ -1,14 +1,14 @@
 """aiorelay: an upload relay that checks files while it streams them to an upload API.
 
-    cli/             argv in, exit status out; ``send/`` and ``probe/`` are its two clients
+    cli/             argv to exit status; ``send/`` and ``probe/`` are its two clients
     pytest_plugin    the fixture ``aiorelay_server``, in ``pytest_fixture``, imported at its first use
-    server/          open, ready, drain, close; sockets, connections, and which objects serve on them
+    server/          start, drain and close both servers; sockets, connections, wiring
     rest1/           the relay: request to form, form to upstream, answer to client; ``jobs/``, ``openapi/``, ``web/``
     rest2/           the storing upload API and its store; it meets rest1 over HTTPS only
-    sources/         what the relay reads by itself: JSON documents, remote files (``fetch/``), address rules
-    checks/          what judges a file while it streams: ``media_type/``, ``archives/``, digests, ClamAV, validators
-    certificates/    the generated CA, TLS contexts, the certificate that is served
-    settings/        the table of settings: text in, frozen values out
+    sources/         files that the relay reads itself: JSON documents, remote files (``fetch/``), address rules
+    checks/          checks of a file while it streams: ``media_type/``, ``archives/``, digests, ClamAV, validators
+    certificates/    the generated CA, TLS contexts, the server certificate
+    settings/        the table of settings; parsing of text into frozen values
     multipart/       Part and Form, the parser, part heads, framing
     http/            header fields, bodies, middleware, authentication, problem details
     files/           file names, local files, the spool, the writer
@@ -59,10 +59,10 @@ _MODULE_OF = {
     "serve": "server.lifecycle",
 }
 
-if not TYPE_CHECKING:  # a type checker would take every name for one of these
+if not TYPE_CHECKING:  # with __getattr__, type checkers would accept every attribute
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for only then (PEP 562): ``aiorelay config`` needs no HTTP."""
+        """Import a public name at its first use (PEP 562), so that ``aiorelay config`` starts fast."""
         if name == "__version__":
             return import_module("importlib.metadata").version("aiorelay")
         if name in _MODULE_OF:

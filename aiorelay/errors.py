@@ -1,8 +1,9 @@
-"""Every problem that an upload can end in, with its code, status and title.
+"""Every problem with which a request can be answered: its code, status and title.
 
 Problem
-├── MalformedForm, MalformedJson, MissingFile, BadSource, Truncated      400
-├── MalformedField, CompletedUpload, InconsistentLength                  400
+├── MalformedForm, MalformedJson, MalformedField, MissingFile            400
+├── BadSource, BadDigest, PartialUpload, Truncated                       400
+├── CompletedUpload, InconsistentLength                                  400
 ├── Unauthenticated                                                      401
 ├── PathRefused, AddressRefused, HostRefused                             403
 ├── SourceMissing, NotFound                                              404
@@ -23,8 +24,8 @@ Problem
 ├── SourceTimeout, UpstreamProblem ── UpstreamTimeout                    504
 └── StorageFull                                                          507
 
-ClientGone      nobody is left to answer
-StartupError    the process cannot serve; its text is the one line the user reads
+ClientGone      the client disconnected; no answer can be sent
+StartupError    the process cannot start; the text is the line that the user reads
 """
 
 from collections.abc import Mapping
@@ -38,11 +39,11 @@ _HTTP_PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types#"
 
 
 class Problem(Exception):
-    """A request that ends in a problem answer (RFC 9457).
+    """A failure that is answered with a problem document (RFC 9457).
 
-    ``detail`` is one sentence for the client: what is wrong and what to do about it. It must hold no
-    secret, no resolved internal address and nothing of a file's content. ``headers`` go on the answer. ``type_uri`` is
-    the problem type where it is registered elsewhere, ``members`` are its extension members.
+    ``detail`` tells the client what is wrong and what to do. It must not contain secrets, resolved internal addresses
+    or contents of files. ``headers`` are added to the answer. ``type_uri`` replaces the default problem type with a
+    registered one, and ``members`` are extension members of the document.
     """
 
     code: ClassVar[str]
@@ -132,7 +133,7 @@ class TooSlow(Problem):
 
 
 class OffsetMismatch(Problem):
-    """An append that begins at ``provided`` instead of ``offset``, where the upload ends; both in bytes."""
+    """An append at the offset ``provided`` instead of ``offset``, the end of the upload. Both are in bytes."""
 
     code, status, title = "mismatching-upload-offset", 409, "The upload goes on at another offset"
     type_uri = f"{_HTTP_PROBLEM_TYPES}mismatching-upload-offset"
@@ -172,7 +173,7 @@ class TypeRefused(Problem):
 
 
 class Refused(Problem):
-    """What a validator raises to refuse a file."""
+    """Raised by a validator to refuse a file."""
 
     code, status, title = "content-refused", 422, "The file's content is refused"
 
@@ -214,9 +215,9 @@ class SourceTimeout(Problem):
 
 
 class UpstreamProblem(Problem):
-    """The upstream is to blame: ``error`` is its Proxy-Status error type (RFC 9209, section 2.3).
+    """A failure of the upstream. ``error`` is the error type for Proxy-Status (RFC 9209, section 2.3).
 
-    ``reached`` says whether it may have seen a byte of the request.
+    ``reached`` is false if the upstream cannot have received a byte of the request.
     """
 
     def __init__(self, detail: str, *, error: str, reached: bool = True) -> None:
@@ -234,7 +235,7 @@ class UpstreamTimeout(UpstreamProblem):
 
 
 class _TryLater(Problem):
-    """A problem that passes by itself: the answer says when to come back, in seconds."""
+    """A temporary problem. The answer has Retry-After, in seconds."""
 
     retry_after: ClassVar[int] = 5
 
@@ -263,8 +264,8 @@ class StorageFull(Problem):
 
 
 class ClientGone(Exception):
-    """The client went away before its request was whole; there is nobody left to answer."""
+    """The client disconnected before its request was complete. No answer can be sent."""
 
 
 class StartupError(Exception):
-    """The process cannot start or go on; the text is one plain sentence that says what to do."""
+    """The process cannot start. The text says what is wrong and what to do."""

@@ -1,4 +1,4 @@
-"""The implementation of the fixture ``aiorelay_server``, imported by the first test that asks for it."""
+"""The implementation of the fixture ``aiorelay_server``, imported at its first use."""
 
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack
@@ -14,14 +14,14 @@ from aiorelay.settings.arguments import Arguments
 
 
 class StartChain(Protocol):
-    """What the fixture ``aiorelay_server`` is: it starts a chain with the settings that it is given."""
+    """The type of the fixture ``aiorelay_server``: a function that starts a chain with the given settings."""
 
     def __call__(self, **settings: Unpack[Arguments]) -> Awaitable[Chain]: ...
 
 
 @pytest.fixture(scope="session")
 def _aiorelay_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One CA for all tests of a session."""
+    """The state directory, shared so that all tests of a session use one CA."""
     return tmp_path_factory.mktemp("aiorelay-state")
 
 
@@ -29,7 +29,7 @@ def _aiorelay_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def _aiorelay_chains(
     tmp_path_factory: pytest.TempPathFactory, _aiorelay_state: Path
 ) -> AsyncGenerator[StartChain, None]:
-    """A factory of running chains, which are closed with the test."""
+    """A factory of running chains, which are stopped at the end of the test."""
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Unpack[Arguments]) -> Chain:

@@ -1,11 +1,11 @@
-"""The fixture ``aiorelay_server`` for pytest-aiohttp: running chains for the tests of whoever uses aiorelay.
+"""The fixture ``aiorelay_server`` for pytest-aiohttp: running chains for the tests of applications.
 
 async def test_my_client(aiorelay_server):
     chain = await aiorelay_server(max_size="1MiB")
     await my_upload(chain.rest1 + "/upload1", ssl=chain.tls)
     assert [f.name for f in chain.stored()] == ["report.pdf"]
 
-Every pytest where aiorelay is installed imports this module, so it imports next to nothing itself.
+pytest imports this module wherever aiorelay is installed, so it must import fast.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ _FIXTURES = "aiorelay.pytest_fixture"
 
 @pytest.fixture
 def aiorelay_server(request: pytest.FixtureRequest) -> StartChain:
-    """A factory of running chains, which takes any setting by name.
+    """A factory of running chains. It accepts every setting as a keyword argument.
 
-    Each chain has free ports, a store of its own and the session's CA, unless told otherwise, and is closed
-    with the test.
+    By default each chain has free ports, its own store and the CA of the session. It is stopped at the end of the test.
     """
     plugins = request.config.pluginmanager
     if not plugins.hasplugin("asyncio"):
-        pytest.fail("aiorelay_server needs pytest-asyncio: pip install pytest-aiohttp", pytrace=False)
-    plugins.import_plugin(_FIXTURES)  # the servers, and fixtures that pytest-asyncio runs; once is enough
+        pytest.fail("aiorelay_server needs pytest-asyncio. Run: pip install pytest-aiohttp.", pytrace=False)
+    plugins.import_plugin(_FIXTURES)  # imports the servers and their fixtures at the first use
     chains: StartChain = request.getfixturevalue("_aiorelay_chains")
     return chains

@@ -1,5 +1,5 @@
--- Posts one file in a form, over and over: wrk … --script bench.lua URL -- BYTES
--- Prints "requests refused 99th-percentile-µs duration-µs" as the last line.
+-- Post the same file in a form repeatedly: wrk … --script bench.lua URL -- BYTES
+-- Print "requests refused 99th-percentile-µs duration-µs" as the last line.
 
 function init(arguments)
   local boundary = "------------------------aiorelaybench"

@@ -1,12 +1,13 @@
-"""Measures the relay against nginx and others, side by side, in interleaved rounds.
+"""Benchmark the relay against nginx and others, in interleaved rounds.
 
-Works: relay (one large file: straight to rest2, through the relay, through nginx to the same rest2, through a pair of
-Flask apps), parallel (eight at once), small (1 and 64 KiB), crowd (among connections that are only held), sources (from
-a URL and from a path), shapes (data made to be slow), sizes (cost and memory by size), start, checks. Without any: all.
+Works: relay (one large file: directly to rest2, through the relay, through nginx to the same rest2, through a pair of
+Flask apps), parallel (eight simultaneous uploads), small (1 and 64 KiB), crowd (with many idle connections), sources
+(from a URL and from a path), shapes (data that are slow to parse), sizes (cost and memory by size), start, checks. The
+default is all of them.
 
-Figures are medians. CPU seconds are those of every serving process of the chain, not of the clients; memory is the
-peak of what is in front. Ratios between cases of one run hold better than the figures themselves. Tables and a plot go
-to bench-results.
+Figures are medians. CPU seconds include every server process of the chain, but not the clients. Memory is the peak of
+the front server. Ratios between cases of one run are more reliable than the figures. Tables and a plot are written to
+bench-results.
 """
 
 import argparse
@@ -25,12 +26,12 @@ from bench_stage import Stage
 from bench_works import WORKS
 
 _RESULTS = Path(__file__).resolve().parent.parent / "bench-results"
-_IDLE = 0.5  # the load average of a machine that has nothing else to do
-_FOREIGN = 0.25  # CPU seconds a second that others may use while we measure
+_IDLE = 0.5  # the highest load average of an idle machine
+_FOREIGN = 0.25  # the most CPU seconds per second that other programs may use during a measurement
 
 
 def main() -> None:
-    """Measure, print the tables, and keep them with the plot."""
+    """Measure, print the tables, and save them with the plot."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated."))
     disturbed = _load()
@@ -49,7 +50,7 @@ def main() -> None:
     kept = _RESULTS / time.strftime("%Y%m%d-%H%M%S")
     kept.with_suffix(".md").write_text(text)
     plot(works, kept.with_suffix(".png"))
-    print(f"Kept as {kept}.md and .png", file=sys.stderr)
+    print(f"Saved {kept}.md and {kept}.png.", file=sys.stderr)
     sys.exit("\n".join(failures) or None)
 
 
@@ -58,10 +59,12 @@ def _options() -> argparse.Namespace:
         "scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("works", nargs="*", metavar="WORK", help=", ".join(WORKS))
-    parser.add_argument("--quick", action="store_true", help="a minute's look: small files, few rounds")
-    parser.add_argument("--size", type=int, metavar="MIB", help="size of the large file (1024); others follow it")
-    parser.add_argument("--rounds", type=int, help="rounds (5)")
-    parser.add_argument("--dir", type=Path, help="where the files go (the system's temporary directory)")
+    parser.add_argument("--quick", action="store_true", help="small files and few rounds, for about a minute")
+    parser.add_argument(
+        "--size", type=int, metavar="MIB", help="size of the large file, from which others are derived (default: 1024)"
+    )
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: 5)")
+    parser.add_argument("--dir", type=Path, help="directory for the files (default: the system's temporary directory)")
     options = parser.parse_args()
     if unknown := set(options.works) - set(WORKS):
         parser.error(f"no such work: {', '.join(sorted(unknown))}")
@@ -83,7 +86,7 @@ def _measure(name: str, directory: Path, options: argparse.Namespace, disturbed:
     with TemporaryDirectory(dir=directory) as own, ExitStack() as stack:
         stage = Stage(Path(own), directory / "state", options.size, 2 if options.quick else 5, stack)
         work = WORKS[name](stage)
-        os.sync()  # the samples are not to be written while we measure
+        os.sync()  # flush the samples now, not during the measurement
         foreign = [_round(name, work) for _ in range(work.rounds or options.rounds)]
     if max(foreign) > _FOREIGN:
         rounds = f"{sum(share > _FOREIGN for share in foreign)} of {len(foreign)} rounds"
@@ -93,7 +96,7 @@ def _measure(name: str, directory: Path, options: argparse.Namespace, disturbed:
 
 
 def _round(name: str, work: Work) -> float:
-    """Measure each case once; give the cores that other programs used meanwhile."""
+    """Measure each case once. Return how many cores other programs used meanwhile."""
     before, started = foreign_cpu(), time.perf_counter()
     for case in work.cases:
         if not case.absent:

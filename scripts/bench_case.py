@@ -1,4 +1,4 @@
-"""What a benchmark is made of: works, their cases, what is measured of each, and the goals it is held against."""
+"""The parts of a benchmark: works, their cases, the measured figures and the goals."""
 
 import math
 import os
@@ -19,21 +19,21 @@ RATE = "MB/s"
 CPU = "CPU s/GiB"
 RSS = "peak RSS MiB"
 
-_GONE = (FileNotFoundError, ProcessLookupError)  # as helpers of the kernel are, now and then
+_GONE = (FileNotFoundError, ProcessLookupError)  # the process has ended meanwhile
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 Load = Callable[[str], Mapping[str, float] | None]
-"""What clients do to the server at a URL, once; it may give figures of its own."""
+"""Run the clients once against the server at a URL. It may return additional figures."""
 
 
 class BenchError(Exception):
-    """A work cannot be measured; the others can."""
+    """A work cannot be measured. The other works continue."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound for the ``value`` that comes of a ``figure``; ``says`` is its unit, and what it is a ratio to."""
+    """A limit for a ``value`` derived from a ``figure``. ``says`` is its unit, or what it is a ratio to."""
 
     figure: str
     value: Callable[[], float]
@@ -43,7 +43,7 @@ class Goal:
 
     @property
     def reached(self) -> bool:
-        """Whether the bound is kept; a figure that was not measured keeps none."""
+        """Whether the limit is met. A figure that was not measured does not meet it."""
         return self.value() <= self.limit if self.at_most else self.value() >= self.limit
 
 
@@ -51,9 +51,9 @@ class Goal:
 class Case:
     """One way to do a work.
 
-    ``load`` does it once, at ``url``. ``serving`` are the processes whose CPU seconds count, ``front`` those whose peak
-    memory does, both with their children. ``mib`` is what must be in ``store`` afterwards, 0 where that is not known.
-    ``absent`` says why nothing is measured.
+    ``load`` does it once at ``url``. ``serving`` are the processes whose CPU seconds are counted, ``front`` those whose
+    peak memory is, both including children. ``mib`` is the size that ``store`` must have afterwards, 0 if unknown.
+    ``absent`` is the reason if nothing is measured.
     """
 
     name: str
@@ -72,18 +72,18 @@ class Case:
         return statistics.median(self.figures[figure]) if figure in self.figures else math.nan
 
     def hold(self, figure: str, at_most: float, unit: str) -> None:
-        """Bound a figure."""
+        """Set an upper limit for a figure."""
         self.goals.append(Goal(figure, lambda: self[figure], at_most, unit, at_most=True))
 
     def compare(self, figure: str, limit: float, other: "Case", *, at_most: bool = False) -> None:
-        """Bound the ratio of a figure to the same of another case."""
+        """Set a limit for the ratio of a figure to that of another case."""
         says = f"x that of {other.name}"
         self.goals.append(Goal(figure, lambda: self[figure] / other[figure], limit, says, at_most))
 
     def measure(self) -> None:
-        """Do the work once, and note what it took."""
+        """Do the work once and record the figures."""
         for process in _trees(self.front):
-            Path(f"/proc/{process}/clear_refs").write_text("5")  # the peak begins anew
+            Path(f"/proc/{process}/clear_refs").write_text("5")  # reset the peak memory
         before, started = _cpu(self.serving), time.perf_counter()
         own = self.load(self.url) or {}
         elapsed, cpu = time.perf_counter() - started, _cpu(self.serving) - before
@@ -104,19 +104,19 @@ class Case:
         if self.mib:
             kept = sum(path.stat().st_size for path in self.store.rglob("*") if path.is_file())
             if kept != self.mib * MIB:
-                raise BenchError(f"{self.name}: {self.mib * MIB:.0f} bytes were to be stored, {kept} were.")
+                raise BenchError(f"{self.name}: {self.mib * MIB:.0f} bytes expected in the store, found {kept}.")
         for entry in self.store.iterdir():
             if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)  # the server may be at it, too: wrk leaves uploads unfinished
+                shutil.rmtree(entry, ignore_errors=True)  # the server may remove it too: wrk aborts uploads
             else:
                 entry.unlink(missing_ok=True)
 
 
 @dataclass
 class Work:
-    """Cases that are measured in turns, as often as ``rounds`` says, or the user.
+    """Cases that are measured in turn, for ``rounds`` or the number of rounds that the user chose.
 
-    ``figure`` is the one that they are compared with ``against`` by.
+    ``figure`` is compared with that of the case ``against``.
     """
 
     title: str
@@ -127,7 +127,7 @@ class Work:
 
 
 def _trees(roots: tuple[int, ...]) -> Iterator[int]:
-    """Processes, and all that descends from them."""
+    """Yield processes and all their descendants."""
     for root in roots:
         yield root
         for children in Path(f"/proc/{root}/task").glob("*/children"):
@@ -136,7 +136,7 @@ def _trees(roots: tuple[int, ...]) -> Iterator[int]:
 
 
 def _cpu(roots: tuple[int, ...]) -> float:
-    """CPU seconds that processes, their children and those they have buried used, in user mode and in the kernel."""
+    """Return the user and system CPU seconds of processes and their children, including ended ones."""
     total = 0
     for process in _trees(roots):
         with suppress(*_GONE):
@@ -146,7 +146,7 @@ def _cpu(roots: tuple[int, ...]) -> float:
 
 
 def foreign_cpu() -> float:
-    """CPU seconds so far of what is neither this benchmark nor the kernel."""
+    """Return the CPU seconds of all programs except this benchmark and the kernel."""
     fields = Path("/proc/stat").read_text().split(maxsplit=9)
     user, nice, system, steal = (int(fields[at]) for at in (1, 2, 3, 8))
     ours: tuple[int, ...] = (os.getpid(),)
@@ -156,6 +156,6 @@ def foreign_cpu() -> float:
 
 
 def _peak(process: int) -> float:
-    """The peak resident size of a process in MiB."""
+    """Return the peak resident size of a process in MiB."""
     line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

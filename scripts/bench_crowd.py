@@ -1,7 +1,7 @@
-"""Clients that hold connections and give next to nothing: bench_crowd.py HOST PORT CA COUNT.
+"""Clients that hold idle or slow connections: bench_crowd.py HOST PORT CA COUNT.
 
-A third say nothing after the handshake, a third drip the head of a request, a third its body. All do so until the
-process is ended. It prints a line once all are there.
+A third send nothing after the handshake, a third send a request head slowly, a third a body. They run until the process
+is terminated. It prints a line when all are connected.
 """
 
 import asyncio
@@ -14,23 +14,25 @@ _BEGINNINGS = (
     b"POST /upload HTTP/1.1\r\nHost: crowd\r\nX-Drip: ",
     b"PUT /upload/drip HTTP/1.1\r\nHost: crowd\r\nContent-Length: 1000000\r\n\r\n",
 )
-_EVERY = 0.5  # seconds
+_INTERVAL = 0.5  # seconds
 
 
 async def main(host: str, port: str, ca: str, count: str) -> None:
-    """Open the connections, and drip."""
+    """Open the connections and send slowly."""
     context = ssl.create_default_context(cafile=ca)
     kinds = itertools.cycle(_BEGINNINGS)
-    crowd = [await _come(host, int(port), context, next(kinds)) for _ in range(int(count))]
-    print("there", flush=True)
+    crowd = [await _connect(host, int(port), context, next(kinds)) for _ in range(int(count))]
+    print("connected", flush=True)
     while True:
-        await asyncio.sleep(_EVERY)
+        await asyncio.sleep(_INTERVAL)
         for writer, beginning in crowd:
             if beginning and not writer.is_closing():
                 writer.write(b"x")
 
 
-async def _come(host: str, port: int, context: ssl.SSLContext, beginning: bytes) -> tuple[asyncio.StreamWriter, bytes]:
+async def _connect(
+    host: str, port: int, context: ssl.SSLContext, beginning: bytes
+) -> tuple[asyncio.StreamWriter, bytes]:
     _, writer = await asyncio.open_connection(host, port, ssl=context)
     writer.write(beginning)
     return writer, beginning

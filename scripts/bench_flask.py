@@ -1,9 +1,9 @@
-"""The common pair of Flask apps: one receives a file, reads it whole and posts it to the other, which saves it.
+"""A typical pair of Flask apps: one reads a whole file and posts it to the other, which saves it.
 
     bench_flask.py PORT CERTIFICATE store DIRECTORY
     bench_flask.py PORT CERTIFICATE relay URL CA
 
-Each runs in Flask's own server, as tutorials have it.
+Each runs in Flask's development server, as in tutorials.
 """
 
 import logging
@@ -16,14 +16,14 @@ from flask import Flask, request
 
 
 def main(port: str, certificate: str, role: str, *where: str) -> None:
-    """Serve as the storing app, or as the one before it."""
+    """Serve the storing or the relaying app."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     app = storing(Path(where[0])) if role == "store" else relaying(*where)
     app.run(port=int(port), ssl_context=(certificate, certificate))
 
 
 def storing(directory: Path) -> Flask:
-    """Give an app that saves what it receives in ``directory``."""
+    """Return an app that saves uploads in ``directory``."""
     app = Flask("storing")
 
     @app.post("/upload")
@@ -36,7 +36,7 @@ def storing(directory: Path) -> Flask:
 
 
 def relaying(url: str, ca: str) -> Flask:
-    """Give an app that posts what it receives to ``url``, whose certificate ``ca`` vouches for."""
+    """Return an app that posts uploads to ``url`` and verifies its certificate with ``ca``."""
     app = Flask("relaying")
 
     @app.post("/upload")

@@ -1,4 +1,4 @@
-"""The benchmark's tables, in Markdown, and its plot."""
+"""The tables of the benchmark in Markdown, and its plot."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ __all__ = ["plot", "report"]
 
 
 def report(works: list[Work], remarks: list[str]) -> str:
-    """The goals of all works in one table, then what was measured of each, in another."""
+    """Return a table of all goals, then a table of the figures of each work."""
     lines = [*remarks, "", "| work | figure | median | goal | reached |", "|---|---|---|---|---|"]
     for work in works:
         for case in work.cases:

@@ -1,4 +1,4 @@
-"""The servers of the benchmark: each a context, on a port of its own, gone with all its children when it ends."""
+"""The servers of the benchmark, as context managers. Each has its own port and is stopped at the end."""
 
 import os
 import socket
@@ -62,7 +62,7 @@ MaxScanSize 4000M
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
+    """Return a port that is unused at present."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
@@ -70,7 +70,7 @@ def free_port() -> int:
 
 @contextmanager
 def aiorelay(state: Path, store: Path, *flags: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """A relay with a store that does not sync, its process id and its URLs."""
+    """Run a relay without fsync. Yields its process id and its URLs."""
     command = [sys.executable, "-m", "aiorelay", "--no-fsync", "--log-level=error"]
     if not any(flag.startswith("--rest1-port") for flag in flags):
         command += ["--rest1-port=0", "--rest2-port=0"]
@@ -88,37 +88,37 @@ def aiorelay(state: Path, store: Path, *flags: str) -> Iterator[tuple[int, dict[
 
 
 def proxying(port: int, rest2: str) -> str:
-    """The part of nginx's configuration that passes uploads on to ``rest2``, unbuffered."""
+    """Return the nginx configuration that forwards uploads to ``rest2`` without buffering."""
     return _PROXYING.format(port=port, rest2=rest2.rpartition(":")[2])
 
 
 def storing(port: int, directory: Path) -> str:
-    """The part of nginx's configuration that keeps what is PUT."""
+    """Return the nginx configuration that stores PUT bodies."""
     return _STORING.format(port=port, directory=directory)
 
 
 def serving(port: int, directory: Path) -> str:
-    """The part of nginx's configuration that serves files, without TLS."""
+    """Return the nginx configuration that serves files without TLS."""
     return _SERVING.format(port=port, directory=directory)
 
 
 @contextmanager
 def nginx(directory: Path, certificate: Path, *servers: str) -> Iterator[int]:
-    """One nginx with these servers, and its process id."""
+    """Run nginx with these servers. Yields its process id."""
     directory.mkdir()
-    # As root, the worker would become a user who may not enter our directories.
+    # The default user of the workers of a root process may not enter the temporary directories.
     user = "" if os.geteuid() else "user root;"
     config = directory / "nginx.conf"
     config.write_text(_NGINX.format(user=user, certificate=certificate, servers="\n".join(servers)))
     log = directory / "error.log"
     with _running(["nginx", "-p", str(directory), "-c", str(config), "-e", str(log)]) as process:
-        _wait(process, (directory / "nginx.pid").exists)  # written once it listens
+        _wait(process, (directory / "nginx.pid").exists)  # written when nginx listens
         yield process.pid
 
 
 @contextmanager
 def flask(url: str, certificate: Path, *role: str) -> Iterator[int]:
-    """One of the two Flask apps at ``url``, and its process id."""
+    """Run one of the two Flask apps at ``url``. Yields its process id."""
     port = url.rpartition(":")[2]
     command = [sys.executable, str(Path(__file__).with_name("bench_flask.py")), port, str(certificate), *role]
     with _running(command, stdout=subprocess.DEVNULL) as process:
@@ -128,7 +128,7 @@ def flask(url: str, certificate: Path, *role: str) -> Iterator[int]:
 
 @contextmanager
 def clamd(directory: Path) -> Iterator[tuple[int, Path]]:
-    """A ClamAV daemon with one signature of our own, its process id and its socket."""
+    """Run a ClamAV daemon with one test signature. Yields its process id and its socket."""
     directory.mkdir()
     (directory / "own.ndb").write_text(f"Aiorelay.Bench:0:*:{b'AIORELAY-BENCH-SIGNATURE'.hex()}\n")
     (directory / "clamd.conf").write_text(_CLAMD.format(directory=directory))
@@ -140,12 +140,12 @@ def clamd(directory: Path) -> Iterator[tuple[int, Path]]:
 
 @contextmanager
 def crowd(url: str, ca: Path, count: int) -> Iterator[None]:
-    """So many clients that hold a connection to the server at ``url`` each and do next to nothing with it."""
+    """Run ``count`` clients that hold idle or slow connections to ``url``."""
     host, _, port = url.removeprefix("https://").rpartition(":")
     command = [sys.executable, str(Path(__file__).with_name("bench_crowd.py")), host, port, str(ca), str(count)]
     with _running(command, stdout=subprocess.PIPE) as process:
         if process.stdout is None or not process.stdout.readline():
-            raise BenchError("The crowd did not come.")
+            raise BenchError("The idle clients did not connect.")
         yield
 
 

@@ -1,4 +1,4 @@
-"""Where a work of the benchmark is played: its files, its servers as cases, and what clients do to them."""
+"""The setup of a work: its files, its servers as cases, and the loads of its clients."""
 
 import random
 import subprocess
@@ -11,16 +11,16 @@ from bench_servers import aiorelay, free_port, nginx, proxying
 
 __all__ = ["BOUNDARY", "Stage", "run"]
 
-BOUNDARY = "------------------------aiorelaybenchmarking01"  # as curl's begin, and as long
+BOUNDARY = "------------------------aiorelaybenchmarking01"  # the same form and length as curl's
 
 _NOISE = random.Random(1).randbytes(MIB)  # noqa: S311 - the same in each run
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A work's own ``directory``, and the ``stack`` its servers are on; all works share ``state``.
+    """The ``directory`` of a work, and the ``stack`` that stops its servers. All works share ``state``.
 
-    ``size`` is that of the large file in MiB, ``seconds`` how long wrk may send small ones.
+    ``size`` is the size of the large file in MiB, and ``seconds`` the duration of a run of wrk.
     """
 
     directory: Path
@@ -43,14 +43,14 @@ class Stage:
         return folder
 
     def sample(self, mib: int) -> Path:
-        """A file of noise."""
+        """Write a file of random bytes."""
         path = self.directory / "sample"
         with path.open("wb") as file:
             file.writelines(_NOISE for _ in range(mib))
         return path
 
     def form(self, mib: int, name: str = "form", block: bytes = _NOISE) -> Path:
-        """A form as a file; the file in it is made of ``block``, a MiB, over and over."""
+        """Write a form to a file. The uploaded file repeats ``block``, which is one MiB."""
         path = self.directory / name
         with path.open("wb") as file:
             file.write(
@@ -62,13 +62,13 @@ class Stage:
         return path
 
     def relay(self, name: str, load: Load, mib: float, *flags: str, store: Path | None = None) -> Case:
-        """A whole relay in a process of its own."""
+        """Start a relay in its own process."""
         store = store or self.folder(name.replace(" ", "-"))
         process, urls = self.stack.enter_context(aiorelay(self.state, store, *flags))
         return Case(name, load, urls["rest1"], (process,), (process,), mib, store)
 
     def rest2_and_nginx(self, load: Load, mib: float, store: Path | None = None) -> tuple[Case, Case]:
-        """A rest2 alone, and nginx before that same rest2."""
+        """Start a rest2, and an nginx that forwards to it."""
         store = store or self.folder("alone")
         rest2, urls = self.stack.enter_context(aiorelay(self.state, store, "--only=rest2"))
         port, url = free_port(), urls["rest2"]
@@ -83,18 +83,18 @@ class Stage:
         return ["curl", "-sSf", "-o/dev/null", "-HExpect:", "--cacert", str(self.ca), *arguments]
 
     def upload(self, sample: Path, *, times: int = 1) -> Load:
-        """Upload a file in a form, as users do; several times at once."""
+        """Upload a file in a form with curl, ``times`` in parallel."""
         return lambda url: run(*[self.curl("-F", f"somefile=@{sample}", f"{url}/upload")] * times)
 
     def post(self, form: Path, *headers: str) -> Load:
-        """Upload a form that was written before."""
+        """Upload a prepared form."""
         wanted = (f"Content-Type: multipart/form-data; boundary={BOUNDARY}", *headers)
         arguments = ("-XPOST", *(f"-H{header}" for header in wanted), f"-T{form}")
         return lambda url: run(self.curl(*arguments, f"{url}/upload"))
 
 
 def run(*commands: list[str]) -> None:
-    """Run commands at once, each to its end. Raises ``BenchError`` if one fails."""
+    """Run commands in parallel. Raises ``BenchError`` if one fails."""
     processes = [subprocess.Popen(command) for command in commands]
     try:
         for process in processes:

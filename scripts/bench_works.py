@@ -1,4 +1,4 @@
-"""The works of the benchmark. Each opens its servers on its stage and gives the cases to measure, with their goals."""
+"""The works of the benchmark. Each starts its servers and returns the cases to measure, with their goals."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ def _relay(stage: Stage) -> Work:
 
 
 def _dav(stage: Stage) -> Case:
-    """No form to parse, no digest: what storing a large file costs at least."""
+    """Return a case without form and digest: the minimum cost of storing a large file."""
     port, store = free_port(), stage.folder("dav")
     put = stage.curl("-T", str(stage.directory / "sample"))
     server = stage.stack.enter_context(nginx(stage.directory / "nginx", stage.certificate, storing(port, store)))
@@ -147,7 +147,7 @@ def _sources(stage: Stage) -> Work:
 
 
 def _shapes(stage: Stage) -> Work:
-    """The boundary is known here, and stays the same on both legs, so that data can come as near to it as can be."""
+    """The relay keeps the boundary of the client, so the data can contain near-matches of it."""
     near = f"\r\n--{BOUNDARY[:-1]}".encode()
     blocks = {"CRs only": b"\r" * MIB, "near-boundary data": (near * (MIB // len(near) + 1))[:MIB]}
     noise = stage.relay("random data", stage.post(stage.form(stage.size)), stage.size)
@@ -160,7 +160,7 @@ def _shapes(stage: Stage) -> Work:
 
 
 def _sizes(stage: Stage) -> Work:
-    """Each in a process of its own, whose memory no other upload has stretched."""
+    """Each case has its own process, so that earlier uploads do not affect its memory."""
     small, large, each = max(1, stage.size // 4), stage.size * 4, max(1, stage.size * 100 // 1024)
     short, tall, eighth = (stage.sample(mib).rename(stage.directory / f"{mib}.bin") for mib in (small, large, each))
     one = stage.relay(f"{small} MiB", stage.upload(short), small)

@@ -1,10 +1,10 @@
-"""Fuzzes forms: the strict reader, the framing, and what others read in what is passed on.
+"""Fuzz the form parser, the framing, and other readers of the framed form.
 
-An input is a few bytes that say how, then a body. Whatever the body is:
+An input is a few bytes of options, then a body. For every body:
 
-- it is a form or a problem of 4xx, and its blocks make no difference to which;
-- a form that is framed is as long as promised, and comes out as it was read, for us and for every other reader;
-- a form that is no form is not framed to its end.
+- the parser returns a form or a 4xx problem, independent of the block sizes;
+- a framed form has the promised length, and the parser and every other reader find the same parts in it;
+- a malformed form is not framed completely.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 _ROOT = Path(__file__).resolve().parent.parent
-# Not in the environment in which types are checked, and without types.
+# Imported by name: it is not installed where mypy runs, and has no types.
 _atheris: Any = importlib.import_module("atheris")
 
 with _atheris.instrument_imports(include=["aiorelay"]):
@@ -35,8 +35,8 @@ _BOUNDARY = b"bound"
 _LIMITS = FormLimits(parts=8, fields_size=2048)
 _FILE = b'Content-Disposition: form-data; name="somefile"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\n'
 _FIELD = b'Content-Disposition: form-data; name="a"\r\n\r\n'
-# Bytes at the beginning of an input: whether the length is known, and the lengths of blocks in turn.
-_HOW = 4
+# The number of option bytes: whether the length is known, and the block sizes.
+_OPTIONS = 4
 _SEEDS = (
     b"",
     b"--bound--",
@@ -79,12 +79,12 @@ _WORDS = (
 
 
 def main() -> None:
-    """Fuzz for so many seconds, or run one input again."""
+    """Fuzz for a number of seconds, or run one input."""
     keep = _ROOT / "build" / "fuzz"
     corpus = keep / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, body in enumerate(_SEEDS):
-        (corpus / f"seed-{number}").write_bytes(bytes(_HOW) + body)
+        (corpus / f"seed-{number}").write_bytes(bytes(_OPTIONS) + body)
     words = keep / "words"
     words.write_text("".join('"' + re.sub("..", r"\\x\g<0>", word.hex()) + '"\n' for word in _WORDS))
     (given,) = sys.argv[1:]
@@ -94,15 +94,15 @@ def main() -> None:
 
 
 def check(data: bytes) -> None:
-    """Judge one input."""
-    how, body = data[:_HOW], data[_HOW:]
+    """Check one input."""
+    how, body = data[:_OPTIONS], data[_OPTIONS:]
     sizes = [size % 40 or len(body) for size in how[1:]] or [1]
     knows_length = bool(how[:1]) and how[0] % 2 == 1
     read = _outcome(_parts(_form(_cut(body, sizes))))
-    _must(read == _outcome(_parts(_form([body]))), "the blocks made a difference")
+    _must(read == _outcome(_parts(_form([body]))), "the result depends on the block sizes")
     sent = _outcome(_framed(_form(_cut(body, sizes), len(body) if knows_length else None)))
     if isinstance(read, _Refused):
-        _must(isinstance(sent, _Refused), "a form that is none was sent to its end")
+        _must(isinstance(sent, _Refused), "a malformed form was sent completely")
     elif isinstance(sent, _Refused):
         late_head = knows_length and "cannot be rewritten" in sent.detail
         _must(late_head or not read, f"a form was not sent: {sent}")
@@ -116,26 +116,26 @@ def _compare(read: _Read, sent: bytes) -> None:
     for reader in _READERS:
         try:
             found = reader(_BOUNDARY, sent)
-        except Exception:  # noqa: BLE001, S112 - in whatever way it refuses: nobody is deceived
+        except Exception:  # noqa: BLE001, S112 - any refusal by another reader is safe
             continue
         _must(_alike(found) == _alike(read), f"{read} is {found} for {reader.__name__}")
 
 
-def _must(holds: bool, what: str) -> None:  # noqa: FBT001 - it is what is judged
+def _must(holds: bool, what: str) -> None:  # noqa: FBT001 - the condition to check
     if not holds:
         raise AssertionError(what)
 
 
 @dataclass(frozen=True)
 class _Refused:
-    """A problem, for comparison."""
+    """A problem, comparable by value."""
 
     code: str
     detail: str
 
 
 def _outcome(work: Coroutine[Any, Any, _T]) -> _T | _Refused:
-    """What ``work`` gives, or the problem of 4xx that it raises; anything else is a find."""
+    """Return the result of ``work`` or its 4xx problem. Any other exception is a finding."""
     try:
         return _run(work)
     except Problem as problem:
@@ -144,22 +144,22 @@ def _outcome(work: Coroutine[Any, Any, _T]) -> _T | _Refused:
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run what waits for nothing: no loop, which would be most of the work."""
+    """Run a coroutine that never waits, without an event loop, which would take most of the time."""
     try:
         work.send(None)
     except StopIteration as done:
         result: _T = done.value
         return result
-    raise AssertionError("it waited for something")
+    raise AssertionError("the coroutine waited")
 
 
 def _quoted(name: str | None) -> str | None:
-    """A name as the HTML standard quotes it."""
+    """Return a name as the HTML standard escapes it."""
     return name and name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _plain(name: str | None) -> str | None:
-    """A name without that quoting, which some readers undo and some do not."""
+    """Return a name without that escaping, which some readers decode and some do not."""
     return name and name.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
 
 

@@ -1,7 +1,7 @@
-"""Soaks a real chain in mixed traffic, with aborts, faults and slow clients, and watches what it holds.
+"""Soak test: mixed traffic with aborts, faults and slow clients against a real chain.
 
-Every upload that is answered with success must be stored once, whole and under the path it was told; nothing else may
-be stored. Memory, descriptors and threads must be as flat at the end as they were once the first fifth had passed.
+Every upload that is answered with success must be stored once, complete and under the path in the answer. Nothing else
+may be stored. Memory, descriptors and threads must not grow after the first fifth of the time.
 """
 
 import asyncio
@@ -33,18 +33,18 @@ _LARGE = 20 * _MIB
 _WORKERS = 8
 _PAUSE = 1.0
 """The longest pause of a worker between two uploads, in seconds."""
-_EVERY = 2.0
+_SAMPLE_INTERVAL = 2.0
 """Seconds between samples."""
 _QUIET = 15.0
-"""Seconds after the traffic, in which connections that are kept alive end."""
+"""Seconds to wait after the traffic for kept-alive connections to end."""
 _SLACK = 1.1, 4
-"""What is flat: a tenth more, and 4 of anything, for pools of threads fill slowly."""
-_UNSEEMLY = re.compile(r"Traceback|never retrieved|Unclosed|never awaited")
+"""The allowed growth, a factor and a constant: pools of threads fill slowly."""
+_BUG_IN_LOG = re.compile(r"Traceback|never retrieved|Unclosed|never awaited")
 _FLAGS = ("--rest1-port=0", "--rest2-port=0", "--no-fsync", "--log-level=error", "--allow-net=127.0.0.0/8")
 
 
 async def main(minutes: float) -> int:
-    """Soak for so long, print what was seen, and give the exit status."""
+    """Run the traffic for ``minutes``, print the report, and return the exit status."""
     with tempfile.TemporaryDirectory(prefix="aiorelay-soak-") as name:
         directory = Path(name)
         pool = os.urandom(2 * _LARGE)
@@ -56,12 +56,12 @@ async def main(minutes: float) -> int:
             samples.append(Sample.of(relay.pid))
             faults = soak.faults + _not_flat(samples)
             left = [str(path) for path in (directory / "store").rglob("*")]
-            faults += [f"stored, but nobody was told: {path}" for path in left]
+            faults += [f"stored without an answer of success: {path}" for path in left]
             relay.process.send_signal(signal.SIGTERM)
             if status := await relay.process.wait():
                 faults.append(f"the relay ended with {status}")
-            if _UNSEEMLY.search(log := (directory / "log").read_text()):
-                faults.append(f"the relay said: {log}")
+            if _BUG_IN_LOG.search(log := (directory / "log").read_text()):
+                faults.append(f"the relay logged: {log}")
     print(f"{minutes:g} minutes: {sum(soak.done.values())} uploads, {soak.volume / 2**30:.1f} GiB stored\n")
     print(", ".join(f"{count} {kind}" for kind, count in soak.done.most_common()), end=".\n\n")
     _report(samples)
@@ -71,7 +71,7 @@ async def main(minutes: float) -> int:
 
 @dataclass
 class Relay:
-    """A chain in a process of its own."""
+    """A chain in its own process."""
 
     process: asyncio.subprocess.Process
     rest1: str
@@ -113,7 +113,7 @@ async def _relay(directory: Path) -> AsyncIterator[Relay]:
 
 @asynccontextmanager
 async def _source(content: bytes) -> AsyncIterator[str]:
-    """Serve the first bytes of ``content``, as many as asked for, and, under /broken, half of them."""
+    """Serve the first ``size`` bytes of ``content`` at /whole, and only half of them at /broken."""
 
     async def whole(request: web.Request) -> web.Response:
         return web.Response(body=content[: int(request.query["size"])])
@@ -142,7 +142,7 @@ async def _source(content: bytes) -> AsyncIterator[str]:
 
 @dataclass
 class Sample:
-    """What a process holds at a moment."""
+    """The resources of a process at one time."""
 
     rss: float
     descriptors: int
@@ -156,11 +156,11 @@ class Sample:
 
 
 async def _sampled(pid: int, work: Awaitable[None]) -> list[Sample]:
-    """Take samples while ``work`` is done, and one before it."""
+    """Take a sample before ``work`` and samples during it."""
     samples = [Sample.of(pid)]
     working = asyncio.ensure_future(work)
     while not working.done():
-        await asyncio.wait([working], timeout=_EVERY)
+        await asyncio.wait([working], timeout=_SAMPLE_INTERVAL)
         samples.append(Sample.of(pid))
     await working
     return samples
@@ -174,7 +174,7 @@ _ROWS: tuple[tuple[str, Callable[[Sample], float]], ...] = (
 
 
 def _not_flat(samples: list[Sample]) -> list[str]:
-    """What is higher in the last fifth of the traffic than in the second, or was not given back after it."""
+    """Return the resources that grew from the second to the last fifth, and unreleased descriptors."""
     fifth = len(samples) // 5
     faults = []
     for name, value in _ROWS:
@@ -182,7 +182,7 @@ def _not_flat(samples: list[Sample]) -> list[str]:
         if late > early * _SLACK[0] + _SLACK[1]:
             faults.append(f"{name}: {late:g} at the end, {early:g} after the first fifth")
     if samples[-1].descriptors > samples[0].descriptors:
-        faults.append(f"{samples[-1].descriptors - samples[0].descriptors} descriptors were not given back")
+        faults.append(f"{samples[-1].descriptors - samples[0].descriptors} descriptors were not released")
     return faults
 
 
@@ -196,7 +196,7 @@ def _report(samples: list[Sample]) -> None:
 
 @dataclass
 class Soak:
-    """The traffic: ``done`` counts uploads by kind, ``volume`` the bytes stored; ``faults`` should stay empty."""
+    """The traffic. ``done`` counts uploads by kind, ``volume`` the bytes stored, ``faults`` lists failures."""
 
     relay: Relay
     source: str
@@ -208,7 +208,7 @@ class Soak:
     chance: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - traffic, not secrets
 
     async def run(self, seconds: float) -> None:
-        """Make traffic for so long."""
+        """Generate traffic for ``seconds``."""
         connector = aiohttp.TCPConnector(ssl=self.relay.tls, limit=0)
         async with aiohttp.ClientSession(self.relay.rest1, connector=connector) as self._session:
             end = time.monotonic() + seconds
@@ -229,7 +229,7 @@ class Soak:
             self.done[kind.__name__.strip("_").replace("_", " ")] += 1
             await asyncio.sleep(self.chance.uniform(0, _PAUSE))
 
-    # What is stored
+    # Uploads that must be stored
 
     async def _form(self) -> None:
         content = self._content()
@@ -259,7 +259,7 @@ class Soak:
             async with self._session.get(location) as answer:
                 job = await answer.json()
         if job.get("state") == "done":
-            self._judge(json.loads(job["answer"]["body"]), content)
+            self._compare(json.loads(job["answer"]["body"]), content)
         else:
             self.faults.append(f"a job ended as {job}")
 
@@ -267,23 +267,28 @@ class Soak:
         async with self._session.request(method, path, **options) as answer:
             document = await answer.json()
         if answer.status == 200:
-            self._judge(document, content)
+            self._compare(document, content)
         else:
             self.faults.append(f"{method} {path}: {answer.status} {document}")
 
-    def _judge(self, document: dict[str, Any], content: bytes) -> None:
-        """Hold what is stored to what was sent and said, and take it away: what is left at the end is too much."""
+    def _compare(self, document: dict[str, Any], content: bytes) -> None:
+        """Compare the stored file with the sent content and the answer, and delete it.
+
+        Files that remain at the end were stored by mistake.
+        """
         (file,) = document["files"]
         path = Path(file["path"])
         said = file["size"], file["sha256"]
         kept = path.read_bytes() if path.exists() else b""
         if not said == _described(content) == _described(kept):
-            self.faults.append(f"{path}: {len(content)} bytes were sent, {said} said, {len(kept)} kept")
+            self.faults.append(
+                f"{path}: {len(content)} bytes were sent, the answer says {said}, {len(kept)} were stored"
+            )
         path.unlink(missing_ok=True)
         path.parent.rmdir()
         self.volume += len(kept)
 
-    # What is not
+    # Uploads that must not be stored
 
     async def _refused(self) -> None:
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -298,13 +303,13 @@ class Soak:
         await self._fails("POST", "/upload2", {502}, json={"somefile": f"{self.source}/broken?size={self._size()}"})
 
     async def _fails(self, method: str, path: str, statuses: set[int], **options: Any) -> None:
-        with suppress(aiohttp.ClientConnectionError):  # it was still sending: the answer may be lost
+        with suppress(aiohttp.ClientConnectionError):  # while sending, the answer may be lost
             async with self._session.request(method, path, **options) as answer:
                 if answer.status not in statuses:
                     self.faults.append(f"{method} {path}: {answer.status} {await answer.text()}")
 
     async def _aborted(self) -> None:
-        """Leave in mid-upload, by RST, FIN or in good form."""
+        """Disconnect during an upload, by RST, FIN or an orderly close."""
         content = self._content()
         async with self._sending(len(content) + 1) as (_, writer):
             await _send(writer, content)
@@ -318,14 +323,14 @@ class Soak:
                 writer.close()
 
     async def _silent(self) -> None:
-        """Stop in mid-upload, until the relay has enough of it."""
+        """Stop during an upload until the relay answers 408."""
         async with self._sending(2 * _LARGE) as (reader, writer):
             await _send(writer, self.pool[:_MIB])
             if b" 408 " not in await reader.readline():
-                self.faults.append("a silent client was not told 408")
+                self.faults.append("a silent client did not get 408")
 
     async def _dripping(self) -> None:
-        """Send slowly, but well."""
+        """Send a complete upload slowly."""
         content = self.pool[: 64 * 1024]
         async with self._sending(len(content)) as (reader, writer):
             for at in range(0, len(content), 4096):
@@ -333,11 +338,11 @@ class Soak:
                 await asyncio.sleep(0.25)
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length:")[2].split()[0])
-            self._judge(json.loads(await reader.readexactly(length)), content)
+            self._compare(json.loads(await reader.readexactly(length)), content)
 
     @asynccontextmanager
     async def _sending(self, length: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """A connection on which the head of a raw upload was sent."""
+        """Open a connection and send the head of a raw upload."""
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", self.relay.port, ssl=self.relay.tls, server_hostname="localhost"
         )

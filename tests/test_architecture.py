@@ -1,4 +1,4 @@
-"""The layering: imports point down only, files are small, what decides is pure, the environment is read at the top."""
+"""The layering: the direction of imports, the size of files, modules without I/O, who reads the environment."""
 
 import ast
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ import aiorelay
 
 PACKAGE = Path(aiorelay.__file__).parent
 
-# From the ground up. A folder, or a module at the top of the package, imports from lower floors only. A new one goes
-# on the lowest floor that its imports allow.
+# From the lowest floor up. A folder, or a module at the top of the package, imports from lower floors only. A new one
+# belongs to the lowest floor that its imports allow.
 FLOORS = (
     {"errors", "concurrency"},
     {"files", "observability"},
@@ -26,7 +26,7 @@ FLOORS = (
 )
 FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
 
-# What decides does no I/O, and so needs none of these.
+# Modules that decide do no I/O.
 PURE = (
     "checks.archives.formats",
     "checks.archives.rules",
@@ -58,7 +58,7 @@ MEANINGLESS = {"utils", "util", "common", "helpers", "helper", "core", "base", "
 
 
 def modules() -> dict[str, Path]:
-    """Every module by its name below the package; a package has the name of its directory."""
+    """Return the syntax trees of all modules by name. A package has the name of its directory."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -77,7 +77,7 @@ def tree(module: str) -> ast.Module:
 
 @cache
 def all_imports(module: str) -> frozenset[str]:
-    """Full names of what a module imports, wherever in it, with what it takes ``from`` it."""
+    """Return the full names of all imports of a module, including the names imported ``from`` it."""
     found = set()
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
@@ -90,13 +90,13 @@ def all_imports(module: str) -> frozenset[str]:
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Which modules of the package one imports."""
+    """Return the modules of the package that a module imports."""
     own = {name.removeprefix("aiorelay.") for name in all_imports(module) if name.startswith("aiorelay.")}
     return frozenset((own & MODULES.keys()) - {module})
 
 
 def reached(start: str) -> set[str]:
-    """Every module that one imports, if only by way of others."""
+    """Return the modules that a module imports, directly or indirectly."""
     seen: set[str] = set()
     waiting = [start]
     while waiting:
@@ -111,7 +111,7 @@ def folder(module: str) -> str:
 
 
 def functions(module: str) -> Iterator[tuple[str, int]]:
-    """Each function of a module, with its lines from ``def`` on, the docstring's not among them."""
+    """Yield each function of a module with its number of lines, without the docstring."""
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield f"{module}.{node.name}", node.end_lineno - node.lineno + 1 - docstring_lines(node)
@@ -124,7 +124,7 @@ def docstring_lines(node: ast.AST) -> int:
 
 
 def code_lines(module: str) -> int:
-    """Lines of a module that are neither blank nor comment nor docstring."""
+    """Count the lines of a module that are neither blank nor comment nor docstring."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     in_docstrings = {
         line
@@ -151,7 +151,7 @@ def test_folders_import_from_lower_folders_only():
     assert not offenders
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_there_is_no_import_cycle():
     assert not [module for module in MODULES if module in reached(module)]
 
 
@@ -168,7 +168,7 @@ def test_rest1_and_rest2_meet_over_https_only():
     assert not offenders
 
 
-def test_what_decides_does_no_io():
+def test_pure_modules_do_no_io():
     impure = {module: {name.split(".")[0] for name in all_imports(module)} & IMPURE for module in PURE}
     assert not {module: names for module, names in impure.items() if names}
 
@@ -183,7 +183,7 @@ def test_the_environment_is_read_by_the_command_line_only():
     assert {module for module in MODULES if uses(module)} == READS_THE_ENVIRONMENT.keys()
 
 
-def test_every_name_of_a_module_says_what_is_in_it():
+def test_no_module_has_a_vague_name():
     assert not [module for module in MODULES if set(module.split(".")) & MEANINGLESS]
 
 

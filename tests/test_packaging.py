@@ -1,4 +1,4 @@
-"""The distributions hold what they should and nothing else, and run where there is only what they ask for."""
+"""The contents of the distributions, and their installation with only the declared dependencies."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ NAME = f"aiorelay-{distribution('aiorelay').version}"
 INFO = f"{NAME}.dist-info"
 SWAGGER_UI = "aiorelay/rest1/web/assets/swagger-ui"
 LICENCES = {"LICENSE", *(f"{SWAGGER_UI}/{name}" for name in ("LICENSE", "NOTICE", "swagger-ui-bundle.js.LICENSE.txt"))}
-# Each with what it is there for: code, what browsers get, where that comes from and may be used, and the mark of types.
+# Code, assets of the pages, their origins and licences, and the marker of types (PEP 561).
 KINDS = {".py", ".html", ".js", ".css", ".svg", ".txt", "LICENSE", "NOTICE", "ORIGIN", "py.typed"}
 
 
@@ -56,24 +56,24 @@ def files(archive: Path) -> set[str]:
 
 
 def below(directory: Path) -> set[str]:
-    """The files of a directory, by their paths from the root of the project; caches are none."""
+    """Return the files of a directory without caches, as paths relative to the root of the project."""
     found = (path for path in directory.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
     return {str(path.relative_to(ROOT)) for path in found}
 
 
-def test_the_wheel_holds_the_package_and_its_licences(wheel):
+def test_the_wheel_contains_the_package_and_its_licences(wheel):
     about = {f"{INFO}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
     licences = {f"{INFO}/licenses/{name}" for name in LICENCES}
     assert files(wheel) == below(ROOT / "aiorelay") | about | licences
 
 
-def test_the_package_holds_files_of_known_kinds_only(wheel):
+def test_the_package_contains_files_of_known_kinds_only(wheel):
     ours = {Path(name) for name in files(wheel) if not name.startswith(INFO)}
     assert {path.suffix if path.suffix in KINDS else path.name for path in ours} == KINDS
     assert not [path for path in ours if re.match("test_|conftest", path.name)]
 
 
-def test_the_sdist_holds_what_the_project_is_made_of(sdist):
+def test_the_sdist_contains_the_project(sdist):
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         (pytest.fail if os.environ.get("CI") else pytest.skip)("needs git, and a clone")
     tracked = subprocess.run(
@@ -83,19 +83,19 @@ def test_the_sdist_holds_what_the_project_is_made_of(sdist):
         capture_output=True,
         text=True,
     ).stdout.split("\0")[:-1]
-    # How changes are decided on is the repository's business.
+    # The CI configuration belongs to the repository only.
     ours = {name for name in tracked if not name.startswith(".ci/") and (ROOT / name).exists()}
     assert files(sdist) == {f"{NAME}/{name}" for name in ours | {"PKG-INFO"}}
 
 
-def test_a_wheel_of_the_sdist_is_the_wheel(wheel, sdist, tmp_path):
+def test_the_wheel_built_from_the_sdist_is_identical(wheel, sdist, tmp_path):
     with tarfile.open(sdist) as packed:
         packed.extractall(tmp_path, filter="data")
     again = built(tmp_path / NAME, "wheel", tmp_path / "dist")
     assert again.read_bytes() == wheel.read_bytes()
 
 
-def test_the_metadata_tells_all_licences_and_asks_for_four_packages(wheel):
+def test_the_metadata_lists_all_licences_and_four_dependencies(wheel):
     with zipfile.ZipFile(wheel) as zipped:
         metadata = BytesParser().parsebytes(zipped.read(f"{INFO}/METADATA"))
     assert metadata["License-Expression"] == "MIT AND Apache-2.0"
@@ -109,7 +109,7 @@ def test_the_metadata_tells_all_licences_and_asks_for_four_packages(wheel):
 
 
 def closure(name: str, known: set[str]) -> set[str]:
-    """The names of all that a distribution needs, without its extras."""
+    """Return the names of all dependencies of a distribution, without extras."""
     for text in distribution(name).requires or []:
         requirement = Requirement(text)
         needed = canonicalize_name(requirement.name)
@@ -121,7 +121,7 @@ def closure(name: str, known: set[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def python(wheel, tmp_path_factory):
-    """The Python of an environment with the wheel and what it needs, which is borrowed from ours: no network."""
+    """The Python of an environment with the wheel and links to its installed dependencies, without network."""
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, with_pip=False)
     (packages,) = home.glob("lib/python3*/site-packages")
@@ -142,12 +142,12 @@ def said(*command, cwd):
 
 
 def stored(answer):
-    """The content of the file that the embedded API says it has stored."""
+    """Return the content of the stored file in an answer of the embedded API."""
     return Path(json.loads(answer)["path"]).read_bytes()
 
 
 def test_every_module_can_be_imported_with_the_core_alone(python, tmp_path):
-    # But for the two modules of the plugin, which only pytest imports.
+    # Except the two modules of the plugin, which only pytest imports.
     script = """
 import importlib, pkgutil, aiorelay
 for module in pkgutil.walk_packages(aiorelay.__path__, "aiorelay."):
@@ -166,7 +166,7 @@ def test_the_package_imports_nothing_of_pytest(tmp_path):
     assert said(sys.executable, "-c", script, cwd=tmp_path) == "[]\n"
 
 
-def test_pytest_without_asyncio_fails_only_what_asks_for_the_fixture(python, tmp_path):
+def test_pytest_without_asyncio_fails_only_tests_that_use_the_fixture(python, tmp_path):
     (tmp_path / "test_stranger.py").write_text("""
 import sys
 
@@ -176,7 +176,7 @@ def test_without_the_fixture():
 def test_with_the_fixture(aiorelay_server):
     raise AssertionError("it is not given")
 """)
-    # pytest and what it needs, borrowed by their directories; no plugin of ours is among them.
+    # pytest and its dependencies, without plugins.
     needed = ("pytest", *closure("pytest", set()))
     borrowed = {Path(file).parts[0] for name in needed for file in distribution(name).files}
     (tmp_path / "borrowed").mkdir()
@@ -199,14 +199,16 @@ def test_the_command_is_installed(python, tmp_path):
     assert version == f"{NAME.replace('-', ' ')}\n"
 
 
-def test_spans_are_not_to_be_had_without_their_extra(python, tmp_path):
+def test_otel_without_its_extra_is_a_startup_error(python, tmp_path):
     command = [python, "-m", "aiorelay", "--otel", *FREE_PORTS, "--state-dir", tmp_path]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    advice = "aiorelay: otel: OpenTelemetry is not installed; pip install 'aiorelay[otel]'; see aiorelay serve --help"
+    advice = (
+        "aiorelay: otel: OpenTelemetry is not installed. Run: pip install 'aiorelay[otel]'. See aiorelay serve --help."
+    )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{advice}\n")
 
 
-async def test_the_installed_relay_serves_and_ends(python, tmp_path):
+async def test_the_installed_relay_serves_and_stops(python, tmp_path):
     arguments = [*FREE_PORTS, "--state-dir", tmp_path / "state", "--store", tmp_path / "store"]
     async with started(*arguments, python=python, cwd=tmp_path) as process:
         curl = await asyncio.create_subprocess_exec(

@@ -1,5 +1,5 @@
 """Certificates: the generated CA, TLS contexts, and the certificate that both servers present.
 
-tls         the CA and what it signs, on disk; contexts for servers and clients
-identity    the served certificate, by the settings: the user's own or a generated one
+tls         the CA and its server certificate on disk; TLS contexts for servers and clients
+identity    the server certificate: the user's own or a generated one, depending on the settings
 """

@@ -1,4 +1,4 @@
-"""The certificate of both servers: its names, its renewal, and the client contexts that trust it."""
+"""The server certificate: its names, its renewal, and the client contexts that trust it."""
 
 import ssl
 
@@ -10,10 +10,11 @@ __all__ = ["Identity"]
 
 
 class Identity:
-    """The user's own certificate or the generated one, as ``settings`` say, for servers that are reached at ``host``.
+    """The certificate that a server presents: the user's own (``tls_cert``) or a generated one.
 
-    ``context`` serves it, ``ca`` (PEM) is what clients are to trust, ``name`` is the one under which they verify it:
-    ``host`` if the certificate holds that. Raises ``StartupError``.
+    ``context`` is the server's TLS context. ``ca`` is the path of the certificate that clients must trust (PEM).
+    ``name`` is the name that clients verify: ``host`` if the certificate contains it, else another of its names.
+    Raises ``StartupError``.
     """
 
     def __init__(self, settings: Settings, host: str) -> None:
@@ -31,38 +32,38 @@ class Identity:
         self._is_host = self.name == host
 
     def renew(self) -> None:
-        """Replace a generated certificate that is due; connections from now on see the new one."""
+        """Replace a generated certificate that is due for renewal. New connections get the new one."""
         if self._generated is not None and self._generated.renew():
-            log.info("the certificate was renewed")
+            log.info("renewed the certificate")
 
     def reload(self) -> None:
-        """Read the user's own certificate again, or renew the generated one.
+        """Reload the user's own certificate, or renew the generated one.
 
-        Raises ``StartupError``, and has changed nothing then.
+        Raises ``StartupError`` and keeps the old certificate if the new one cannot be used.
         """
         if self._own is None:
             self.renew()
             return
         certificate, key = self._own
-        tls.server_context_from(certificate, key)  # judged before it replaces what works
+        tls.server_context_from(certificate, key)  # raises before the working certificate is replaced
         self.context.load_cert_chain(certificate, key)
 
     def client_context_by_name(self) -> ssl.SSLContext:
-        """A context for a client that says itself as whom it verifies the server: as ``name``."""
+        """Return a context for a client that sets ``server_hostname`` to ``name``."""
         context = tls.client_context([self.ca], system_trust=False)
-        if self._own:  # it is itself the anchor: whoever signed it need not be at hand
+        if self._own:  # the certificate itself is the trust anchor: its issuer may be unavailable
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         return context
 
     def client_context_by_address(self) -> ssl.SSLContext:
-        """A context for a client that knows only the address, which need not be among the certificate's names."""
+        """Return a context for a client that connects to ``host``, which the certificate may not contain."""
         context = self.client_context_by_name()
         context.check_hostname = self._is_host
         return context
 
 
 def _name(host: str, names: tuple[str, ...]) -> str:
-    """One of a certificate's ``names``: ``host`` if it can be, else one that stands for itself."""
+    """Return ``host`` if ``names`` match it, else the first name, with a label in place of a wildcard."""
     wildcards = [name for name in names if name.startswith("*.")]
     if host in names or f"*.{host.partition('.')[2]}" in wildcards:
         return host

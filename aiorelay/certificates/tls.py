@@ -1,14 +1,14 @@
-"""The generated CA and the certificates it signs, and the TLS contexts of every leg.
+"""The generated CA, the certificates it signs, and the TLS contexts of servers and clients.
 
-One directory holds them, closed to other users:
+One directory, which other users cannot read, holds the files:
 
-    ca-key.pem   the CA, its key and its certificate      0600
-    ca.pem       its certificate alone, for clients       0644
-    server.pem   the served certificate and its key       0600
-    lock         held (flock) while any of them is made
+    ca-key.pem   the key and the certificate of the CA    0600
+    ca.pem       the certificate of the CA, for clients   0644
+    server.pem   the server certificate and its key       0600
+    lock         locked (flock) while a file is written
 
-What belongs together lies in one file, so that one rename replaces both and a kill at any moment parts no key
-from its certificate. ``ca.pem`` is only ever a copy of what ``ca-key.pem`` says.
+A key and its certificate share one file, so that one rename replaces both: a crash cannot leave a key without its
+certificate. ``ca.pem`` is a copy of the certificate in ``ca-key.pem``.
 """
 
 import contextlib
@@ -42,13 +42,13 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Apple's platforms refuse a server certificate that is valid for more than 398 days, whoever signed it.
+# Apple's platforms reject server certificates that are valid for more than 398 days, including those of private CAs.
 _LIFETIME = timedelta(days=397)
 _RENEW_BEFORE = timedelta(days=30)
-# For clients whose clock is behind ours.
+# Allowance for clients whose clock is slow.
 _CLOCK_SKEW = timedelta(days=1)
 
-# What cryptography raises for bytes that it cannot read; TypeError is an encrypted key.
+# The exceptions of cryptography for invalid input. It raises TypeError for an encrypted key.
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
@@ -57,9 +57,9 @@ def _now() -> datetime:
 
 
 def ca_certificate(directory: Path) -> Path:
-    """Give the path of the generated CA's certificate (PEM), making the CA if there is none.
+    """Return the path of the generated CA's certificate (PEM). Generate the CA if there is none.
 
-    Raises StartupError where the directory cannot be used or the CA in it is damaged.
+    Raises StartupError if the directory cannot be used or the CA in it is damaged.
     """
     with _locked(directory):
         _authority(directory, _now())
@@ -67,13 +67,13 @@ def ca_certificate(directory: Path) -> Path:
 
 
 class Certificates:
-    """A server certificate signed by the generated CA, and the context that serves it.
+    """A server certificate signed by the generated CA, and the server's TLS context.
 
-    ``names`` are DNS names (in Unicode or as A-labels, a wildcard with ``*.`` first) and IP addresses. The
-    certificate is kept for the next start, and made anew where its names differ, where it has no more than 30
-    days left, or where the present CA did not sign it. ``ca`` is the path of the CA's certificate.
+    ``names`` are DNS names (in Unicode or as A-labels, a wildcard beginning with ``*.``) and IP addresses. The
+    certificate is kept for the next start. It is replaced if its names differ, if it expires within 30 days, or if
+    the current CA did not sign it. ``ca`` is the path of the CA's certificate.
 
-    Raises StartupError where the directory cannot be used or a name cannot stand in a certificate.
+    Raises StartupError if the directory cannot be used or a certificate cannot contain a name.
     """
 
     def __init__(self, directory: Path, names: Sequence[str], *, clock: Callable[[], datetime] = _now) -> None:
@@ -86,13 +86,13 @@ class Certificates:
 
     @property
     def seconds_until_renewal(self) -> float:
-        """For how many seconds ``renew`` has nothing to do. It is the wall clock that counts, and that may jump."""
+        """Seconds until ``renew`` replaces the certificate, by the wall clock, which may be adjusted meanwhile."""
         return max(0.0, (self._expires - _RENEW_BEFORE - self._clock()).total_seconds())
 
     def renew(self) -> bool:
-        """Replace the certificate if it is due and say whether it was: handshakes from now on see the new one.
+        """Replace the certificate if it is due. Return whether it was replaced. New handshakes use the new one.
 
-        Raises StartupError as the constructor does; the old certificate is then served still.
+        Raises StartupError as the constructor does, and keeps the old certificate in that case.
         """
         if self.seconds_until_renewal > 0:
             return False
@@ -100,22 +100,22 @@ class Certificates:
         return True
 
     def _load(self) -> datetime:
-        """Bring the directory up to date with the clock, and the context with the directory; return the expiry."""
+        """Issue what is missing or due in the directory, load it into the context, and return the expiry."""
         path, now = self._directory / "server.pem", self._clock()
         with _locked(self._directory):
             authority = _authority(self._directory, now)
             pem = _read(path)
             if pem is None or not _is_current(pem, authority, self._names, now):
                 pem = _issue(authority, self._names, now)
-                _keep(path, pem, 0o600)
+                _write_if_changed(path, pem, 0o600)
             self.context.load_cert_chain(path)
         return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
 def server_context_from(cert: Path, key: Path | None) -> ssl.SSLContext:
-    """Serve the user's own certificate: ``cert`` and its chain, with ``key`` or, if None, the key in ``cert`` too.
+    """Return a server context for the user's own certificate chain ``cert``. Without ``key``, ``cert`` holds the key.
 
-    Raises StartupError where either is missing, malformed or encrypted, or where they do not belong together.
+    Raises StartupError if a file is missing, malformed or encrypted, or if the key is not that of the certificate.
     """
     context = _server_context()
     holder, setting = (cert, "--tls-cert") if key is None else (key, "--tls-key")
@@ -124,18 +124,21 @@ def server_context_from(cert: Path, key: Path | None) -> ssl.SSLContext:
     if private.public_key() != certificate.public_key():
         raise StartupError(
             f"The private key in {holder} ({setting}) is not that of the certificate in {cert} (--tls-cert)."
+            " Give the key of that certificate with --tls-key."
         )
     try:
         context.load_cert_chain(cert, holder)
     except ssl.SSLError as error:
-        raise StartupError(f"The certificate in {cert} (--tls-cert) cannot be served: {error.reason}.") from error
+        raise StartupError(
+            f"OpenSSL rejects the certificate in {cert} (--tls-cert): {error.reason}. Choose another certificate."
+        ) from error
     return context
 
 
 def names_in(cert: Path) -> tuple[str, ...]:
-    """Give the names under which clients verify the first certificate in ``cert``, a PEM file that is served already.
+    """Return the names for which the first certificate in the PEM file ``cert`` is valid.
 
-    They are those of its subjectAltName, or else its common name, which OpenSSL still takes in their place.
+    They are those of its subjectAltName, else its common name, which OpenSSL still accepts.
     """
     certificate = x509.load_pem_x509_certificate(cert.read_bytes())
     try:
@@ -147,7 +150,7 @@ def names_in(cert: Path) -> tuple[str, ...]:
 
 
 def require_client_certificates(context: ssl.SSLContext, ca: Path) -> None:
-    """Make a server's context refuse clients without a certificate signed by ``ca`` (a PEM file of one or more)."""
+    """Make a server context require client certificates signed by a CA in the PEM file ``ca``."""
     _trust(context, ca)
     context.verify_mode = ssl.CERT_REQUIRED
 
@@ -155,9 +158,10 @@ def require_client_certificates(context: ssl.SSLContext, ca: Path) -> None:
 def client_context(
     authorities: Iterable[Path] = (), *, system_trust: bool = True, verify: bool = True
 ) -> ssl.SSLContext:
-    """Trust the system's CAs, unless told not to, and those in the PEM files ``authorities``; or, unverified, anyone.
+    """Return a client context that trusts the CAs in the PEM files ``authorities`` and, by default, the system's.
 
-    Raises StartupError where a file cannot be read or holds no certificate.
+    Without ``verify``, every certificate is accepted. Raises StartupError if a file cannot be read or holds no
+    certificate.
     """
     context = ssl.create_default_context() if system_trust else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _agree_on_http1(context)
@@ -184,18 +188,26 @@ def _trust(context: ssl.SSLContext, authority: Path) -> None:
     try:
         context.load_verify_locations(authority)
     except ssl.SSLError as error:
-        raise StartupError(f"The file {authority} holds no CA certificate in PEM form.") from error
+        raise StartupError(
+            f"The file {authority} holds no CA certificate in PEM form. Choose a file that does."
+        ) from error
     except OSError as error:
-        raise StartupError(f"The CA certificate {authority} cannot be read: {error.strerror}.") from error
+        raise StartupError(
+            f"The CA certificate {authority} cannot be read: {error.strerror}. Choose a readable file."
+        ) from error
 
 
 def _parse(path: Path, setting: str, what: str, parse: Callable[[bytes], T]) -> T:
     try:
         return parse(path.read_bytes())
     except OSError as error:
-        raise StartupError(f"The file {path} ({setting}) cannot be read: {error.strerror}.") from error
+        raise StartupError(
+            f"The file {path} ({setting}) cannot be read: {error.strerror}. Choose a readable file."
+        ) from error
     except _UNREADABLE as error:
-        raise StartupError(f"The file {path} ({setting}) holds no {what} in PEM form.") from error
+        raise StartupError(
+            f"The file {path} ({setting}) holds no {what} in PEM form. Choose a file that does."
+        ) from error
 
 
 def _private_key(pem: bytes) -> PrivateKeyTypes:
@@ -209,17 +221,17 @@ def _canonical_names(names: Iterable[str]) -> frozenset[str]:
             canonical.add(_canonical_name(name))
         except ValueError as error:
             raise StartupError(
-                f"The name {name!r} cannot stand in a certificate: --tls-name wants a DNS name or an IP address."
+                f"A certificate cannot contain the name {name!r}. Give a DNS name or an IP address with --tls-name."
             ) from error
     if not canonical:
-        raise StartupError("A certificate needs a name: --tls-name wants a DNS name or an IP address.")
+        raise StartupError("A certificate needs a name. Give a DNS name or an IP address with --tls-name.")
     return frozenset(canonical)
 
 
 def _canonical_name(name: str) -> str:
-    """Write a name as a certificate holds it; ValueError for what is no name of a server."""
+    """Return a name in the form that certificates use. Raises ValueError if it is not a server's name."""
     with contextlib.suppress(ValueError):
-        # A zone (fe80::1%eth0) is meant for this machine only; no certificate can hold it.
+        # A certificate cannot contain an address with a zone (fe80::1%eth0).
         return str(ipaddress.ip_address(name if "%" not in name else ""))
     wildcard, host = ("*.", name[2:]) if name.startswith("*.") else ("", name)
     return wildcard + idna.encode(host.removesuffix("."), uts46=True).decode("ascii")
@@ -227,10 +239,10 @@ def _canonical_name(name: str) -> str:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keep other processes out of the directory, making it first; its OSErrors leave as StartupError."""
+    """Make the directory and lock it against other processes. Raises StartupError for each OSError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Read-only, so that a directory in which everything is in order may be unwritable.
+        # Read-only, so that a complete directory may be on a read-only file system.
         descriptor = os.open(directory / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -239,13 +251,13 @@ def _locked(directory: Path) -> Iterator[None]:
             os.close(descriptor)
     except OSError as error:
         raise StartupError(
-            f"The certificate store cannot be used, {error.filename or directory}: {error.strerror};"
-            " give this user access to it or choose another place with --state-dir."
+            f"The certificate store cannot be used, {error.filename or directory}: {error.strerror}."
+            " Give this user access to it or choose another directory with --state-dir."
         ) from error
 
 
 def _authority(directory: Path, now: datetime) -> bytes:
-    """Give the CA, key and certificate, as PEM, making it if there is none or it is about to expire."""
+    """Return the CA's key and certificate (PEM). Generate a CA if there is none or if it is about to expire."""
     path = directory / "ca-key.pem"
     pem = _read(path) or _new_authority()
     try:
@@ -253,23 +265,23 @@ def _authority(directory: Path, now: datetime) -> bytes:
             pem = _new_authority()
     except _UNREADABLE as error:
         raise StartupError(
-            f"The CA in {path} is damaged: restore the file, or delete it and give clients the CA that is then made."
+            f"The CA in {path} is damaged. Restore the file, or delete it and give clients the new CA."
         ) from error
-    _keep(path, pem, 0o600)
-    _keep(directory / "ca.pem", x509.load_pem_x509_certificate(pem).public_bytes(Encoding.PEM), 0o644)
+    _write_if_changed(path, pem, 0o600)
+    _write_if_changed(directory / "ca.pem", x509.load_pem_x509_certificate(pem).public_bytes(Encoding.PEM), 0o644)
     return pem
 
 
 def _new_authority() -> bytes:
-    """Make a CA; trustme makes it valid until the year 3000. It may sign no further CA."""
-    # Two CAs of one name would make a client look for the wrong one's signature.
+    """Generate a CA that may not sign other CAs. trustme makes it valid until the year 3000."""
+    # A unique name: clients find an issuer by its name, so two CAs with one name would be confused.
     unit = f"generated CA {secrets.token_hex(4)}"
     authority = trustme.CA(path_length=0, organization_name="aiorelay", organization_unit_name=unit)
     return authority.private_key_pem.bytes() + authority.cert_pem.bytes()
 
 
 def _certificate_with_key(pem: bytes) -> x509.Certificate:
-    """Read a certificate that lies in one file with its key, or raise one of ``_UNREADABLE``."""
+    """Return the certificate in a PEM text that also holds its key. Raises one of ``_UNREADABLE``."""
     certificate = x509.load_pem_x509_certificate(pem)
     if _private_key(pem).public_key() != certificate.public_key():
         raise ValueError("the key belongs to another certificate")
@@ -277,7 +289,7 @@ def _certificate_with_key(pem: bytes) -> x509.Certificate:
 
 
 def _is_current(pem: bytes, authority: bytes, names: frozenset[str], now: datetime) -> bool:
-    """Whether a certificate with its key is the CA's, valid for a while, and for exactly these names."""
+    """Whether the CA issued a certificate, its names are ``names``, and it is not due for renewal."""
     try:
         certificate = _certificate_with_key(pem)
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
@@ -290,7 +302,7 @@ def _is_current(pem: bytes, authority: bytes, names: frozenset[str], now: dateti
 
 
 def _issue(authority: bytes, names: frozenset[str], now: datetime) -> bytes:
-    """Sign a certificate for these names with a key of its own; return both as PEM."""
+    """Issue a certificate with a new key for these names. Return both as PEM."""
     end = x509.load_pem_x509_certificate(authority).not_valid_after_utc
     start = now - _CLOCK_SKEW
     issued = trustme.CA.from_pem(authority, authority).issue_cert(
@@ -310,8 +322,8 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _keep(path: Path, content: bytes, mode: int) -> None:
-    """Put a whole file in place at once, unless it is there; the lock makes the temporary name ours alone."""
+def _write_if_changed(path: Path, content: bytes, mode: int) -> None:
+    """Replace a file atomically unless it has this content. The lock makes the temporary name unique."""
     if _read(path) == content:
         return
     temporary = path.with_suffix(".new")
@@ -320,5 +332,5 @@ def _keep(path: Path, content: bytes, mode: int) -> None:
         os.fchmod(descriptor, mode)
         file.write(content)
         file.flush()
-        os.fsync(descriptor)  # or a power cut could leave the new name without content
+        os.fsync(descriptor)  # otherwise a power failure could leave an empty file under the new name
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Generate the completion script, for bash and, through its bashcompinit, for zsh."""
+"""Generate the completion script for bash, which zsh runs through bashcompinit."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ _aiorelay() {{
       1:*) words='{commands}' ;;
     esac ;;
   esac
-  # Where there is no word of ours, the shell offers files.
+  # Without a match, the shell completes file names.
   COMPREPLY=($(compgen -W "$words" -- "$word"))
 }}
 complete -o default -F _aiorelay aiorelay
@@ -28,14 +28,14 @@ _CHOICE = re.compile(r"\w+(\|\w+)+")
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag as it is spelt, and what its help calls its value: None if it takes none, ``a|b`` if it is a choice."""
+    """A flag and the metavar of its value: None without a value, ``a|b`` for a choice."""
 
     name: str
     metavar: str | None
 
 
 def script(commands: Mapping[str, Iterable[Flag]], default: str) -> str:
-    """The script for these commands with their flags; ``default`` is the command if none is named."""
+    """Return the script for these commands and their flags. ``default`` is the command without a name."""
     known = {name: list(flags) for name, flags in commands.items()}
     values = {flag.name: flag.metavar for flags in known.values() for flag in flags if flag.metavar is not None}
     chosen = {name: metavar.split("|") for name, metavar in values.items() if _CHOICE.fullmatch(metavar)}
@@ -43,6 +43,8 @@ def script(commands: Mapping[str, Iterable[Flag]], default: str) -> str:
     cases.append(f"    {'|'.join(name for name in values if name not in chosen)}) ;;")
     flags = [
         f"      *:-*:{'*' if name == default else name}) words='{' '.join(flag.name for flag in known[name])}' ;;"
-        for name in sorted(known, key=lambda name: name == default)  # which fits any word, and so comes last
+        for name in sorted(
+            known, key=lambda name: name == default
+        )  # its pattern matches every word, so it must be last
     ]
     return _SCRIPT.format(values="\n".join(cases), flags="\n".join(flags), commands=" ".join(known))

@@ -1,12 +1,12 @@
-"""The command line: parse argv, run a command, print a failure as one sentence on one line of stderr.
+"""The command line: parse argv, run a command, print a failure as one line on stderr.
 
-    aiorelay [serve] [SETTING...]     and so on, a ``Command`` each: ``COMMANDS`` is the list of them
+    aiorelay [COMMAND] [OPTION | SETTING]...     ``COMMANDS`` lists the commands; the default is ``serve``
 
-The environment is read here and, for where state is kept by default, in ``settings``; nowhere else. What a command
-needs is imported when it runs, so that ``config``, ``ca`` and ``--help`` answer at once.
+The environment is read here and nowhere else, except for the default of ``state_dir`` in ``settings``. A command's
+imports happen when it runs, so that ``config``, ``ca`` and ``--help`` start fast.
 """
 
-# ruff: noqa: T201 - printing is what a command line is for
+# ruff: noqa: T201 - a command prints its output
 
 import argparse
 import os
@@ -33,11 +33,11 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 class UsageError(Exception):
-    """The command line is not one of ours; the text says what is wrong with it."""
+    """A wrong command line. The text says what is wrong."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that answers a mistake with a sentence instead of a page of usage."""
+    """An argument parser that raises ``UsageError`` instead of printing the usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "))
@@ -50,9 +50,9 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command: its line in the overview, its own arguments, and what it does with them.
+    """A command: its line in the overview, the function that runs it, and its own arguments.
 
-    A ``client`` has those alone; every other command takes each setting as a flag, too.
+    A ``client`` has only those arguments. Every other command also takes each setting as a flag.
     """
 
     summary: str
@@ -62,13 +62,13 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that ``argv`` (without the program's name) asks for; return the exit status: 0, 1, 2 or 130."""
+    """Run the command in ``argv`` (without the program's name). Return the exit status: 0, 1, 2 or 130."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+    if isinstance(sys.stdout, TextIOWrapper):  # file names may be unencodable
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _run(arguments)
-        if sys.stdout is not None:  # as it is where the caller closed it
+        if sys.stdout is not None:  # None if the caller closed it
             sys.stdout.flush()
     except (UsageError, SettingsError) as error:
         return _fail(arguments, str(error), MISUSED)
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except OSError as error:
         _abandon_broken_stdout()
-        # Whoever closed the pipe has read enough, and wants to hear no more.
+        # A closed pipe (``aiorelay config | head -1``) is no error worth a message.
         return FAILED if isinstance(error, BrokenPipeError) else _fail(arguments, str(error), FAILED)
     return status
 
@@ -89,7 +89,7 @@ def _run(arguments: list[str]) -> int:
             print(_overview(), end="")
             return 0
         case ["--version"]:
-            from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom wanted
+            from importlib.metadata import version  # noqa: PLC0415 - slow to import
 
             print(f"aiorelay {version('aiorelay')}")
             return 0
@@ -100,41 +100,46 @@ def _run(arguments: list[str]) -> int:
 
 
 def _command_name(arguments: list[str]) -> str:
-    """Return the command that is asked for: without a name, ``serve`` with settings."""
+    """Return the command's name: the first argument, or ``serve`` if that is missing or a flag."""
     word = arguments[0] if arguments else "serve"
     if word in COMMANDS:
         return word
     if word.startswith("-"):
         return "serve"
     near = suggestion(word, COMMANDS)
-    raise UsageError(
-        f"{word!r} is no command; " + (f"did you mean {near}?" if near else f"try {' or '.join(COMMANDS)}")
-    )
+    meant = f", maybe you meant {near!r}?" if near else ""
+    raise UsageError(f"COMMAND: invalid choice: {word!r}{meant} (choose from {', '.join(COMMANDS)})")
 
 
 def _parse(name: str, arguments: list[str]) -> argparse.Namespace | None:
-    """Return the options of a command, or None where they asked for its help, which has been given."""
+    """Return the options of a command, or None if argparse has printed its help."""
     parser = _parser(name)
     try:
-        options, strangers = parser.parse_known_intermixed_args(arguments)
-    except SystemExit:  # how argparse ends after --help
+        options, unrecognized = parser.parse_known_intermixed_args(arguments)
+    except SystemExit:  # raised by argparse after --help
         return None
-    if strangers:
-        raise _stranger(COMMANDS[name], *strangers)
+    if unrecognized:
+        raise _unrecognized(COMMANDS[name], options, *unrecognized)
     return options
 
 
-def _stranger(command: Command, word: str, *rest: str) -> Exception:
-    """Return the error for a word on the command line that has no place there."""
+def _unrecognized(command: Command, options: argparse.Namespace, word: str, *rest: str) -> Exception:
+    """Return the error for the first argument that argparse did not recognize."""
     if word.startswith("-") and command.client:
-        return UsageError(f"there is no flag {word.partition('=')[0]}")
+        return UsageError(f"unrecognized arguments: {word.partition('=')[0]}")
     if word.startswith("-"):
         flag, _, value = word.partition("=")
         return unknown(flag, value or next(iter(rest), ""), spelling=lambda setting: setting.flag, origin="flag")
     if word in COMMANDS:
-        return UsageError(f"the command {word} comes first, before all flags")
-    # The word itself is not shown: after a mistyped flag it may be a secret.
-    return UsageError("there is a word too many, or its flag is missing")
+        return UsageError(f"unrecognized arguments: {word}; put the command before all flags")
+    if _has_secrets(options):  # the word may be part of a header that was not quoted: --header Authorization: Bearer x
+        return UsageError("unrecognized arguments: ***; quote a value that contains spaces")
+    return UsageError(f"unrecognized arguments: {word}")
+
+
+def _has_secrets(options: argparse.Namespace) -> bool:
+    secret = {name for name, setting in SETTINGS.items() if setting.kind.mask is not None} | {"header"}
+    return any(getattr(options, name, None) for name in secret)
 
 
 def _parser(name: str) -> Parser:
@@ -157,7 +162,7 @@ def _add_settings(parser: Parser) -> None:
     parser.usage = f"{parser.prog} [OPTION | SETTING]..."
     parser.epilog = (
         "* may be given several times. A setting is also read from the environment (AIORELAY_MAX_SIZE) and "
-        'from the file (max_size = "2GiB"): flag beats environment beats file beats default.'
+        'from the file (max_size = "2GiB"): a flag overrides the environment, which overrides the file.'
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file of settings (default: $AIORELAY_CONFIG)")
     for title, group in groupby(SETTINGS.values(), key=lambda setting: setting.group):
@@ -167,7 +172,7 @@ def _add_settings(parser: Parser) -> None:
 
 
 def _flag_options(setting: Setting) -> dict[str, Any]:
-    """Return how argparse is to take a flag; its text is left as it is, for ``settings`` to judge."""
+    """Return the arguments of ``add_argument`` for a setting. ``settings`` parses the text of the value."""
     words = f"{setting.help} (default: {setting.default})".replace("%", "%%")
     if setting.is_switch:
         return {"action": argparse.BooleanOptionalAction, "help": words}
@@ -177,7 +182,7 @@ def _flag_options(setting: Setting) -> dict[str, Any]:
 
 
 def _as(kind: Kind) -> Callable[[str], Any]:
-    """Return what makes a client's argument a value of ``kind``."""
+    """Return the ``type`` function of argparse for values of ``kind``."""
 
     def accept(text: str) -> Any:
         try:
@@ -195,19 +200,19 @@ def _settings(options: argparse.Namespace) -> tuple[Settings, Mapping[str, str]]
 
 def _serve(options: argparse.Namespace) -> int:
     settings, _ = _settings(options)
-    from aiorelay.server.lifecycle import run  # noqa: PLC0415 - the whole house, which only serving needs
+    from aiorelay.server.lifecycle import run  # noqa: PLC0415 - imports the servers, which only this command needs
 
     return run(settings)
 
 
 def _ca(options: argparse.Namespace) -> int:
     settings, _ = _settings(options)
-    from aiorelay.certificates.tls import ca_certificate  # noqa: PLC0415 - brings cryptography along
+    from aiorelay.certificates.tls import ca_certificate  # noqa: PLC0415 - imports cryptography
 
     path = ca_certificate(settings.state_dir / "tls")
-    if sys.stdout is None:  # closed by the caller, who wanted the CA made
+    if sys.stdout is None:  # closed by the caller; the CA has been made
         return 0
-    # As bytes: a path need not be text in any encoding, and scripts open what they read here.
+    # As bytes: a path may be undecodable, and scripts open the path that they read here.
     sys.stdout.buffer.write(path.read_bytes() if options.pem else os.fsencode(path) + b"\n")
     return 0
 
@@ -226,8 +231,10 @@ def _config(options: argparse.Namespace) -> int:
 
 
 def _config_arguments(parser: Parser) -> None:
-    parser.add_argument("--example", action="store_true", help="print a file of settings that explains each of them")
-    parser.add_argument("--completion", action="store_true", help="print a script by which bash and zsh complete flags")
+    parser.add_argument(
+        "--example", action="store_true", help="print an example settings file that explains each setting"
+    )
+    parser.add_argument("--completion", action="store_true", help="print a completion script for bash and zsh")
 
 
 def _send_arguments(parser: Parser) -> None:
@@ -268,18 +275,18 @@ def _send_arguments(parser: Parser) -> None:
 def _form_field(text: str) -> tuple[str, str]:
     name, mark, value = text.partition("=")
     if not name or not mark:
-        raise argparse.ArgumentTypeError("it is not a form field; write it as NAME=VALUE")
+        raise argparse.ArgumentTypeError("expected NAME=VALUE")
     return name, value
 
 
 def _send(options: argparse.Namespace) -> int:
     settings, _ = read({}, os.environ, find_file(None, os.environ))
-    from aiorelay.cli.send import STDIN, SendOptions, is_confidential, read_token, send  # noqa: PLC0415 - as costly as serving
+    from aiorelay.cli.send import STDIN, SendOptions, is_confidential, read_token, send  # noqa: PLC0415 - as slow as the servers
 
     if options.sources.count(STDIN) > 1:
-        raise UsageError("SOURCE: standard input can be sent only once")
+        raise UsageError("SOURCE: standard input can be sent only once; give - once")
     if options.token_file and not is_confidential(options.to):
-        raise UsageError("--token-file: a token would be readable on the way; give an https URL with --to")
+        raise UsageError("--token-file: the token would be sent unencrypted; give an https URL with --to")
     generated = settings.state_dir / "tls" / "ca.pem"
     send_options = SendOptions(
         to=options.to,
@@ -298,7 +305,7 @@ def _send(options: argparse.Namespace) -> int:
 
 
 def _show(outcome: "SendResult") -> None:
-    """Print the answer as it is, and anything else as one line on stderr."""
+    """Print an answer of success unchanged on stdout, and a failure as one line on stderr."""
     if outcome.answer is None or not outcome.stored:
         if sys.stderr is not None:
             print(_one_line(f"aiorelay: {outcome.source}: {outcome.sentence}"), file=sys.stderr)
@@ -320,7 +327,7 @@ def _probe_arguments(parser: Parser) -> None:
     parser.add_argument("url", metavar="URL", type=_as(url), help="the upload API, where forms are posted to")
     parser.add_argument("--field", metavar="NAME", type=_as(field.kind), default=field.default, help=helped)
     parser.add_argument("--cacert", metavar="FILE", type=_as(PATH), help="CA bundle that verifies the API (PEM)")
-    parser.add_argument("--insecure", action="store_true", help="go on if the API's certificate does not verify")
+    parser.add_argument("--insecure", action="store_true", help="continue if the API's certificate cannot be verified")
     parser.add_argument(
         "--header", metavar=header, type=_as(HEADER), action="append", default=[], help="header added to every request"
     )
@@ -330,9 +337,9 @@ def _probe_arguments(parser: Parser) -> None:
         type=_form_field,
         action="append",
         default=[],
-        help="form field that the API wants, sent before the file",
+        help="form field that the API requires, sent before the file",
     )
-    parser.add_argument("--filename", metavar="NAME", help="what the names of the test files end in (default: .txt)")
+    parser.add_argument("--filename", metavar="NAME", help="ending of the test files' names (default: .txt)")
     parser.add_argument("--content", metavar="FILE", type=_as(PATH), help="file whose content is uploaded")
     parser.add_argument(
         "--no-patience",
@@ -345,7 +352,7 @@ def _probe_arguments(parser: Parser) -> None:
 
 def _probe(options: argparse.Namespace) -> int:
     settings, _ = read({}, os.environ, find_file(None, os.environ))
-    from aiorelay.cli.probe import Target, as_json, as_lines, is_complete, probe  # noqa: PLC0415 - brings cryptography along
+    from aiorelay.cli.probe import Target, as_json, as_lines, is_complete, probe  # noqa: PLC0415 - imports cryptography
 
     generated = settings.state_dir / "tls" / "ca.pem"
     try:
@@ -353,7 +360,7 @@ def _probe(options: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"--content: {options.content} cannot be read: {error.strerror}") from None
     if options.patience and sys.stderr is not None and sys.stderr.isatty():
-        print("aiorelay: probing; how long the API waits is measured too, up to 90 s", file=sys.stderr)
+        print("aiorelay: probing; measuring how long the API waits takes up to 90 s", file=sys.stderr)
     findings = probe(
         Target(
             url=options.url,
@@ -374,7 +381,7 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "serve": Command("serve rest1 and rest2 until SIGINT or SIGTERM; the command if none is named", _serve),
+    "serve": Command("serve rest1 and rest2 until SIGINT or SIGTERM (the default command)", _serve),
     "send": Command(
         "send files, standard input or URLs through a relay and print the answers", _send, _send_arguments, client=True
     ),
@@ -385,12 +392,12 @@ COMMANDS = {
         client=True,
     ),
     "ca": Command(
-        "print the path of the generated CA certificate, making it if there is none",
+        "print the path of the generated CA certificate; generate it if it does not exist",
         _ca,
         lambda parser: parser.add_argument("--pem", action="store_true", help="print the certificate itself"),
     ),
     "config": Command(
-        "print each setting, its value and where that comes from",
+        "print each setting, its value and its origin",
         _config,
         _config_arguments,
     ),
@@ -401,19 +408,20 @@ def _overview() -> str:
     lines = "".join(f"  {name:<8}{command.summary}\n" for name, command in COMMANDS.items())
     return (
         "usage: aiorelay [COMMAND] [OPTION | SETTING]...\n\n"
-        "An upload relay that streams, checks and passes on.\n\n"
+        "An upload relay that checks files while it streams them to an upload API.\n\n"
         f"commands:\n{lines}\n"
-        "aiorelay COMMAND --help tells more, aiorelay --version the version.\n"
+        "Run aiorelay COMMAND --help for the arguments of a command, aiorelay --version for the version.\n"
     )
 
 
 def _fail(arguments: list[str], sentence: str, status: int) -> int:
-    """Print one line on stderr that says what is wrong and where to look for help; return ``status``."""
+    """Print ``sentence`` and where to find help as one line on stderr. Return ``status``."""
     word = arguments[0] if arguments else "serve"
     page = word if word in COMMANDS else "serve" if word.startswith("-") else ""
-    helpful = " ".join(filter(None, ("aiorelay", page, "--help")))
+    help_command = " ".join(filter(None, ("aiorelay", page, "--help")))
+    end = "" if sentence.endswith((".", "?")) else "."
     if sys.stderr is not None:
-        print(_one_line(f"aiorelay: {sentence.rstrip('.')}; see {helpful}"), file=sys.stderr)
+        print(_one_line(f"aiorelay: {sentence}{end} See {help_command}."), file=sys.stderr)
     return status
 
 
@@ -422,9 +430,9 @@ def _one_line(text: str) -> str:
 
 
 def _abandon_broken_stdout() -> None:
-    """If stdout takes no more, send the rest nowhere, or the interpreter would complain when it ends."""
+    """If stdout cannot be written, redirect it to the null device: the interpreter flushes it on exit."""
     try:
         sys.stdout.flush()
     except OSError:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), sys.stdout.fileno())

@@ -1,6 +1,6 @@
-"""What operators see.
+"""Logs, metrics and traces for operators.
 
-logs       one line an upload, as text or JSON; the request's id
+logs       one line per upload, as text or JSON; the request's id
 metrics    counters for Prometheus
 tracing    spans for OpenTelemetry
 """

@@ -1,6 +1,6 @@
-"""Logging: one line an upload, as text or JSON, with the request's id.
+"""Logging: one line per upload, as text or JSON, with the request's id.
 
-Never a token, a query value or a file's content.
+The log must not contain tokens, query values or contents of files.
 """
 
 import json
@@ -23,7 +23,7 @@ __all__ = ["REQUEST_ID", "ServerLog", "Stopwatch", "UploadRecord", "configure", 
 
 REQUEST_ID = "X-Request-ID"
 _WORDS = re.compile(r"(?:\s*[\w().,;-]+(?![\w'\"]))*")
-# Of a duration in seconds: Python and JSON write numbers below 0.0001 with an exponent.
+# Decimals of durations in seconds. Python and JSON would write numbers below 0.0001 with an exponent.
 _DECIMALS = 4
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -32,11 +32,11 @@ T = TypeVar("T")
 log = logging.getLogger("aiorelay")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
-"""The id of the request that the present task serves."""
+"""The id of the request that the current task handles."""
 
 
 def set_request_id(headers: "MultiMapping[str]") -> str:
-    """Make ``request_id`` that of a request with these headers: its own if it is acceptable, else a new one."""
+    """Set and return ``request_id``: the client's X-Request-ID if it is acceptable, else a new one."""
     given = headers.get(REQUEST_ID, "")
     identity = given if _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
     request_id.set(identity)
@@ -44,19 +44,19 @@ def set_request_id(headers: "MultiMapping[str]") -> str:
 
 
 def configure(form: str, level: str, stream: TextIO | None = None) -> None:
-    """Send the log to ``stream`` (stderr) as ``form``: ``text``, or ``json`` for one object a line."""
+    """Write the log to ``stream`` (default: stderr). ``form`` is ``text``, or ``json`` for one object per line."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     log.handlers = [handler]
     log.setLevel(level.upper())
     log.propagate = False
     spans = logging.getLogger("opentelemetry")
-    spans.handlers = [_OneLine()]
+    spans.handlers = [_ForwardToLog()]
     spans.propagate = False
 
 
 class Stopwatch:
-    """Where the time of an upload goes: ``lap`` gives what has passed since the last one to a phase."""
+    """The time an upload spends in each phase. ``lap`` adds the time since the last lap to a phase."""
 
     def __init__(self) -> None:
         self.phases = dict.fromkeys(("receive", "check", "forward", "wait"), 0.0)
@@ -67,8 +67,8 @@ class Stopwatch:
         self.phases[phase] += now - self._mark
         self._mark = now
 
-    async def around(self, blocks: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-        """Pass ``blocks`` on: what passes while they are out is spent forwarding, the rest checking."""
+    async def measure(self, blocks: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+        """Yield ``blocks``. The time until a block arrives counts as checking, the time after it as forwarding."""
         async for block in blocks:
             self.lap("check")
             yield block
@@ -77,7 +77,7 @@ class Stopwatch:
 
 @dataclass(slots=True)
 class UploadRecord:
-    """What is known of one upload, for its line in the log."""
+    """The data of one upload for its line in the log."""
 
     endpoint: str
     client: str
@@ -92,20 +92,20 @@ class UploadRecord:
     started: float = field(default_factory=time.monotonic)
 
     def answered(self, status: int, *, stored: bool) -> None:
-        """Note the upstream's answer, and whether it means that the upload is stored."""
+        """Record the upstream's status, and whether it means that the upload is stored."""
         self.status = status
         self.outcome = "stored" if stored else "upstream-refused"
 
     def failed(self, problem: Problem) -> None:
-        """Note the problem that is the answer."""
+        """Record the problem with which the upload is answered."""
         self.status = problem.status
         self.refused_by = problem.code
         self.upstream_error = problem.error if isinstance(problem, UpstreamProblem) else None
         self.outcome = problem.code if problem.status in {500, 502, 504} else "refused"
 
     @contextmanager
-    def under_way(self, ended: "Callable[[UploadRecord], object]") -> Iterator[None]:
-        """The upload goes on for as long as the context lasts; then write the line, and tell ``ended`` of it."""
+    def recording(self, ended: "Callable[[UploadRecord], object]") -> Iterator[None]:
+        """Record the upload during the context. At its end, write the log line and call ``ended``."""
         try:
             yield
         except Problem as problem:
@@ -135,28 +135,28 @@ class UploadRecord:
 
 
 class ServerLog(logging.LoggerAdapter[logging.Logger]):
-    """What aiohttp's server logs, in one line each: a request that is no HTTP is not our failure."""
+    """The logger for aiohttp's server. It writes one line without a traceback: invalid HTTP is the client's error."""
 
     def exception(self, msg: object, *args: object, exc_info: Any = True, **_options: Any) -> None:
         failure = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
         text = str(msg) % args if args else str(msg)
-        self.logger.warning("%s: %s", text, _unquoted(failure))
+        self.logger.warning("%s: %s", text, _without_quotes(failure))
 
     def debug(self, msg: object, *args: object, exc_info: Any = None, **options: Any) -> None:
         if exc_info is None:
             super().debug(msg, *args, **options)
-        else:  # what looks like another protocol is worth a traceback to aiohttp, but not a line
+        else:  # aiohttp logs data of another protocol as debug, with a traceback
             self.exception(msg, *args, exc_info=exc_info)
 
 
-def _unquoted(failure: BaseException | None) -> str:
-    """What ``failure`` says, as far as it quotes nothing: that may be a token, a query or a file's content."""
-    said = _WORDS.match(getattr(failure, "message", None) or str(failure))
-    return (said and said[0].strip()) or type(failure).__name__
+def _without_quotes(failure: BaseException | None) -> str:
+    """Return the message of ``failure`` up to the first quoted text, which may contain secrets."""
+    words = _WORDS.match(getattr(failure, "message", None) or str(failure))
+    return (words and words[0].strip()) or type(failure).__name__
 
 
-class _OneLine(logging.Handler):
-    """Puts what another library logs into our log, without its tracebacks."""
+class _ForwardToLog(logging.Handler):
+    """Write the warnings of another library to this log, without tracebacks."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
@@ -175,7 +175,7 @@ class _TextFormatter(logging.Formatter):
         line = super().formatMessage(record)
         members: dict[str, Any] = {"request_id": request_id.get(), **getattr(record, "members", {})}
         return " ".join(
-            [line, *(f"{key}={_plain(value)}" for key, value in members.items() if value not in (None, "-"))]
+            [line, *(f"{key}={_as_text(value)}" for key, value in members.items() if value not in (None, "-"))]
         )
 
 
@@ -194,11 +194,11 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _timestamp(record: logging.LogRecord) -> str:
-    """When it happened, in UTC (RFC 3339)."""
+    """Return the time of a record in UTC (RFC 3339)."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
 
 
-def _plain(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, dict):
         value = [f"{name}:{each}" for name, each in value.items()]
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -11,7 +11,7 @@ __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-# From a small file on the loopback to a large one over a thin line: milliseconds to hours.
+# From a small file on the loopback to a large file over a slow connection: milliseconds to hours.
 _SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600)
 
 
@@ -23,10 +23,16 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         self.uploads = Counter(
-            "aiorelay_uploads_total", "Uploads that ended, by how", ["endpoint", "outcome"], registry=registry
+            "aiorelay_uploads_total",
+            "Uploads that ended, by endpoint and outcome",
+            ["endpoint", "outcome"],
+            registry=registry,
         )
         self.upload_bytes = Counter(
-            "aiorelay_upload_bytes_total", "Bytes received of files, and written upstream", ["leg"], registry=registry
+            "aiorelay_upload_bytes_total",
+            "Bytes of files received, and bytes written to the upstream",
+            ["leg"],
+            registry=registry,
         )
         self.received, self.forwarded = map(self.upload_bytes.labels, ("received", "forwarded"))
         self.upload_seconds = Histogram(
@@ -36,10 +42,10 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.uploads_in_flight = Gauge("aiorelay_uploads_in_flight", "Uploads under way", registry=registry)
+        self.uploads_in_flight = Gauge("aiorelay_uploads_in_flight", "Uploads in progress", registry=registry)
         self.upstream_errors = Counter(
             "aiorelay_upstream_errors_total",
-            "Failures of the upstream, as RFC 9209 names them",
+            "Failures of the upstream, by error type of RFC 9209",
             ["kind"],
             registry=registry,
         )
@@ -52,7 +58,7 @@ class Metrics:
         )
 
     def ended(self, upload: UploadRecord) -> None:
-        """Count an upload that has ended, and what it took."""
+        """Count an upload that has ended, and observe its phases."""
         self.uploads.labels(upload.endpoint, upload.outcome).inc()
         if upload.upstream_error is not None:
             self.upstream_errors.labels(upload.upstream_error).inc()
@@ -60,9 +66,9 @@ class Metrics:
             self.upload_seconds.labels(phase).observe(seconds)
 
     def scanned(self, outcome: str) -> None:
-        """Count a virus scan."""
+        """Count a virus scan that has ended."""
         self.scans.labels(outcome).inc()
 
     def render(self) -> bytes:
-        """Give all of them in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,10 +1,10 @@
-"""OpenTelemetry spans: one for each upload, and below it one for each phase. A no-op where tracing is off.
+"""OpenTelemetry spans: one for each upload, with a child span for each phase. A no-op if ``otel`` is off.
 
 client's span ─▶ upload ─┬─ receive, check, forward, wait
                          └─ POST ─▶ the upload API's span
 
-What is not said here the SDK reads from its own variables (OTEL_…): where the spans go, which are kept, who sends them.
-It is imported where it is wanted only: it comes with the extra ``[otel]``.
+The SDK reads the rest of its configuration from its own variables (OTEL_…): endpoint, sampler, service name. It is
+imported only if tracing is on, because it is an extra (``[otel]``).
 """
 
 import asyncio
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_TRACING", "Tracing", "tracing"]
 
-# For the last spans to be sent at the end, in seconds.
+# The longest wait for the last spans to be sent, in seconds.
 _FLUSH_TIMEOUT = 5.0
 
-# What a span of this task's upload hangs below. Never taken back: the next upload of the task puts its own there.
-_around: "ContextVar[Context | None]" = ContextVar("around", default=None)
+# The parent of the spans of this task's upload. It is not reset: the next upload of the task overwrites it.
+_upload_context: "ContextVar[Context | None]" = ContextVar("upload_context", default=None)
 
 
 class Tracing:
-    """Traces nothing; what does trace is told the same."""
+    """No-op tracer, used when ``otel`` is off."""
 
     def upload(self, _upload: UploadRecord, _request: web.Request) -> AbstractContextManager[object]:
-        """An upload is under way for as long as the context lasts, which may end in another task."""
+        """Trace an upload during the context, which may end in another task."""
         return nullcontext()
 
     def exchange(self, _headers: "CIMultiDict[str]", _url: URL) -> AbstractContextManager[Callable[[int], object]]:
-        """The upload is sent to ``url`` with ``headers``; what is given is to be told the status of the answer."""
+        """Trace a request to ``url`` with ``headers``. Yields a function to call with the status of the answer."""
         return nullcontext(lambda _status: None)
 
 
@@ -53,9 +53,9 @@ NO_TRACING = Tracing()
 
 @asynccontextmanager
 async def tracing(grace: float) -> AsyncGenerator[Tracing, None]:
-    """Trace with OpenTelemetry; on leaving, send the last spans for at most ``grace`` seconds.
+    """Trace with OpenTelemetry. On exit, wait up to ``grace`` seconds for the last spans to be sent.
 
-    Raises ``StartupError`` if it is not installed, or cannot make sense of its variables.
+    Raises ``StartupError`` if OpenTelemetry is not installed or rejects its variables.
     """
     provider = _provider()
     try:
@@ -66,7 +66,7 @@ async def tracing(grace: float) -> AsyncGenerator[Tracing, None]:
 
 def _provider() -> "TracerProvider":
     try:
-        from opentelemetry import propagate  # noqa: PLC0415 - an extra, here and below
+        from opentelemetry import propagate  # noqa: PLC0415 - optional dependency, also below
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -79,14 +79,16 @@ def _provider() -> "TracerProvider":
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     except ImportError as error:
-        raise StartupError("otel: OpenTelemetry is not installed; pip install 'aiorelay[otel]'") from error
+        raise StartupError("otel: OpenTelemetry is not installed. Run: pip install 'aiorelay[otel]'.") from error
     except (ValueError, OSError) as error:
-        raise StartupError(f"otel: OpenTelemetry cannot use its variables (OTEL_…): {error}") from error
+        raise StartupError(
+            f"otel: OpenTelemetry cannot use its variables: {error}. Correct the OTEL_… variables."
+        ) from error
     return provider
 
 
 async def _shut_down(provider: "TracerProvider", seconds: float) -> None:
-    """Send what is left. A collector that keeps silent is left to a thread that the process does not wait for."""
+    """Send the remaining spans in a daemon thread, so that a silent collector cannot delay the exit."""
     loop, sent = asyncio.get_running_loop(), asyncio.Event()
 
     def send() -> None:
@@ -99,7 +101,7 @@ async def _shut_down(provider: "TracerProvider", seconds: float) -> None:
         async with asyncio.timeout(seconds):
             await sent.wait()
     except TimeoutError:
-        log.warning("the last spans were not sent: the collector did not take them in %g s", seconds)
+        log.warning("The last spans were not sent: the collector did not accept them in %g s.", seconds)
 
 
 class _OpenTelemetry(Tracing):
@@ -128,9 +130,9 @@ class _OpenTelemetry(Tracing):
                 "aiorelay.request_id": request_id.get(),
             },
         )
-        around = self._trace.set_span_in_context(span)
-        _around.set(around)
-        upload.watch = watch = _Watch()
+        parent = self._trace.set_span_in_context(span)
+        _upload_context.set(parent)
+        upload.watch = watch = _TracedStopwatch()
         failure = None
         try:
             yield
@@ -139,7 +141,7 @@ class _OpenTelemetry(Tracing):
             raise
         finally:
             for phase, (begun, ended) in watch.spans.items():
-                self._tracer.start_span(phase, around, start_time=begun).end(ended)
+                self._tracer.start_span(phase, parent, start_time=begun).end(ended)
             span.set_attributes({"aiorelay.outcome": upload.outcome, "aiorelay.bytes": upload.bytes})
             if upload.status:
                 span.set_attribute("http.response.status_code", upload.status)
@@ -148,10 +150,10 @@ class _OpenTelemetry(Tracing):
 
     @contextmanager
     def exchange(self, headers: "CIMultiDict[str]", url: URL) -> Generator[Callable[[int], object], None, None]:
-        around = _around.get()
+        parent = _upload_context.get()
         span = self._tracer.start_span(
             "POST",
-            around,
+            parent,
             self._trace.SpanKind.CLIENT,
             {
                 "http.request.method": "POST",
@@ -160,7 +162,7 @@ class _OpenTelemetry(Tracing):
                 "url.full": str(url.with_query(None)),
             },
         )
-        self._propagate.inject(headers, self._trace.set_span_in_context(span, around))
+        self._propagate.inject(headers, self._trace.set_span_in_context(span, parent))
         failure: str | None = None
 
         def answered(status: int) -> None:
@@ -185,14 +187,14 @@ class _OpenTelemetry(Tracing):
 
 
 def _name(error: BaseException) -> str:
-    """What went wrong in a word: as RFC 9209 says it of the upload API, by the code of a problem, or by its class."""
+    """Return the ``error.type``: the type of RFC 9209, the code of a problem, or the exception's class."""
     if isinstance(error, UpstreamProblem):
         return error.error
     return error.code if isinstance(error, Problem) else type(error).__name__
 
 
-class _Watch(Stopwatch):
-    """A stopwatch that also notes from when to when each phase went on, in nanoseconds since 1970.
+class _TracedStopwatch(Stopwatch):
+    """A stopwatch that also records the start and the end of each phase, in nanoseconds since 1970.
 
     The phases of one upload overlap: a block is forwarded while the next is received.
     """

@@ -63,7 +63,7 @@ class Intake:
         """
         client = self.access.client(request)
         upload = UploadRecord(endpoint, client=client)
-        with self._tracing.upload(upload, request), upload.under_way(self.metrics.ended):
+        with self._tracing.upload(upload, request), upload.recording(self.metrics.ended):
             upload.who = self.access.who(request)
             if is_piece(request.headers, query(request), resumable=resumable):
                 self._on_piece()

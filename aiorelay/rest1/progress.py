@@ -35,7 +35,7 @@ class ProgressRecorder:
 
     def timed(self, blocks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """Pass the blocks of a framed body on, measuring the time spent checking and forwarding."""
-        return self._upload.watch.around(blocks)
+        return self._upload.watch.measure(blocks)
 
     def answered(self, status: int, *, stored: bool) -> None:
         """Record the upload API's answer, and whether it means that the upload is stored."""

@@ -1,8 +1,8 @@
-"""The process: both servers opened in order, ready, drained, closed in reverse.
+"""Start both servers in order, drain them, and close them in reverse order.
 
 lifecycle      ``serve()`` and ``run()``: start-up and shutdown on one exit stack
 wiring         build both servers from the settings
-listeners      bind sockets; serve an application over TLS; drain its requests
-connections    accept connections up to a limit; evict idle ones; find clients that disconnected
+listeners      bind sockets; serve an application over TLS; wait for its requests at the end
+connections    accept connections up to a limit; close idle ones to make room; detect disconnected clients
 plain_http     tell clients that speak plain HTTP to a TLS port to use https
 """

@@ -1,8 +1,10 @@
-"""Accept TLS connections: a limit, evictions, deadlines for handshakes, and clients that disconnected.
+"""Accept TLS connections up to a limit, and detect clients that have disconnected.
 
-asyncio's own servers accept without a limit and, out of descriptors, spin; the accept loop here counts. asyncio also
-notices a disconnect only when it reads: while an upload stalls (the upload API, a scanner or a disk is slow),
-back-pressure stops reading from its client, so those connections are polled once a second, as nginx does.
+asyncio's own servers have no limit, and they spin when the process has no free descriptor. The accept loop here counts
+its connections and waits.
+
+asyncio notices a disconnect only when it reads. While an upload stalls because the upload API, a scanner or a disk is
+slow, back-pressure stops reading from its client. Those connections are polled once a second, as nginx does.
 """
 
 import asyncio
@@ -17,56 +19,56 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from aiorelay.observability.logs import log
-from aiorelay.server.plain_http import begins_plainly, refuse
+from aiorelay.server.plain_http import is_plain_http, reject
 
 __all__ = ["Acceptor", "CoalescingProtocol", "Connections", "disconnected", "drop_disconnected", "read_buffer"]
 
-# After this many seconds descriptors may be there again.
-_PAUSE = 0.2
+# Seconds to wait after accept() has failed: the usual reason is that the process has no free descriptor.
+_RETRY_DELAY = 0.2
 
 
 @dataclass(slots=True)
 class _OpenConnection:
     handshake: asyncio.Task[None]
-    at: float
-    silent: bool = True  # no byte has come
+    opened_at: float
+    silent: bool = True  # no byte has been received
 
 
 class Connections:
-    """Those of one server, in the order in which they came or ended their last request.
+    """The connections of one server, ordered by when they were accepted or ended their last request.
 
-    ``busy`` are those with a request in flight, ``in_flight`` the tasks of these requests. A handshake that takes
-    longer than ``prompt`` seconds is a slow one.
+    ``busy`` holds the connections with a request in flight, ``in_flight`` the tasks of these requests. A handshake is
+    slow after ``slow_after`` seconds.
     """
 
-    def __init__(self, prompt: float = 1.0) -> None:
+    def __init__(self, slow_after: float = 1.0) -> None:
         self.busy: set[web.RequestHandler] = set()
         self.in_flight: set[asyncio.Task[object]] = set()
-        self._prompt = prompt
+        self._slow_after = slow_after
         self._open: dict[web.RequestHandler, _OpenConnection] = {}
 
-    def came(self, handler: web.RequestHandler, handshake: asyncio.Task[None]) -> None:
-        """Note a new one."""
+    def accepted(self, handler: web.RequestHandler, handshake: asyncio.Task[None]) -> None:
+        """Add a new connection."""
         self._open[handler] = _OpenConnection(handshake, asyncio.get_running_loop().time())
 
     def first_byte_received(self, handler: web.RequestHandler) -> None:
-        """Note that the first byte of a handshake has come."""
+        """Record that the first byte of a handshake has been received."""
         if handler in self._open:
             self._open[handler].silent = False
 
     def request_started(self, handler: web.RequestHandler) -> None:
-        """Note that one has a request in flight."""
+        """Record that a connection has a request in flight."""
         self.busy.add(handler)
 
-    def ended(self, handler: web.RequestHandler) -> None:
-        """Note that one has none any more: it is as good as new."""
+    def request_ended(self, handler: web.RequestHandler) -> None:
+        """Record that a connection is idle again, and move it to the end of the order."""
         self.busy.discard(handler)
         if handler in self._open:
             self._open[handler] = self._open.pop(handler)
 
     @property
     def track(self) -> Middleware:
-        """The middleware that keeps account of the requests in flight."""
+        """The middleware that records the requests in flight."""
 
         @web.middleware
         async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -74,7 +76,7 @@ class Connections:
 
             def end(task: asyncio.Task[object]) -> None:
                 self.in_flight.discard(task)
-                self.ended(protocol)
+                self.request_ended(protocol)
 
             if task is not None:
                 self.in_flight.add(task)
@@ -85,51 +87,51 @@ class Connections:
         return track
 
     def closed(self, handler: web.RequestHandler) -> None:
-        """Note that one is no more."""
+        """Remove a connection."""
         self._open.pop(handler, None)
 
     def reach(self, limit: int) -> bool:
-        """Whether there are so many."""
+        """Whether at least ``limit`` connections are open."""
         return len(self._open) >= limit
 
     def drop_one(self) -> bool:
-        """Drop the one that can best be spared, and say whether there was one.
+        """Close one connection to make room. Return whether one could be closed.
 
-        That is the slow handshake that began first, else the one that has been quiet for longest: idle, or without a
-        word since it came. One with a request in flight is not dropped, nor is one in the midst of a prompt handshake:
-        whom many follow would never get as far as a request.
+        The oldest slow handshake is closed first, then the connection that has been idle or silent for longest.
+        Connections with a request in flight are kept. So are handshakes that are not slow: a flood of new connections
+        must not evict clients that are completing their handshake.
         """
-        spared = self._slow_handshake() or self._quiet()
-        if spared is None:
+        evicted = self._oldest_slow_handshake() or self._longest_idle()
+        if evicted is None:
             return False
-        self._open.pop(spared).handshake.cancel()
-        if spared.transport is not None:
-            spared.transport.abort()
+        self._open.pop(evicted).handshake.cancel()
+        if evicted.transport is not None:
+            evicted.transport.abort()
         return True
 
     async def close(self) -> None:
-        """Drop those that have not finished their handshake."""
-        handshakes = [arrival.handshake for arrival in self._open.values()]
+        """Cancel the handshakes that have not finished."""
+        handshakes = [connection.handshake for connection in self._open.values()]
         for handshake in handshakes:
             handshake.cancel()
         if handshakes:
             await asyncio.wait(handshakes)
 
-    def _slow_handshake(self) -> web.RequestHandler | None:
-        began_before = asyncio.get_running_loop().time() - self._prompt
+    def _oldest_slow_handshake(self) -> web.RequestHandler | None:
+        opened_before = asyncio.get_running_loop().time() - self._slow_after
         pending = (each for each in self._open.items() if not each[1].handshake.done())
-        return next((handler for handler, arrival in pending if arrival.at <= began_before), None)
+        return next((handler for handler, connection in pending if connection.opened_at <= opened_before), None)
 
-    def _quiet(self) -> web.RequestHandler | None:
-        quiet = (handler for handler, arrival in self._open.items() if arrival.silent or arrival.handshake.done())
-        return next((handler for handler in quiet if handler not in self.busy), None)
+    def _longest_idle(self) -> web.RequestHandler | None:
+        idle = (handler for handler, each in self._open.items() if each.silent or each.handshake.done())
+        return next((handler for handler in idle if handler not in self.busy), None)
 
 
 class Acceptor:
-    """Accepts TLS connections for ``server`` on listening ``listeners``, at most ``limit`` at once.
+    """Accept TLS connections for ``server`` on the listening sockets ``listeners``, at most ``limit`` at once.
 
-    ``deadline`` is the longest handshake in seconds, the wait for its first byte included. One connection too many
-    takes the place of another of ``connections`` that can be spared, or is closed itself.
+    ``deadline`` is the longest handshake in seconds, including the wait for its first byte. At the limit, a new
+    connection replaces an idle or slow one of ``connections``. If there is none, the new connection is closed.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class Acceptor:
         self._accepting = [asyncio.create_task(self._accept(listener)) for listener in listeners]
 
     async def close(self) -> None:
-        """Take no more connections, not even those that have not finished their handshake."""
+        """Stop accepting, and close connections that have not finished their handshake."""
         for task in self._accepting:
             task.cancel()
         if self._accepting:
@@ -168,9 +170,9 @@ class Acceptor:
         while True:
             try:
                 connection, _ = await loop.sock_accept(listener)
-            except OSError as error:  # out of descriptors, or a client that was gone already
+            except OSError as error:  # no free descriptor, or the client has disconnected already
                 log.warning("cannot accept a connection: %s", error.strerror)
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(_RETRY_DELAY)
                 continue
             if self._connections.reach(self._limit) and not self._connections.drop_one():
                 connection.close()
@@ -178,35 +180,41 @@ class Acceptor:
             self._start_handshake(connection)
 
     def _start_handshake(self, connection: socket.socket) -> None:
-        """Begin a handshake. A connection that does not come as far as TLS is closed, and one without TLS forgotten."""
+        """Start a handshake in a task. When the handshake fails, close the connection and remove it."""
         handler = self._server()
-        ours = ExitStack()
-        ours.callback(connection.close)
-        handshake = asyncio.create_task(self._do_handshake(connection, handler, ours))
-        self._connections.came(handler, handshake)
+        unless_taken_over = ExitStack()
+        unless_taken_over.callback(connection.close)
+        handshake = asyncio.create_task(self._do_handshake(connection, handler, unless_taken_over))
+        self._connections.accepted(handler, handshake)
 
-        def end(_handshake: asyncio.Task[None]) -> None:  # here, for a task that is cancelled soon enough never runs
-            ours.close()
+        # A callback, because a task that is cancelled before it starts never runs its own ``finally``.
+        def end(_handshake: asyncio.Task[None]) -> None:
+            unless_taken_over.close()
             if handler.transport is None:
                 self._connections.closed(handler)
 
         handshake.add_done_callback(end)
 
-    async def _do_handshake(self, connection: socket.socket, handler: web.RequestHandler, ours: ExitStack) -> None:
-        """Wait for a handshake and do it. ``ours`` closes the connection; it is emptied when TLS takes it."""
+    async def _do_handshake(
+        self, connection: socket.socket, handler: web.RequestHandler, unless_taken_over: ExitStack
+    ) -> None:
+        """Wait for the first byte and do the handshake.
+
+        ``unless_taken_over`` closes the connection. It is emptied when the TLS transport owns the connection.
+        """
         loop = asyncio.get_running_loop()
-        # What fails here is the client's affair: a certificate it does not trust, a port scan.
+        # Failures are caused by the client: it does not trust the certificate, or it scans ports.
         with suppress(OSError, TimeoutError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = connection.getpeername()[0]
             async with asyncio.timeout(self._deadline):
                 await _first_byte(connection)
                 self._connections.first_byte_received(handler)
-                if begins_plainly(connection.recv(1, socket.MSG_PEEK)):
-                    if await refuse(connection):
-                        log.info("%s spoke plain HTTP: https is wanted", client)
+                if is_plain_http(connection.recv(1, socket.MSG_PEEK)):
+                    if await reject(connection):
+                        log.info("%s sent plain HTTP to an HTTPS port.", client)
                     return
-                ours.pop_all()
+                unless_taken_over.pop_all()
                 await loop.connect_accepted_socket(
                     lambda: CoalescingProtocol(handler, self._scratch, lambda: self._connections.closed(handler)),
                     connection,
@@ -216,32 +224,32 @@ class Acceptor:
 
 
 async def _first_byte(connection: socket.socket) -> None:
-    """Wait until a byte is there to be read; reading it is the affair of TLS."""
+    """Wait until a byte can be read, without reading it."""
     loop = asyncio.get_running_loop()
-    came = asyncio.Event()
-    loop.add_reader(connection, came.set)
+    readable = asyncio.Event()
+    loop.add_reader(connection, readable.set)
     try:
-        await came.wait()
+        await readable.wait()
     finally:
         loop.remove_reader(connection)
 
 
-# Bytes that asyncio's TLS takes from a socket at once.
-_AT_ONCE = 256 * 1024
+# The most bytes that asyncio's TLS transport reads from a socket at once.
+_READ_SIZE = 256 * 1024
 
 
 def read_buffer() -> memoryview:
-    """A buffer for all connections of one loop."""
-    return memoryview(bytearray(_AT_ONCE))
+    """Return a buffer that all connections of one loop can share."""
+    return memoryview(bytearray(_READ_SIZE))
 
 
 class CoalescingProtocol(asyncio.BufferedProtocol):
-    """Gives ``handler`` all that TLS has for it in one piece.
+    """Pass all decrypted bytes that are available to ``handler`` in one call.
 
-    TLS comes in records of 16 KiB. To a protocol that takes bytes, asyncio gives them in an object each, which it first
-    makes large enough for 256 KiB, and then joins; this one has them written behind each other. ``read_buffer`` is
-    filled and emptied within one step of the loop, so that all connections can have the same. ``on_lost`` is called
-    when the connection has been lost.
+    TLS records hold at most 16 KiB. For an ``asyncio.Protocol``, asyncio allocates 256 KiB for each record and then
+    joins them. A ``BufferedProtocol`` lets it decrypt the records one after another into one buffer. ``read_buffer`` is
+    filled and emptied within one step of the loop, so all connections can share it. ``on_lost`` is called when the
+    connection has been lost.
     """
 
     def __init__(self, handler: web.RequestHandler, read_buffer: memoryview, on_lost: Callable[[], object]) -> None:
@@ -272,17 +280,17 @@ class CoalescingProtocol(asyncio.BufferedProtocol):
         self._handler.eof_received()
 
 
-_EVERY = 1.0  # seconds
-# Not everywhere; where it is missing, only a reset is seen.
-_HUNG_UP: int = getattr(select, "POLLRDHUP", 0)
+_POLL_INTERVAL = 1.0  # seconds
+# Linux has POLLRDHUP. On systems without it, only a reset is detected.
+_PEER_CLOSED: int = getattr(select, "POLLRDHUP", 0)
 
 
 def disconnected(transports: Iterable[asyncio.Transport]) -> list[asyncio.Transport]:
-    """Those that are not read at present, and whose peer has reset the connection or hung up.
+    """Return the transports with paused reading whose peer has reset or closed the connection.
 
-    A peer that has hung up (FIN) has left even if the rest of its body waits in the kernel: asyncio's TLS knows no
-    connection that is closed on one side only, and would close it as soon as it has read so far, unanswered. A peer
-    that left with bytes unsent cannot be told from one that is there: its kernel sends its FIN behind them.
+    A peer that has sent FIN counts as disconnected even if the rest of its body is still in the kernel's buffer:
+    asyncio's TLS has no half-closed connections, so it would close this one without a response on reading the FIN.
+    A peer that closed with unsent bytes is not detected, because its kernel sends the FIN after those bytes.
     """
     poll = select.poll()
     unread = {}
@@ -290,13 +298,13 @@ def disconnected(transports: Iterable[asyncio.Transport]) -> list[asyncio.Transp
         if not transport.is_reading() and not transport.is_closing():
             descriptor = transport.get_extra_info("socket").fileno()
             unread[descriptor] = transport
-            poll.register(descriptor, _HUNG_UP)  # POLLERR and POLLHUP are told in any case
+            poll.register(descriptor, _PEER_CLOSED)  # POLLERR and POLLHUP are always reported
     return [unread[descriptor] for descriptor, _ in poll.poll(0)]
 
 
 async def drop_disconnected(handlers: Collection[web.RequestHandler]) -> None:
-    """Until cancelled, cut off those ``handlers`` whose client has left, which cancels their requests."""
+    """Abort the connections of ``handlers`` whose client has disconnected, which cancels their requests. Never ends."""
     while True:
-        await asyncio.sleep(_EVERY)
+        await asyncio.sleep(_POLL_INTERVAL)
         for transport in disconnected(each.transport for each in handlers if each.transport is not None):
             transport.abort()

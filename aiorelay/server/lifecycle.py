@@ -1,7 +1,7 @@
-"""Run both servers in one process and one loop: opened in order, drained, closed in reverse.
+"""Run both servers in one process and one event loop: start in order, drain, close in reverse order.
 
-serve(settings) ─▶ Chain          for Python and for tests, inside the caller's loop
-run(settings)   ─▶ exit status    the command: its own loop, signals, the lines that say it is ready
+serve(settings) ─▶ Chain          for Python code and tests, in the caller's loop
+run(settings)   ─▶ exit status    for the command: its own loop, signal handlers, the lines on stdout
 """
 
 import asyncio
@@ -36,10 +36,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """A running chain: the base URLs of what it serves (None for what it does not), and how to trust and look into it.
+    """A running chain of relay (rest1) and upload API (rest2).
 
-    ``ca`` is the certificate to trust (PEM), ``tls`` a client's context that trusts it, ``store`` the directory in
-    which the embedded rest2 keeps files.
+    ``rest1`` and ``rest2`` are base URLs, None for a server that is not running. ``ca`` is the path of the certificate
+    to trust (PEM), and ``tls`` a client context that trusts it. ``store`` is the directory in which the embedded rest2
+    keeps files, None without rest2.
     """
 
     rest1: str | None
@@ -49,24 +50,24 @@ class Chain:
     store: Path | None
 
     def stored(self) -> list[Path]:
-        """Every file that rest2 has kept, in order of path."""
+        """Return the paths of all files that rest2 has stored, sorted."""
         return [] if self.store is None else stores.stored(self.store)
 
 
 @asynccontextmanager
 async def serve(settings: Settings | None = None) -> AsyncGenerator[Chain, None]:
-    """Run what ``settings`` say inside the caller's loop; leaving drains it for at most ``grace`` seconds.
+    """Run the servers in the caller's loop. On exit, wait up to ``grace`` seconds for uploads in flight.
 
-    Raises ``StartupError`` where it cannot start, in one sentence.
+    ``settings`` defaults to ``Settings()``. Raises ``StartupError`` if a server cannot start.
     """
     async with _started(settings or Settings()) as (chain, _):
         yield chain
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM, and give the exit status: 0 drained, 1 cut short. Raises ``StartupError``.
+    """Serve until SIGINT or SIGTERM. Return the exit status: 0 if all uploads ended in time, 1 if some were cancelled.
 
-    The process is expected to end then: it heeds neither signal any more.
+    Afterwards the process ignores both signals, so it should exit. Raises ``StartupError``.
     """
     logs.configure(settings.log_format, settings.log_level)
     keep_freed_blocks()
@@ -80,7 +81,7 @@ def _loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
     except ImportError as error:
-        raise StartupError("loop: uvloop is not installed; pip install 'aiorelay[uvloop]'") from error
+        raise StartupError("loop: uvloop is not installed. Run: pip install 'aiorelay[uvloop]'.") from error
     return factory
 
 
@@ -91,21 +92,21 @@ async def _run(settings: Settings) -> int:
     def on_signal() -> None:
         (cut if stop.is_set() else stop).set()
 
-    # Not by add_signal_handler: the loop puts the default action back when it closes, and that kills the process.
+    # Not add_signal_handler: closing the loop restores the default action, and a signal would then kill the process.
     for number in _SIGNALS:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # with one of the loop's own, each signal wakes it
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # sets the wakeup fd, so that any signal wakes the loop
     try:
         async with _started(settings, cut) as (chain, shared):
             loop.add_signal_handler(signal.SIGHUP, shared.reload)
             lines = _ready_lines(chain, settings, shared.identity.name)
             print(*lines, sep="\n", flush=True)  # noqa: T201 - the command's output
-            gc.freeze()  # what is here now stays: to look through it for garbage again and again is in vain
+            gc.freeze()  # the objects made so far live until the end; collections need not scan them
             await stop.wait()
-            logs.log.info("shutting down: uploads in flight have %g s", settings.grace)
+            logs.log.info("shutting down: uploads in flight have %g s to end", settings.grace)
     finally:
         for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # or one that comes now would take the exit status away
+            signal.signal(number, signal.SIG_IGN)  # a signal from here on would replace the exit status
     return 0 if shared.drain.complete else 1
 
 
@@ -113,9 +114,9 @@ async def _run(settings: Settings) -> int:
 async def _started(
     settings: Settings, cut: asyncio.Event | None = None
 ) -> AsyncGenerator[tuple[Chain, ServerContext], None]:
-    """Open everything in order; on leaving, drain and close it in reverse. ``cut`` ends the draining at once.
+    """Start the servers in order. On exit, drain them and close them in reverse order.
 
-    Gives the chain, and what it stands on.
+    ``cut`` ends the draining at once. Yields the chain and the context that its servers share.
     """
     async with AsyncExitStack() as stack:
         host = address(settings.host)
@@ -152,9 +153,9 @@ def _ready_lines(chain: Chain, settings: Settings, name: str) -> list[str]:
 
 
 def _curl_line(chain: Chain, settings: Settings, name: str) -> str:
-    """A command that uploads the certificate itself, wherever it is pasted; ``name`` is the one to verify.
+    """Return a curl command that uploads the CA certificate. ``name`` is the host name that curl verifies.
 
-    Where tokens are wanted, the shell's variable TOKEN has to hold one.
+    If the relay requires tokens, the command reads one from the shell variable TOKEN.
     """
     base, path = (chain.rest1, "/upload1") if chain.rest1 else (chain.rest2, "/upload")
     at = URL(base or "")
@@ -169,7 +170,7 @@ def _curl_line(chain: Chain, settings: Settings, name: str) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """A path as curl's -F takes it: bare, or where it would see more in it than a path, in quotes."""
+    """Return a path for curl's ``-F name=@PATH``, in quotes if it contains characters that are special there."""
     text = str(path)
     if not re.search(r'[",;\s\\]', text):
         return text
@@ -180,13 +181,13 @@ def _quoted(path: Path) -> str:
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
-_LARGEST = 32 * 1024 * 1024  # that glibc takes for the second
-_KEPT = 256 * 1024 * 1024
+_MMAP_THRESHOLD = 32 * 1024 * 1024  # the largest value that glibc accepts
+_TRIM_THRESHOLD = 256 * 1024 * 1024
 
 
 def keep_freed_blocks() -> bool:
-    """Have freed blocks kept for the next ones, and say whether the C library can."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+    """Make malloc keep freed memory for later blocks. Return whether the C library supports it."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
-        return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
+        return bool(mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD))
     return False

@@ -1,4 +1,4 @@
-"""Bind sockets, serve an application on them over TLS, and drain its requests at the end."""
+"""Bind sockets, serve an application on them over TLS, and wait for its requests at the end."""
 
 import asyncio
 import errno
@@ -18,34 +18,34 @@ from aiorelay.server.connections import Acceptor, Connections, drop_disconnected
 
 __all__ = ["HEAD_DEADLINE", "Drain", "address", "listening", "serving", "url"]
 
-# The longest handshake or request head in seconds; an idle connection is kept as long.
+# The longest time for a handshake or a request head, and the keep-alive timeout, in seconds.
 HEAD_DEADLINE = 10.0
 _BACKLOG = 1024
-# Connections that a server takes however few descriptors it may have.
-_FEWEST = 4
-# Bytes of a body that wait for its reader before no more are read: TLS brings four times as many at once, and once
-# is enough to go on with.
+# A lower bound for the limit of connections, for processes with very few descriptors.
+_MIN_CONNECTIONS = 4
+# Bytes of a body to buffer before reading is paused. One read of TLS brings up to 256 KiB, so a larger buffer gains
+# nothing.
 _READ_AHEAD = 64 * 1024
-# For what is still in buffers when a connection is closed, in seconds.
+# The longest time to flush the buffers of closed connections, in seconds.
 _FLUSH_TIMEOUT = 1.0
 
 
 def address(host: str) -> str:
-    """The host at which a listener bound to ``host`` can be reached from this machine."""
+    """Return the host under which this machine can reach a listener that is bound to ``host``."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
 def url(host: str, port: int) -> str:
-    """The base URL of a server."""
+    """Return the base URL of a server."""
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 @contextmanager
 def listening(host: str, port: int, flag: str, *, shared: bool = False) -> Generator[list[socket.socket], None, None]:
-    """Sockets bound to every address of ``host``, all to one port; ``flag`` is the one that chooses the port.
+    """Bind a listening socket to one port on each address of ``host``, and close the sockets on exit.
 
-    Other processes may be bound to it too if it is ``shared`` (SO_REUSEPORT); the kernel parts connections among them.
-    Raises ``StartupError``.
+    ``flag`` is the command-line flag that sets the port, for the error message. If ``shared`` is true, other processes
+    may bind the port too (SO_REUSEPORT), and the kernel distributes the connections. Raises ``StartupError``.
     """
     with ExitStack() as stack:
         try:
@@ -54,7 +54,7 @@ def listening(host: str, port: int, flag: str, *, shared: bool = False) -> Gener
         except OSError as error:
             flag = flag if error.errno in {errno.EADDRINUSE, errno.EACCES} else "--host"
             raise StartupError(
-                f"cannot listen on {host} port {port}: {error.strerror}; choose another with {flag}"
+                f"Cannot listen on {host} port {port}: {error.strerror}. Choose another with {flag}."
             ) from error
         yield sockets
 
@@ -74,7 +74,7 @@ def _bound(
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind((where[0], sockets[0].getsockname()[1] if sockets else port, *where[2:]))
         except OSError as error:
-            # localhost is ::1 also where there is no IPv6; one address is enough.
+            # localhost resolves to ::1 even on hosts without IPv6. One usable address is enough.
             if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
                 raise
             absent = error
@@ -87,9 +87,9 @@ def _bound(
 
 
 class Drain:
-    """Waits for the requests in flight, for ``grace`` seconds in all or until ``cut`` is set.
+    """Wait for the requests in flight, for ``grace`` seconds in total or until ``cut`` is set.
 
-    ``complete`` tells whether all of them have ended by themselves.
+    ``complete`` is true if no request had to be cancelled.
     """
 
     def __init__(self, grace: float, cut: asyncio.Event) -> None:
@@ -99,8 +99,8 @@ class Drain:
         self._deadline: float | None = None
 
     async def requests(self, in_flight: set[asyncio.Task[object]]) -> None:
-        """Wait for those in flight, and for those that come meanwhile; then cancel what is left, and wait for that."""
-        while in_flight and await self._wait(in_flight, self._left()):
+        """Wait for the requests in flight, including new ones. Then cancel the rest and wait until they have ended."""
+        while in_flight and await self._wait(in_flight, self._seconds_left()):
             pass
         self.complete = self.complete and not in_flight
         for task in in_flight:
@@ -109,16 +109,16 @@ class Drain:
             await asyncio.wait(in_flight)
 
     async def flush_closed(self, sockets: Sequence[TransportSocket]) -> None:
-        """Give connections that were closed a moment to send what they still hold."""
+        """Wait for closed connections to send what is left in their buffers, for at most a second."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + min(_FLUSH_TIMEOUT, self._left())
+        end = loop.time() + min(_FLUSH_TIMEOUT, self._seconds_left())
         open_still = list(sockets)
         while open_still and loop.time() < end and not self._cut.is_set():
             await asyncio.sleep(_FLUSH_TIMEOUT / 100)
             open_still = [each for each in open_still if each.fileno() >= 0]
 
     async def _wait(self, tasks: Iterable[asyncio.Task[object]], seconds: float) -> bool:
-        """Wait for one of ``tasks``: False if the time is up."""
+        """Wait until one of ``tasks`` has ended. Return False if the time is over or ``cut`` is set."""
         cut = asyncio.create_task(self._cut.wait())
         try:
             done, _ = await asyncio.wait({cut, *tasks}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -126,7 +126,7 @@ class Drain:
             cut.cancel()
         return bool(done) and cut not in done
 
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         now = asyncio.get_running_loop().time()
         if self._deadline is None:
             self._deadline = now + self._grace
@@ -144,12 +144,11 @@ async def serving(
     deadline: float = HEAD_DEADLINE,
     heads: HeadLimits = FROM_CLIENTS,
 ) -> AsyncGenerator[None, None]:
-    """Serve ``app`` over TLS; on leaving, stop listening, drain, and close what is left.
+    """Serve ``app`` over TLS. On exit, stop listening, drain the requests, and close the connections.
 
-    ``connections`` are to be the server's; the application's first middleware is their ``track``.
-
-    ``deadline`` is for a TLS handshake and for a request's head, in seconds; an idle connection is kept as long.
-    ``heads`` are the limits of a head.
+    ``connections`` must belong to this server, and its ``track`` must be the first middleware of ``app``. ``deadline``
+    limits a TLS handshake, a request head and an idle connection, each in seconds. ``heads`` holds the limits of a
+    request head.
     """
     runner = web.AppRunner(
         app,
@@ -166,32 +165,34 @@ async def serving(
     )
     async with AsyncExitStack() as stack:
         stack.callback(asyncio.create_task(drop_disconnected(connections.busy)).cancel)
-        stack.push_async_callback(
-            drain.requests, connections.in_flight
-        )  # those that began while connections were closed
+        # Requests that began while connections were closed.
+        stack.push_async_callback(drain.requests, connections.in_flight)
         stack.push_async_callback(_close, runner, drain)
         await runner.setup()
         stack.push_async_callback(drain.requests, connections.in_flight)
-        most = _most_connections()
-        acceptor = Acceptor(_server(runner), sockets, context, connections, limit=most, deadline=deadline)
+        limit = _max_connections()
+        acceptor = Acceptor(_server(runner), sockets, context, connections, limit=limit, deadline=deadline)
         stack.push_async_callback(acceptor.close)
         yield
 
 
-def _most_connections() -> int:
-    """How many connections one server takes: an upload needs three more descriptors, and the other server its own."""
+def _max_connections() -> int:
+    """Return the limit of connections of one server, a quarter of the process's limit of descriptors.
+
+    An upload can need three descriptors besides its connection.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(_FEWEST, limit // 4 - 1)
+    return max(_MIN_CONNECTIONS, limit // 4 - 1)
 
 
 async def _close(runner: web.AppRunner, drain: Drain) -> None:
     connections = [] if runner.server is None else runner.server.connections
     sockets = [each.transport.get_extra_info("socket") for each in connections if each.transport is not None]
     await runner.cleanup()
-    await drain.flush_closed([each for each in sockets if each is not None])  # as it is for one that is gone already
+    await drain.flush_closed([each for each in sockets if each is not None])  # None: already disconnected
 
 
 def _server(runner: web.AppRunner) -> web.Server:
     if runner.server is None:
-        raise AssertionError("a runner that was set up has a server")
+        raise AssertionError("the runner has no server before setup()")
     return runner.server

@@ -1,24 +1,24 @@
-"""Answer plain HTTP on a TLS port with 400, in plain text, and the URL to use."""
+"""Answer plain HTTP on a TLS port with 400 and the https URL to use."""
 
 import asyncio
 import re
 import socket
 from typing import Final
 
-__all__ = ["begins_plainly", "refusal", "refuse"]
+__all__ = ["is_plain_http", "reject", "rejection"]
 
 _LONGEST_HEAD: Final = 8 * 1024
 _REQUEST_LINE = re.compile(rb"([A-Z]+) [!-~]+ HTTP/1\.[01]\r?\n", re.ASCII)
 _HOST = re.compile(rb"\nHost:[ \t]*([A-Za-z0-9.:\[\]_-]{1,255})[ \t]*\r?\n", re.IGNORECASE | re.ASCII)
 
 
-def begins_plainly(first: bytes) -> bool:
-    """Whether the first byte of a connection may begin an HTTP method. A TLS handshake begins with 22 (RFC 8446)."""
+def is_plain_http(first: bytes) -> bool:
+    """Whether the first byte of a connection may begin an HTTP method. A TLS record begins with 22 (RFC 8446)."""
     return first.isalpha() and first.isupper()
 
 
-def refusal(head: bytes) -> bytes | None:
-    """Return the answer to a request's head; None if the head is not one of HTTP/1."""
+def rejection(head: bytes) -> bytes | None:
+    """Return the response to a request head, or None if the head is not HTTP/1."""
     line = _REQUEST_LINE.match(head)
     if line is None:
         return None
@@ -34,11 +34,11 @@ def refusal(head: bytes) -> bytes | None:
     return fields if line[1] == b"HEAD" else fields + text
 
 
-async def refuse(connection: socket.socket) -> bool:
-    """Read the head of a request, answer it, and wait for the client to close; whether it was HTTP. Raises ``OSError``.
+async def reject(connection: socket.socket) -> bool:
+    """Read a request head, answer it, and wait for the client to close. Return whether the head was HTTP.
 
-    The caller limits the time and closes the connection. What the client is still sending is read and dropped: to
-    close with bytes unread would reset the connection, and the client might never see the answer.
+    The caller limits the time and closes the connection. The rest of the request is read and discarded: closing with
+    unread bytes would reset the connection, and the client might not receive the response. Raises ``OSError``.
     """
     loop = asyncio.get_running_loop()
     head = b""
@@ -49,7 +49,7 @@ async def refuse(connection: socket.socket) -> bool:
         head += block
         if b"\n" in head and not _REQUEST_LINE.match(head):
             return False
-    answer = refusal(head)
+    answer = rejection(head)
     if answer is None:
         return False
     await loop.sock_sendall(connection, answer)

@@ -1,7 +1,7 @@
 """Build both servers from the settings.
 
 ServerContext ─┬─ serve_rest2    the storing server, with its store
-└─ serve_rest1    the relay, with its upstream, sources, checks and jobs
+               └─ serve_rest1    the relay, with its upstream, sources, checks and jobs
 """
 
 import asyncio
@@ -56,15 +56,15 @@ from aiorelay.sources.ingest import Sources
 __all__ = ["ServerContext", "serve_rest1", "serve_rest2"]
 
 _THREADS = 8
-# Bytes of a form that are neither file nor field: a hundred heads of the longest kind are more than any has.
+# Room for the bytes of a form that are neither file nor field: more than a hundred part heads of the largest size.
 _FRAMING = 1024 * 1024
-# Certificates are looked after this often, in seconds: the wall clock may jump, so that no single wait would do.
+# Seconds between checks for renewal. A single wait until the renewal would miss changes of the wall clock.
 _RENEWAL_INTERVAL = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext:
-    """What both servers share: settings, bound sockets and base URLs by server, certificate, tokens, the drain."""
+    """What both servers share: settings, sockets and base URLs by server name, certificate, tokens, drain, metrics."""
 
     settings: Settings
     sockets: Mapping[str, Sequence[socket.socket]]
@@ -84,14 +84,14 @@ class ServerContext:
         return BodyTimeouts(self.settings.idle_timeout, self.settings.min_rate)
 
     def reload(self) -> None:
-        """Read certificates and tokens again; what cannot be used is logged, and stays as it was."""
+        """Reload certificates and tokens. If one cannot be loaded, log an error and keep using the old one."""
         if self.tokens is not None:
             self.tokens.refresh()
-        self._each_identity(Identity.reload)
+        self._for_each_identity(Identity.reload)
 
     @asynccontextmanager
     async def renewing_certificates(self) -> AsyncGenerator[None, None]:
-        """Renew certificates in time, for as long as the context lasts."""
+        """Renew generated certificates before they expire, in a task that ends with the context."""
         upkeep = asyncio.create_task(self._renew_certificates())
         try:
             yield
@@ -101,14 +101,14 @@ class ServerContext:
     async def _renew_certificates(self) -> None:
         while True:
             await asyncio.sleep(_RENEWAL_INTERVAL)
-            self._each_identity(Identity.renew)
+            self._for_each_identity(Identity.renew)
 
-    def _each_identity(self, tend: Callable[[Identity], None]) -> None:
+    def _for_each_identity(self, action: Callable[[Identity], None]) -> None:
         for identity in (self.identity, *self.identities):
             try:
-                tend(identity)
+                action(identity)
             except StartupError as problem:
-                logs.log.error("the certificate stays as it was: %s", problem)
+                logs.log.error("cannot reload the certificate, the old one stays in use: %s", problem)
 
 
 @asynccontextmanager
@@ -162,7 +162,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
 
 
 async def _relay(shared: ServerContext, stack: AsyncExitStack, traced: Tracing, pool: Executor) -> Relay:
-    """The relay to the upload API, with the checks that the settings turn on."""
+    """Return the relay to the upload API, with the checks that the settings enable."""
     settings = shared.settings
     spool = _spool(settings, pool)
     upstream = await stack.enter_async_context(_upstream(shared, traced))
@@ -208,11 +208,16 @@ def _on_piece(settings: Settings) -> Callable[[], None]:
 
 
 def _relay_identity(shared: ServerContext) -> Identity:
-    """The identity of rest1: a context of its own where it asks clients for a certificate, which rest2 does not."""
+    """Return the identity of rest1.
+
+    It is rest2's unless ``client_ca`` is set: rest1 then requires client certificates, and rest2 does not.
+    """
     settings = shared.settings
     if settings.client_ca is None:
         if not settings.token_file and not _is_loopback(shared.sockets["rest1"]):
-            logs.log.warning("anyone who can reach this machine may upload: see --token-file and --client-ca")
+            logs.log.warning(
+                "Anyone who can reach this machine can upload. Set --token-file or --client-ca to prevent it."
+            )
         return shared.identity
     identity = Identity(settings, address(settings.host))
     tls.require_client_certificates(identity.context, settings.client_ca)
@@ -252,7 +257,7 @@ async def _upstream(shared: ServerContext, traced: Tracing) -> AsyncGenerator[Up
         )
     if settings.upstream_insecure:
         logs.log.warning(
-            "upstream-insecure is on: whoever is between the relay and the upstream can read and change uploads"
+            "upstream-insecure is on: anyone between the relay and the upstream can read and change uploads."
         )
     async with Upstream(
         target,
@@ -273,25 +278,25 @@ def _spooled(settings: Settings) -> str:
 
 
 def _spool(settings: Settings, pool: Executor) -> Callable[[], Spool]:
-    """Make spools in the state directory, each with room for the largest file and the form around it."""
+    """Return a factory of spools in the state directory, each with room for the largest file and its form."""
     directory = settings.state_dir / "spool"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StartupError(
-            f"cannot spool in {directory}: {error.strerror}; choose another place with --state-dir"
+            f"Cannot spool in {directory}: {error.strerror}. Choose another directory with --state-dir."
         ) from error
     return lambda: Spool(directory, _largest_form(settings), pool)
 
 
 def _largest_form(settings: Settings) -> int:
-    """Bytes of the largest form: its file, its fields and what frames them."""
+    """Return the size of the largest form in bytes: its file, its fields and its part heads."""
     return settings.max_size + settings.max_fields_size + _FRAMING
 
 
 @contextlib.contextmanager
 def _store(settings: Settings) -> Generator[stores.Store, None, None]:
-    """The opened store; one in a temporary directory leaves that behind unless it is empty."""
+    """Open the store, in a new temporary directory by default. Remove that directory at the end if it is empty."""
     with contextlib.ExitStack() as stack:
         root = settings.store or _temporary(stack)
         store = stores.Store(root, fsync=settings.durable)
@@ -304,11 +309,13 @@ def _temporary(stack: contextlib.ExitStack) -> Path:
     try:
         root = Path(tempfile.mkdtemp(prefix="aiorelay-store-"))
     except OSError as error:
-        raise StartupError(f"cannot make a temporary store: {error.strerror}; choose a place with --store") from error
+        raise StartupError(
+            f"Cannot make a temporary store: {error.strerror}. Choose a directory with --store."
+        ) from error
 
-    def leave() -> None:
+    def remove_if_empty() -> None:
         with contextlib.suppress(OSError):
             root.rmdir()
 
-    stack.callback(leave)
+    stack.callback(remove_if_empty)
     return root

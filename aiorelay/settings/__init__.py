@@ -1,15 +1,15 @@
-"""Settings: text in, frozen values out, decided once.
+"""Settings: parse text from flags, environment and file into frozen values.
 
-    kinds      kinds of values: amounts, words
+    kinds      kinds of values: amounts, choices, headers
     places     kinds of values: paths, hosts, networks, URLs, the scanner's address
     setting    one entry of the table, and ``SettingsError``
-    table      ``Settings``: one entry a setting, everything else is derived from it
+    table      ``Settings``: one entry for each setting; flags, variables, keys and help follow from it
     arguments  the keyword arguments of ``Settings``, typed
-    reading    flag beats environment beats file beats default; each value knows where it came from
-    example    a file of settings that explains each of them
+    reading    read the sources: flag before environment before file before default
+    example    generate an example settings file
 
-Nothing here touches the network or the file system, except ``find_file``, which reads the one file that it is told to,
-and ``find_validator``, which imports the user's module.
+Nothing here accesses the network. Only ``find_file``, which reads the settings file, and ``find_validator``, which
+imports the user's module, access the file system.
 """
 
 from aiorelay.settings.example import example

@@ -1,6 +1,6 @@
-"""The keyword arguments of ``Settings``, typed, so that a type checker finds a wrong name or type.
+"""The typed keyword arguments of ``Settings``, for type checkers.
 
-At run time an argument takes the text that its flag takes as well.
+At run time each argument also accepts the text that its flag accepts.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ __all__ = ["Arguments"]
 
 
 class Arguments(TypedDict, total=False):
-    """A value for each setting. Sizes are in bytes and times in seconds, or text with a unit; None is the default."""
+    """A value for each setting: sizes in bytes, times in seconds, or text with a unit. None means the default."""
 
     host: str | None
     rest1_port: int | None

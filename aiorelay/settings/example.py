@@ -1,4 +1,4 @@
-"""Generate an example settings file: every setting explained, commented out, with a possible value."""
+"""Generate an example settings file: every setting with its help and a sample value, commented out."""
 
 import json
 from itertools import groupby
@@ -9,12 +9,13 @@ from aiorelay.settings.table import SETTINGS
 __all__ = ["example"]
 
 _OPENING = """\
-# Settings of aiorelay: save this as relay.toml, uncomment what you want to change, and start with --config relay.toml.
-# Flags and environment variables (AIORELAY_MAX_SIZE) beat this file. Relative paths are relative to where it lies.
+# Settings of aiorelay. Save this file as relay.toml, uncomment what you want to change, and start with
+# --config relay.toml. Flags and environment variables (AIORELAY_MAX_SIZE) override this file.
+# Relative paths are relative to the directory of this file.
 # Sizes: 500, "64KiB", "2GiB". Times: "500ms", "30s", "5m".
 """
 
-# For settings whose default is no plain value, one that shows what they take.
+# Sample values for settings whose default is not a plain value.
 _SAMPLES: dict[str, object] = {
     "only": "rest1",
     "state_dir": "/var/lib/aiorelay",
@@ -42,21 +43,21 @@ _SAMPLES: dict[str, object] = {
 
 
 def example() -> str:
-    """The text of a TOML file in which each setting is a comment that begins with ``#`` and its name."""
+    """Return the text of a TOML file in which each setting is a comment of the form ``#name = value``."""
     lines = [_OPENING]
     for title, group in groupby(SETTINGS.values(), key=lambda setting: setting.group):
         lines.append(f"## {title}\n")
-        lines += map(_explained, group)
+        lines += map(_commented, group)
     return "\n".join(lines)
 
 
-def _explained(setting: Setting) -> str:
+def _commented(setting: Setting) -> str:
     kind = f"list of {setting.kind.metavar}" if setting.repeated else setting.kind.metavar
     return f"# {setting.help}\n# {kind}; default: {setting.default}\n#{setting.name} = {_value(setting)}\n"
 
 
 def _value(setting: Setting) -> str:
-    """The value of a setting as TOML has it, which for text, numbers and lists is as JSON has it."""
+    """Return a sample value of a setting as TOML, which equals JSON for text, numbers and lists."""
     value = _SAMPLES.get(setting.name, setting.factory())
     is_amount = isinstance(value, int | float) and not isinstance(value, bool)
     if is_amount and (text := setting.show(setting.accept(value))) != str(value):

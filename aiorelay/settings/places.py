@@ -1,4 +1,4 @@
-"""Kinds of values: paths, hosts, networks, the upstream's URL, the scanner's address. Nothing is looked up."""
+"""Kinds of values: paths, hosts, networks, the upstream's URL, the scanner's address. Names are not resolved."""
 
 import ipaddress
 import re
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiorelay.settings.kinds import InvalidValueError, Kind, count
 
 if TYPE_CHECKING:
-    from yarl import URL  # as costly to import as all the rest of the command line
+    from yarl import URL  # slow to import: it would double the start-up time of the command line
 
 __all__ = [
     "CERTIFICATE_NAME",
@@ -26,10 +26,10 @@ __all__ = [
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 ScannerAddress = tuple[str, int] | Path
 
-# RFC 1123, section 2.1, with the underscore that the names of containers and many hosts have.
+# RFC 1123, section 2.1, and the underscore, which names of containers and many hosts contain.
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", re.ASCII)
 _LONGEST_NAME = 253
-# What no URL holds unescaped; URL parsers differ on whether they drop it or keep it.
+# Characters that a URL must not contain unescaped. URL parsers differ on whether they remove or keep them.
 _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _SECRETS_OF_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 
@@ -64,7 +64,7 @@ def _name(text: str) -> str:
     """Return a host name in lower case, international ones in their ASCII form, without the root's dot."""
     name = _ascii(text).lower().removesuffix(".")
     labels = name.split(".")
-    # A last label of digits alone is a mistyped IPv4 address: there is no such top-level domain.
+    # A last label of only digits is a mistyped IPv4 address: no top-level domain is numeric.
     if len(name) > _LONGEST_NAME or labels[-1].isdigit() or not all(map(_LABEL.fullmatch, labels)):
         raise InvalidValueError("is not a host", "name an IP address or a host, without a port")
     return name
@@ -73,7 +73,7 @@ def _name(text: str) -> str:
 def _ascii(text: str) -> str:
     if text.isascii():
         return text
-    import idna  # noqa: PLC0415 - few names need it, and its tables take long to load
+    import idna  # noqa: PLC0415 - slow to import, and few names need it
 
     try:
         return idna.encode(text, uts46=True).decode()
@@ -91,7 +91,7 @@ def _certificate_name(value: object) -> str:
     name = _host_pattern(value)
     if "_" in name or "%" in name:
         raise InvalidValueError(
-            "cannot stand in a certificate", "name an IP address or a host of letters, digits and hyphens"
+            "cannot be in a certificate", "name an IP address or a host of letters, digits and hyphens"
         )
     return name
 
@@ -99,7 +99,7 @@ def _certificate_name(value: object) -> str:
 def _network(value: object) -> IPNetwork:
     advice = "try 10.0.0.0/8, 192.168.1.7 or fd00::/8"
     known = ipaddress.IPv4Network | ipaddress.IPv6Network | ipaddress.IPv4Address | ipaddress.IPv6Address
-    # Whole numbers are networks to the standard library; "%" would name an interface, which a network has none of.
+    # ``ip_network`` would accept integers, and a zone ("%"), which a network cannot have.
     if not isinstance(value, str | known) or "%" in str(value):
         raise InvalidValueError("is not a network", advice)
     try:
@@ -119,29 +119,29 @@ def _upload_url(value: object, credentials: str) -> "URL":
     if not isinstance(value, str | URL) or _NOT_IN_URL.search(str(value)):
         raise InvalidValueError("is not a URL", advice)
     try:
-        # As it is written, for a query may be signed; what is not ASCII cannot be sent as it is.
+        # Unchanged if it is ASCII, because a query may be signed. Other characters must be escaped.
         url = URL(value, encoded=value.isascii()) if isinstance(value, str) else value
         port, host = url.explicit_port, url.host
     except ValueError:
         raise InvalidValueError("is not a URL", advice) from None
     if url.scheme not in ("http", "https"):
-        raise InvalidValueError("is no http or https URL", advice)
+        raise InvalidValueError("is not an http or https URL", advice)
     if not host or port == 0:
         raise InvalidValueError(f"has no usable {'port' if host else 'host'}", advice)
     if url.raw_user is not None or url.raw_password is not None:
-        raise InvalidValueError("has credentials in it", credentials)
+        raise InvalidValueError("contains credentials", credentials)
     if "#" in str(value):
-        raise InvalidValueError("has a fragment, which is never sent", "leave out the part from # on")
+        raise InvalidValueError("has a fragment, which is never sent", "remove the part from # on")
     return url
 
 
 def upload_url(credentials: str) -> Kind:
-    """The URL of an upload API, which must hold no credentials: ``credentials`` is the advice to who gives some."""
+    """The kind of an upload API's URL. ``credentials`` is the advice for a URL that contains credentials."""
     return Kind("URL", lambda value: _upload_url(value, credentials), mask=_without_secrets)
 
 
 def _without_secrets(text: str) -> str:
-    """Mask what stands before the last ``@``, and the query: both carry keys."""
+    """Mask the userinfo and the query, which can contain secrets."""
     text, mark, _ = _SECRETS_OF_URL.sub(lambda match: f"{match[1] or ''}***@", text).partition("?")
     return f"{text}?***" if mark else text
 
@@ -160,7 +160,7 @@ def _scanner(value: object) -> ScannerAddress:
             bare = False
         case _:
             host, port, bare = "", "", False
-    if bare:  # in ::1:3310 nobody can tell the port from the address
+    if bare:  # ::1:3310 is ambiguous
         raise InvalidValueError("has an IPv6 address without brackets", "try [::1]:3310")
     try:
         return _host(host), _DIALLED_PORT.accept(port)

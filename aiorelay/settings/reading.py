@@ -1,7 +1,7 @@
-"""Read settings from their sources: flag beats environment beats file beats default.
+"""Read settings from their sources: flag before environment before file before default.
 
-An environment variable that is set but empty counts as unset, as in systemd units and compose files, where that is
-how a variable is switched off. Relative paths are relative to the working directory, those in a file to the file's.
+An empty environment variable counts as unset, because systemd units and compose files unset a variable in this way.
+Relative paths are relative to the working directory, except those in a file, which are relative to its directory.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ _FILE_VARIABLE = "AIORELAY_CONFIG"
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A flat TOML file that was read: ``name`` as the user wrote it, ``directory`` that it lies in, absolute."""
+    """The contents of a flat TOML file: its ``name`` as given by the user, and its absolute ``directory``."""
 
     name: str
     directory: Path
@@ -28,9 +28,9 @@ class ConfigFile:
 
 
 def find_file(flag: str | None, environ: Mapping[str, str]) -> ConfigFile | None:
-    """Read the file that ``--config`` names, or else ``AIORELAY_CONFIG``; return None if neither does.
+    """Read the file named by ``--config``, else by ``AIORELAY_CONFIG``. Return None if neither is given.
 
-    Raises ``SettingsError`` where it cannot be read or is not TOML.
+    Raises ``SettingsError`` if the file cannot be read or is not TOML.
     """
     if flag is not None:
         return _load(flag, "flag --config")
@@ -40,7 +40,7 @@ def find_file(flag: str | None, environ: Mapping[str, str]) -> ConfigFile | None
 
 
 def _load(name: str, origin: str) -> ConfigFile:
-    import tomllib  # noqa: PLC0415 - only those who have a file pay for it
+    import tomllib  # noqa: PLC0415 - needed only with a file
 
     try:
         path = Path(name).expanduser().absolute()
@@ -51,7 +51,7 @@ def _load(name: str, origin: str) -> ConfigFile:
         reason = f"{name!r} is not TOML: it is not in UTF-8"
     except tomllib.TOMLDecodeError as error:
         reason = f"{name!r} is not TOML: {error}"
-    except (ValueError, RuntimeError, RecursionError):  # a NUL, no home directory for ~, nesting without end
+    except (ValueError, RuntimeError, RecursionError):  # a NUL, no home directory for ~, nesting that is too deep
         reason = f"{name!r} cannot be read as a file of settings"
     else:
         return ConfigFile(name, path.parent, values)
@@ -61,9 +61,9 @@ def _load(name: str, origin: str) -> ConfigFile:
 def read(
     flags: Mapping[str, object], environ: Mapping[str, str], file: ConfigFile | None = None
 ) -> tuple[Settings, dict[str, str]]:
-    """Return the settings, and for each, by attribute name, where its value came from.
+    """Return the settings, and the origin of each value by attribute name.
 
-    ``flags`` holds the flags that were given, by attribute name. Origins read ``flag --max-size``,
+    ``flags`` holds the given flags by attribute name. An origin is ``flag --max-size``,
     ``environment AIORELAY_MAX_SIZE``, ``file relay.toml`` or ``default``. Raises ``SettingsError``.
     """
     values: dict[str, Any] = {"state_dir": default_state_dir(environ)}

@@ -1,4 +1,4 @@
-"""One entry of the table: its names, kind and default, and the error for a wrong value."""
+"""One setting: its names, kind and default, and the error for a wrong value."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,24 +11,25 @@ __all__ = ["Setting", "SettingsError", "many", "one", "suggestion"]
 
 
 class SettingsError(StartupError):
-    """A setting is unknown or its value is wrong: ``key`` names it, ``origin`` says where the value came from."""
+    """An unknown setting or a wrong value. ``key`` is the setting's name, ``origin`` the source of the value."""
 
     def __init__(self, key: str, fault: str, advice: str, *, origin: str) -> None:
-        super().__init__(f"{key}: {fault} ({origin}); {advice}")
+        end = "" if advice.endswith((".", "?")) else "."
+        super().__init__(f"{key}: {fault} ({origin}); {advice}{end}")
         self.key = key
         self.fault = fault
         self.advice = advice
 
     def with_origin(self, origin: str) -> "SettingsError":
-        """The same error, told of a value that came from ``origin``."""
+        """Return the same error for a value from ``origin``."""
         return SettingsError(self.key, self.fault, self.advice, origin=origin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One entry of the table, and the names it goes by: ``max_size``, ``--max-size``, ``AIORELAY_MAX_SIZE``.
+    """A setting and its names: ``max_size``, ``--max-size``, ``AIORELAY_MAX_SIZE``.
 
-    ``otherwise`` says in words what holds where no value is given and the default is no plain value.
+    ``otherwise`` describes the default in words if it is not a plain value.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Setting:
         return f"AIORELAY_{self.name.upper()}"
 
     def accept(self, value: object) -> Any:
-        """Return the typed value, None standing for the default; raise ``SettingsError`` if it does not fit."""
+        """Return the typed value, or the default for None. Raises ``SettingsError`` for a wrong value."""
         value = self.factory() if value is None else value
         if value is None:
             return None
@@ -73,7 +74,7 @@ class Setting:
             raise SettingsError(self.key, fault, invalid.advice, origin=f"argument {self.name}") from None
 
     def show(self, value: Any) -> str:
-        """Return the typed ``value`` as text for people, its secrets masked."""
+        """Return the typed ``value`` as readable text, with secrets masked."""
         if value is None or value == ():
             return self.otherwise or "none"
         items = value if self.repeated else (value,)
@@ -95,7 +96,7 @@ def one(
     otherwise: str | None = None,
     repeated: bool = False,
 ) -> Any:
-    """A field of ``Settings``; a function given as ``default`` is called for it."""
+    """Return a dataclass field of ``Settings``. If ``default`` is a function, it is called for each default."""
     factory = default if callable(default) else lambda: default
     metadata = {"group": group, "kind": kind, "help": meaning, "otherwise": otherwise, "repeated": repeated}
     return field(default_factory=factory, repr=kind.mask is None, metadata=metadata)
@@ -109,12 +110,12 @@ def many(
     default: Callable[[], tuple[str, ...]] = tuple,
     otherwise: str = "none",
 ) -> Any:
-    """A field of ``Settings`` that holds a tuple of values."""
+    """Return a dataclass field of ``Settings`` that holds a tuple of values."""
     return one(group, kind, default, meaning, otherwise=otherwise, repeated=True)
 
 
 def suggestion(word: str, spellings: Iterable[str]) -> str | None:
     """Return the nearest of ``spellings`` to a mistyped ``word``, or None."""
-    import difflib  # noqa: PLC0415 - only mistakes pay for it
+    import difflib  # noqa: PLC0415 - needed only for mistakes
 
     return next(iter(difflib.get_close_matches(word, spellings, n=1)), None)

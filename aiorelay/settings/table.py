@@ -1,6 +1,6 @@
 """The table of settings. Add an entry to ``Settings``; flags, variables, keys and help follow from it."""
 
-# ruff: noqa: RUF009 - one() and many() return dataclass fields, which the rule cannot know
+# ruff: noqa: RUF009 - one() and many() return dataclass fields, which the rule does not recognize
 
 import contextlib
 import dataclasses
@@ -47,14 +47,14 @@ __all__ = ["SETTINGS", "ArchiveLimits", "Settings", "default_state_dir", "unknow
 
 
 def default_state_dir(environ: Mapping[str, str]) -> Path:
-    """Return where state is kept by default; a relative ``XDG_STATE_HOME`` is void (XDG Base Directory, 0.8)."""
+    """Return the default of ``state_dir``. A relative ``XDG_STATE_HOME`` is ignored (XDG Base Directory, 0.8)."""
     base = environ.get("XDG_STATE_HOME", "")
     return Path(base if Path(base).is_absolute() else "~/.local/state") / "aiorelay"
 
 
 def default_names() -> tuple[str, ...]:
-    """Return the names in a generated certificate: this machine's, where it is one that a certificate can hold."""
-    import socket  # noqa: PLC0415 - only the default asks for it
+    """Return the default of ``tls_name``: the loopback names, and the host name if a certificate can contain it."""
+    import socket  # noqa: PLC0415 - needed only for the default
 
     names = ["localhost", "127.0.0.1", "::1"]
     with contextlib.suppress(InvalidValueError):
@@ -63,7 +63,7 @@ def default_names() -> tuple[str, ...]:
 
 
 class ArchiveLimits(NamedTuple):
-    """What an archive may unpack to: times its own size, bytes, entries."""
+    """The limits of an unpacked archive: the ratio to its own size, the size in bytes, the number of entries."""
 
     ratio: int = 100
     size: int = 10 * 2**30
@@ -72,17 +72,17 @@ class ArchiveLimits(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, init=False)
 class Settings:
-    """What a relay is told, once: ``Settings(max_size="1MiB", local_root=["/srv/in"])``.
+    """The settings of a relay, for example ``Settings(max_size="1MiB", local_root=["/srv/in"])``.
 
-    Each argument takes the text that a flag takes, or a value that is typed already: whole bytes, seconds, paths,
-    networks, lists of them; None stands for the default. The attributes are always typed. ``SettingsError`` is
-    raised for an unknown name, a value that does not fit, and values that do not fit together.
+    Each argument accepts the text that a flag accepts, or a typed value: bytes, seconds, paths, networks, lists of
+    them. None means the default. The attributes are always typed. Raises ``SettingsError`` for an unknown name, a wrong
+    value, and values that contradict each other.
     """
 
     host: str = one("servers", HOST, "127.0.0.1", "address both servers bind")
-    rest1_port: int = one("servers", PORT, 8000, "port of the relay; 0 = the system picks one")
-    rest2_port: int = one("servers", PORT, 8001, "port of the embedded upload API; 0 = the system picks one")
-    only: str | None = one("servers", choice("rest1", "rest2"), None, "serve that one alone", otherwise="both")
+    rest1_port: int = one("servers", PORT, 8000, "port of the relay; 0: chosen by the system")
+    rest2_port: int = one("servers", PORT, 8001, "port of the embedded upload API; 0: chosen by the system")
+    only: str | None = one("servers", choice("rest1", "rest2"), None, "serve only this server", otherwise="both")
     reuse_port: bool = one("servers", SWITCH, False, "several processes may share both ports (SO_REUSEPORT)")
     loop: str = one("servers", choice("asyncio", "uvloop"), "asyncio", "event loop; uvloop needs the extra [uvloop]")
     state_dir: Path = one(
@@ -93,10 +93,8 @@ class Settings:
         otherwise="$XDG_STATE_HOME/aiorelay or ~/.local/state/aiorelay",
     )
 
-    tls_cert: Path | None = one("TLS", PATH, None, "serve this certificate chain (PEM)", otherwise="generated")
-    tls_key: Path | None = one(
-        "TLS", PATH, None, "private key of tls-cert (PEM)", otherwise="in tls-cert, if that is given"
-    )
+    tls_cert: Path | None = one("TLS", PATH, None, "certificate chain to serve (PEM)", otherwise="generated")
+    tls_key: Path | None = one("TLS", PATH, None, "private key of tls-cert (PEM)", otherwise="in tls-cert")
     tls_name: tuple[str, ...] = many(
         "TLS",
         CERTIFICATE_NAME,
@@ -106,7 +104,11 @@ class Settings:
     )
 
     upstream: "URL | None" = one(
-        "upstream", UPSTREAM, None, "upload API that the relay feeds", otherwise="the embedded one's /upload"
+        "upstream",
+        UPSTREAM,
+        None,
+        "URL of the upload API that receives the uploads",
+        otherwise="the embedded one's /upload",
     )
     upstream_ca: Path | None = one(
         "upstream", PATH, None, "CA bundle for the upstream (PEM)", otherwise="system trust and the generated CA"
@@ -114,114 +116,135 @@ class Settings:
     upstream_insecure: bool = one("upstream", SWITCH, False, "do not verify the upstream's certificate")
     upstream_header: tuple[tuple[str, str], ...] = many("upstream", HEADER, "header added to every upstream request")
     upstream_mode: str = one(
-        "upstream", choice("stream", "spool"), "stream", "pass on while receiving, or only once all is received"
+        "upstream",
+        choice("stream", "spool"),
+        "stream",
+        "stream: forward while receiving; spool: receive the whole upload first",
     )
     upstream_chunked: str = one(
         "upstream", choice("allow", "never"), "allow", "never: spool a body of unknown length to learn its length"
     )
     field: str = one("upstream", FIELD, "somefile", "form field that must carry a file, and the JSON key")
-    answer_timeout: float = one("upstream", time(), 60, "longest wait for the answer after the last byte")
+    answer_timeout: float = one("upstream", time(), 60, "longest wait for the upload API's answer after the last byte")
     stored_status: tuple[StatusRange, ...] = many(
         "upstream",
         STATUSES,
-        "answers of the upload API that mean stored, for log and metrics",
+        "statuses of the upload API that count as stored in log and metrics",
         default=lambda: ("200-299", "303"),
         otherwise="",
     )
 
     store: Path | None = one(
-        "storing", PATH, None, "where the embedded upload API keeps files", otherwise="a new temporary directory"
+        "storing",
+        PATH,
+        None,
+        "directory in which the embedded upload API stores files",
+        otherwise="a new temporary directory",
     )
     fsync: bool | None = one(
         "storing",
         SWITCH,
         None,
-        "answer only once the file is on the disk, not just in the page cache",
+        "answer only when the file is on the disk, not only in the page cache",
         otherwise="on with store, else off",
     )
 
-    local_root: tuple[Path, ...] = many("sources", PATH, "directory that JSON sources may read local files from")
+    local_root: tuple[Path, ...] = many("sources", PATH, "directory from which JSON sources may read local files")
     allow_net: tuple[IPNetwork, ...] = many(
-        "sources", NETWORK, "network that remote sources may live in although it is not public"
+        "sources", NETWORK, "non-public network from which remote sources may be fetched"
     )
     allow_host: tuple[str, ...] = many(
-        "sources", HOST_PATTERN, "host that remote sources may come from (example.org, *.example.org)", otherwise="any"
+        "sources",
+        HOST_PATTERN,
+        "host from which remote sources may be fetched (example.org, *.example.org)",
+        otherwise="any",
     )
 
     max_size: int = one("limits", size(least=1), "10GiB", "largest file")
     max_parts: int = one("limits", count(least=1), 100, "most parts in a form")
-    max_fields_size: int = one("limits", size(least=0), "1MiB", "bytes of all non-file fields together")
+    max_fields_size: int = one("limits", size(least=0), "1MiB", "largest total size of the fields that are not files")
     allow_pieces: bool = one(
-        "limits", SWITCH, False, "let pieces of files through, which checks and limits judge one by one"
+        "limits", SWITCH, False, "accept pieces of files; checks and limits apply to each piece alone"
     )
-    max_uploads: int = one("limits", count(least=1), 256, "uploads at once; the next is told 503")
-    max_jobs: int = one("limits", count(least=1), 1000, "asynchronous ingests kept, running or ended; then 429")
-    resumable: bool = one("limits", SWITCH, True, "take resumable uploads: the HTTP draft, and tus at /files/")
+    max_uploads: int = one("limits", count(least=1), 256, "most simultaneous uploads; further ones get 503")
+    max_jobs: int = one("limits", count(least=1), 1000, "most jobs kept, running or ended; further ones get 429")
+    resumable: bool = one("limits", SWITCH, True, "accept resumable uploads: the HTTP draft, and tus at /files/")
     upload_expiry: float = one("limits", time(), "24h", "how long an unfinished upload is kept after its last byte")
-    resumable_quota: int = one("limits", size(least=1), "100GiB", "bytes of unfinished uploads on the disk")
-    idle_timeout: float = one("limits", time(), 30, "longest silence on either leg of a transfer")
-    min_rate: int = one("limits", size(least=0), "1KiB", "bytes a second, averaged over a minute, that an upload needs")
-    grace: float = one("limits", time(zero=True), 30, "how long SIGTERM waits for uploads in flight")
+    resumable_quota: int = one("limits", size(least=1), "100GiB", "most bytes of unfinished uploads on the disk")
+    idle_timeout: float = one("limits", time(), 30, "longest time without a byte, from the client or to the upload API")
+    min_rate: int = one(
+        "limits", size(least=0), "1KiB", "lowest rate of an upload in bytes per second, averaged over a minute"
+    )
+    grace: float = one("limits", time(zero=True), 30, "longest wait for uploads in flight after SIGTERM")
 
     token_file: Path | None = one(
-        "access", PATH, None, "bearer tokens, one a line (name:token), read again when it changes", otherwise="off"
+        "access",
+        PATH,
+        None,
+        "file of bearer tokens, one per line (name:token); reloaded when it changes",
+        otherwise="off",
     )
     client_ca: Path | None = one(
         "access", PATH, None, "require client certificates signed by this CA (PEM)", otherwise="off"
     )
     trusted_proxy: tuple[IPNetwork, ...] = many(
-        "access", NETWORK, "network of proxies whose Forwarded or X-Forwarded-For names the client"
+        "access", NETWORK, "network of proxies whose Forwarded or X-Forwarded-For header is trusted"
     )
 
     accept: tuple[str, ...] = many(
         "checks",
         MEDIA,
-        "media type by content (image/*) or ending by name (.csv); one match is enough",
+        "accepted media type, detected from the content (image/*), or file name extension (.csv)",
         otherwise="any",
     )
     clamd: ScannerAddress | None = one("checks", SCANNER, None, "ClamAV daemon that scans every file", otherwise="off")
-    clamd_timeout: float = one("checks", time(), 60, "longest wait for its verdict")
+    clamd_timeout: float = one("checks", time(), 60, "longest wait for the scanner's verdict")
     clamd_fail: str = one(
-        "checks", choice("closed", "open"), "closed", "refuse what cannot be scanned, or let it through with a warning"
+        "checks",
+        choice("closed", "open"),
+        "closed",
+        "closed: refuse files that cannot be scanned; open: accept them with a warning",
     )
-    validator: tuple[str, ...] = many("checks", VALIDATOR, "validator of your own")
-    validator_timeout: float = one("checks", time(), 60, "longest wait for a validator, for each piece and its verdict")
+    validator: tuple[str, ...] = many("checks", VALIDATOR, "your own validator (package.module:name)")
+    validator_timeout: float = one(
+        "checks", time(), 60, "longest wait for a validator, for each block and for its verdict"
+    )
     archive_max_ratio: int | None = one(
         "checks",
         count(least=1),
         None,
-        "how much larger zip and tar files may unpack",
+        "largest ratio of unpacked to packed size of zip and tar files",
         otherwise="off, or 100 with another archive limit",
     )
     archive_max_size: int | None = one(
         "checks",
         size(least=1),
         None,
-        "bytes that zip and tar files may unpack to",
+        "largest unpacked size of zip and tar files",
         otherwise="off, or 10GiB with another archive limit",
     )
     archive_max_entries: int | None = one(
         "checks",
         count(least=1),
         None,
-        "entries that zip and tar files may have",
+        "most entries of zip and tar files",
         otherwise="off, or 10000 with another archive limit",
     )
 
-    page: bool = one("pages", SWITCH, True, "the upload page at /")
+    page: bool = one("pages", SWITCH, True, "serve the upload page at /")
 
-    log_format: str = one("logging", choice("text", "json"), "text", "json: one object a line")
-    log_level: str = one(
-        "logging", choice("debug", "info", "warning", "error"), "info", "least severity that is logged"
+    log_format: str = one("logging", choice("text", "json"), "text", "json: one object per line")
+    log_level: str = one("logging", choice("debug", "info", "warning", "error"), "info", "lowest severity to log")
+    otel: bool = one(
+        "logging", SWITCH, False, "send OpenTelemetry spans, configured by OTEL_… variables; needs the extra [otel]"
     )
-    otel: bool = one("logging", SWITCH, False, "send spans to where OTEL_… variables say; needs the extra [otel]")
 
     def __init__(self, /, **given: Unpack[Arguments]) -> None:
         self._accept(given)
 
     @classmethod
     def of(cls, values: Mapping[str, object]) -> "Settings":
-        """Return the settings that ``Settings(**values)`` are, for values whose names no type checker can know."""
+        """Return ``Settings(**values)``, for names that a type checker cannot verify."""
         settings = cls.__new__(cls)
         settings._accept(values)  # noqa: SLF001 - of the same class
         return settings
@@ -231,12 +254,14 @@ class Settings:
             raise unknown(name, given[name], spelling=lambda setting: setting.name, origin=f"argument {name}")
         for setting in SETTINGS.values():
             object.__setattr__(self, setting.name, setting.accept(given.get(setting.name)))
-        self._agree()
+        self._check_combinations()
 
-    def _agree(self) -> None:
-        """Raise ``SettingsError`` for values that fit alone but not together."""
+    def _check_combinations(self) -> None:
+        """Raise ``SettingsError`` for values that contradict each other."""
         if self.tls_key is not None and self.tls_cert is None:
-            raise _conflict(SETTINGS["tls_key"], self.tls_key, "is the key of no certificate", "give tls-cert as well")
+            raise _conflict(
+                SETTINGS["tls_key"], self.tls_key, "is a key without a certificate", "give tls-cert as well"
+            )
         if self.only == "rest1" and self.upstream is None:
             raise _conflict(SETTINGS["only"], self.only, "has no upload API to send to", "give upstream as well")
         if self.only is None and self.rest1_port == self.rest2_port != 0:
@@ -244,12 +269,12 @@ class Settings:
 
     @property
     def durable(self) -> bool:
-        """Whether the embedded upload API answers only once a file is on the disk."""
+        """Whether the embedded upload API answers only when a file is on the disk."""
         return self.store is not None if self.fsync is None else self.fsync
 
     @property
     def archive_limits(self) -> ArchiveLimits | None:
-        """The limits of the archive check, or None where it is off: setting one of them turns it on."""
+        """The limits of the archive check, or None if it is off. Setting one limit turns it on."""
         given = self.archive_max_ratio, self.archive_max_size, self.archive_max_entries
         if given == (None, None, None):
             return None
@@ -269,10 +294,10 @@ def _conflict(setting: Setting, value: object, fault: str, advice: str) -> Setti
 
 
 def unknown(word: str, value: object, *, spelling: Callable[[Setting], str], origin: str) -> SettingsError:
-    """The error for a name that no setting has.
+    """Return the error for an unknown setting.
 
-    ``spelling`` gives the name of a setting as it is written there. The value is quoted only as the setting that was
-    probably meant would quote it: of any other name nobody knows whether its value is a secret.
+    ``spelling`` returns the name of a setting in the form of this source. The value is quoted only if a setting with a
+    similar name exists, and masked as that setting masks it. Any other value could be a secret.
     """
     bare = word.lower().replace("-", "_").removeprefix("aiorelay_").strip("_")
     near = suggestion(bare, SETTINGS)

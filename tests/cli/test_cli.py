@@ -1,4 +1,4 @@
-"""The command line: called as a function, and once each as a true program."""
+"""The command line, called as a function and as a program."""
 
 import os
 import re
@@ -31,8 +31,11 @@ MISUSES = [
     (["--max-size", "12 parsecs"], "aiorelay: max-size: '12 parsecs' is not a size (flag --max-size); try 500, 64KiB"),
     (["config", "--rest1-port=x"], "aiorelay: rest1-port: 'x' is not a port (flag --rest1-port); it goes from 0 to"),
     (["config", "--rest1-port", "-1"], "aiorelay: rest1-port: '-1' is not a port (flag --rest1-port); it goes from 0"),
-    (["ca", "--tls-key", "/k"], "aiorelay: tls-key: '/k' is the key of no certificate (flag --tls-key); give tls-cert"),
-    (["serve", "--max-size"], "aiorelay: --max-size: expected one argument; see aiorelay serve --help"),
+    (
+        ["ca", "--tls-key", "/k"],
+        "aiorelay: tls-key: '/k' is a key without a certificate (flag --tls-key); give tls-cert",
+    ),
+    (["serve", "--max-size"], "aiorelay: --max-size: expected one argument. See aiorelay serve --help."),
     (["config", "--max-sze", "5"], "aiorelay: --max-sze: there is no such setting for '5' (flag); did you mean --max-"),
     (
         ["config", "--max-sze=5"],
@@ -41,12 +44,12 @@ MISUSES = [
     (["config", "--max"], "aiorelay: --max: there is no such setting"),
     (["config", "--fsnc"], "aiorelay: --fsnc: there is no such setting (flag); did you mean --fsync?"),
     (["config", "-x"], "aiorelay: -x: there is no such setting (flag)"),
-    (["config", "word"], "aiorelay: there is a word too many, or its flag is missing; see aiorelay config --help"),
-    (["--max-size", "5", "config"], "aiorelay: the command config comes first, before all flags"),
-    (["confg"], "aiorelay: 'confg' is no command; did you mean config?; see aiorelay --help"),
-    (["xyzzy"], "aiorelay: 'xyzzy' is no command; try serve or "),
-    ([""], "aiorelay: '' is no command"),
-    (["a\nb"], r"aiorelay: 'a\nb' is no command"),
+    (["config", "word"], "aiorelay: unrecognized arguments: word. See aiorelay config --help."),
+    (["--max-size", "5", "config"], "aiorelay: unrecognized arguments: config; put the command before all flags."),
+    (["confg"], "aiorelay: COMMAND: invalid choice: 'confg', maybe you meant 'config'? (choose from serve, send, "),
+    (["xyzzy"], "aiorelay: COMMAND: invalid choice: 'xyzzy' (choose from serve, "),
+    ([""], "aiorelay: COMMAND: invalid choice: ''"),
+    (["a\nb"], r"aiorelay: COMMAND: invalid choice: 'a\nb'"),
     (["config", "--a\nb"], r"aiorelay: '--a\nb': there is no such setting"),
     (["config", "--config", "no.toml"], "aiorelay: config: 'no.toml' cannot be read: No such file or directory (flag"),
 ]
@@ -61,7 +64,7 @@ def test_misuse_is_one_line_on_stderr_and_status_2(
     assert out == ""
     assert err.startswith(sentence)
     assert err.count("\n") == 1
-    assert re.search(r"; see aiorelay( serve| ca| config)? --help\n$", err)
+    assert re.search(r"[.?] See aiorelay( serve| ca| config)? --help\.\n$", err)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +104,12 @@ def test_config_prints_each_setting_with_its_value_and_origin(
     } <= set(lines)
 
 
-def test_config_is_one_line_a_setting_whatever_a_path_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_prints_one_line_for_a_setting_with_a_line_break(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "--store", "/a\nb\udcff"]) == 0
     assert "store = /a\\nb\\udcff  (flag --store)\n" in capsys.readouterr().out
 
 
-def test_flag_file_beats_the_file_of_the_environment(
+def test_the_config_flag_overrides_the_environment(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "relay.toml").write_text("max_parts = 7")
@@ -115,7 +118,7 @@ def test_flag_file_beats_the_file_of_the_environment(
     assert "max-parts = 7  (file relay.toml)\n" in capsys.readouterr().out
 
 
-def test_later_flag_beats_earlier(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_later_flag_overrides_an_earlier_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "--max-parts", "1", "--max-parts", "2"]) == 0
     assert "max-parts = 2  (flag --max-parts)\n" in capsys.readouterr().out
 
@@ -130,7 +133,7 @@ def test_help_of_a_command_names_every_flag(command: str, capsys: pytest.Capture
     assert "--no-fsync" in out
 
 
-def test_help_after_bare_settings_is_that_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_without_a_command_is_that_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--max-size", "5", "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: aiorelay serve ")
 
@@ -154,7 +157,7 @@ def test_ca_prints_the_path_of_a_certificate_that_it_made(capsys: pytest.Capture
     assert path.read_bytes().startswith(b"-----BEGIN CERTIFICATE-----")
 
 
-def test_ca_prints_the_certificate_that_it_keeps(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ca_prints_the_certificate(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ca"]) == 0
     path = Path(capsys.readouterr().out.removesuffix("\n"))
     assert main(["ca", "--pem"]) == 0
@@ -167,7 +170,7 @@ def test_ca_that_cannot_be_made_is_one_line_and_status_1(capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("aiorelay: ")
-    assert err.endswith("; see aiorelay ca --help\n")
+    assert err.endswith(". See aiorelay ca --help.\n")
     assert err.count("\n") == 1
 
 
@@ -189,7 +192,7 @@ def test_misuse_as_a_program() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_reader_that_goes_away_gives_no_traceback() -> None:
+def test_a_closed_pipe_gives_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = program("config", capture_output=False, stdout=writer, stderr=subprocess.PIPE)
@@ -202,18 +205,18 @@ def test_output_that_cannot_be_written_is_one_line_and_status_1() -> None:
     with Path("/dev/full").open("w") as full:
         done = program("config", capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1
-    assert done.stderr == "aiorelay: [Errno 28] No space left on device; see aiorelay config --help\n"
+    assert done.stderr == "aiorelay: [Errno 28] No space left on device. See aiorelay config --help.\n"
 
 
 @pytest.mark.parametrize("command", ["config", "ca"])
-def test_closed_output_is_no_failure(command: str) -> None:
+def test_closed_stdout_is_no_failure(command: str) -> None:
     done = subprocess.run(
         ["sh", "-c", 'exec "$0" -m aiorelay "$1" >&-', sys.executable, command], capture_output=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_ca_prints_a_path_that_is_no_text_as_the_bytes_it_is(tmp_path: Path) -> None:
+def test_ca_prints_an_undecodable_path_as_bytes(tmp_path: Path) -> None:
     state = os.fsencode(tmp_path) + b"/\xff"
     done = subprocess.run(
         [sys.executable, "-m", "aiorelay", "ca", "--state-dir", state], capture_output=True, check=False
@@ -223,8 +226,8 @@ def test_ca_prints_a_path_that_is_no_text_as_the_bytes_it_is(tmp_path: Path) -> 
     assert Path(os.fsdecode(done.stdout.removesuffix(b"\n"))).exists()
 
 
-def test_command_line_brings_nothing_that_only_serving_needs() -> None:
-    """Whatever the package itself imports first, which is why it is left out of the picture here."""
+def test_the_command_line_imports_nothing_that_only_the_servers_need() -> None:
+    """The package is replaced, so that its own imports do not count."""
     code = (
         "import sys, types; package = sys.modules['aiorelay'] = types.ModuleType('aiorelay')\n"
         "package.__path__ = [sys.argv[1]]\n"
@@ -241,7 +244,7 @@ def test_port_that_is_taken_is_one_line_and_status_1() -> None:
         done = program("--rest1-port", str(taken.getsockname()[1]), "--rest2-port", "0")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("aiorelay: ")
-    assert done.stderr.endswith("; see aiorelay serve --help\n")
+    assert done.stderr.endswith(". See aiorelay serve --help.\n")
     assert done.stderr.count("\n") == 1
 
 

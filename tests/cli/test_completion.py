@@ -1,4 +1,4 @@
-"""The command line is completed by the shells themselves, asked with the Tab key on a terminal."""
+"""Completion in real shells: the tests type a Tab on a terminal."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ SHELLS = {
 
 
 class Terminal:
-    """A terminal at which somebody types."""
+    """A terminal with simulated input."""
 
     def __init__(self, descriptor):
         self._descriptor = descriptor
@@ -27,12 +27,12 @@ class Terminal:
         self._news = asyncio.Event()
 
     def read(self):
-        with contextlib.suppress(OSError):  # as it is once the shell has ended
+        with contextlib.suppress(OSError):  # EIO after the shell has ended
             self._shown += os.read(self._descriptor, 64 * 1024)
             self._news.set()
 
     async def type(self, text, *, shows):
-        """Type something, and wait until the terminal has shown what it leads to."""
+        """Type text and wait until the terminal has shown the result."""
         del self._shown[:]
         os.write(self._descriptor, text.encode())
         async with asyncio.timeout(PATIENCE):
@@ -43,7 +43,7 @@ class Terminal:
 
 @pytest.fixture(params=SHELLS)
 async def terminal(request, tmp_path):
-    """A terminal with a shell that knows how to complete ``aiorelay``, in an empty directory but for notes.txt."""
+    """A terminal with a shell that has loaded the completion script, in a directory that contains notes.txt."""
     command, setup = SHELLS[request.param]
     if shutil.which(command[0]) is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{command[0]} is not installed")
@@ -90,7 +90,7 @@ async def test_a_word_is_completed(terminal, typed, completed):
     await terminal.type(f"aiorelay {typed}\t", shows=completed)
 
 
-async def test_the_words_to_choose_from_are_shown(terminal):
+async def test_the_choices_are_shown(terminal):
     await terminal.type("aiorelay --log-level \t\t", shows="warning")
 
 

@@ -1,4 +1,4 @@
-"""What /metrics tells, and the line in the log."""
+"""The metrics, and the log line of an upload."""
 
 import io
 import json
@@ -57,7 +57,7 @@ async def test_failures_of_the_upstream_are_counted_by_kind(aiorelay_server, unu
     assert metrics["aiorelay_upstream_errors_total", labels(kind="connection_refused")] == 1
 
 
-async def test_metrics_want_a_token_where_uploads_do(aiorelay_server, tmp_path):
+async def test_metrics_require_a_token_if_uploads_do(aiorelay_server, tmp_path):
     (tmp_path / "tokens").write_text("prometheus:t0ken\n")
     chain = await aiorelay_server(token_file=tmp_path / "tokens")
     async with aiohttp.ClientSession() as client, client.get(f"{chain.rest1}/metrics", ssl=chain.tls) as answer:
@@ -99,7 +99,7 @@ async def test_an_upload_is_one_json_line(aiorelay_server, logged):
     }
 
 
-async def test_a_refusal_names_its_code(aiorelay_server, logged):
+async def test_the_line_of_a_refusal_contains_its_code(aiorelay_server, logged):
     chain = await aiorelay_server(max_size=3)
     assert await upload(chain) == 413
     [line] = [line for line in logged() if line["message"].startswith("upload")]
@@ -111,7 +111,7 @@ def test_an_acceptable_request_id_is_kept(given, kept):
     assert (logs.set_request_id({"X-Request-ID": given}) == given) is kept
 
 
-def test_a_line_of_text_stays_one_line():
+def test_line_breaks_are_escaped_in_text():
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     before = logs.log.handlers, logs.log.level, logs.log.propagate

@@ -1,4 +1,4 @@
-"""Spans, as a collector gets them by OTLP over HTTP, and what becomes of uploads where it does not."""
+"""Spans as an OTLP collector receives them, and uploads without a working collector."""
 
 from contextlib import asynccontextmanager
 
@@ -20,7 +20,7 @@ PHASES = ["receive", "check", "forward", "wait"]
 
 
 class Collector:
-    """What a recorder has got, read as spans."""
+    """The spans that a recorder has received."""
 
     def __init__(self, recorder):
         self.url = f"http://127.0.0.1:{recorder.port}"
@@ -65,8 +65,8 @@ async def upstream(recorder):
 
 
 @pytest.fixture
-def traced(collector, upstream, tmp_path):  # noqa: ARG001 - the collector is known by the environment
-    """A factory of relays that send spans; by their end they have sent them."""
+def traced(collector, upstream, tmp_path):  # noqa: ARG001 - the collector is configured by the environment
+    """A factory of relays that send spans. All spans have been sent when a relay has stopped."""
 
     @asynccontextmanager
     async def relay(**settings):
@@ -79,7 +79,7 @@ def traced(collector, upstream, tmp_path):  # noqa: ARG001 - the collector is kn
 
 @pytest.fixture
 def upload(traced):
-    """Sends one request through a relay that sends spans, and gives the answer once it has."""
+    """A function that sends one request through a tracing relay and returns the answer after the spans were sent."""
 
     async def upload(sent, **settings):
         async with traced(**settings) as chain:
@@ -88,7 +88,7 @@ def upload(traced):
     return upload
 
 
-async def test_an_upload_is_a_span_of_its_clients_trace_with_its_phases_below(upload, collector):
+async def test_an_upload_is_a_span_of_its_clients_trace_with_its_phases_as_children(upload, collector):
     await upload(request("/upload1", FORM, TRACEPARENT))
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
     server = collector.one("POST /upload1")
@@ -100,7 +100,7 @@ async def test_an_upload_is_a_span_of_its_clients_trace_with_its_phases_below(up
         assert span.end_time_unix_nano <= server.end_time_unix_nano
 
 
-async def test_the_upload_api_is_told_the_span_of_the_request_to_it(upload, collector, upstream):
+async def test_the_upload_api_receives_the_context_of_the_exchange(upload, collector, upstream):
     await upload(request("/upload1", FORM, TRACEPARENT, "tracestate: a=b", "tracestate: c=d"))
     (passed_on,) = upstream.requests
     client = collector.one("POST")
@@ -110,7 +110,7 @@ async def test_the_upload_api_is_told_the_span_of_the_request_to_it(upload, coll
 
 
 @pytest.mark.parametrize("header", ["X-None: there", "traceparent: nonsense"])
-async def test_without_a_trace_of_the_clients_one_begins(upload, collector, upstream, header):
+async def test_without_a_trace_of_the_client_a_new_one_begins(upload, collector, upstream, header):
     await upload(request("/upload1", FORM, header))
     server = collector.one("POST /upload1")
     assert server.parent_span_id == b""
@@ -140,7 +140,7 @@ async def test_attributes_are_named_by_the_semantic_conventions(upload, collecto
     assert {span.status.code for span in collector.spans} == {Status.STATUS_CODE_UNSET}
 
 
-async def test_no_query_value_and_no_token_is_told(upload, collector, upstream, tmp_path):
+async def test_spans_contain_no_query_value_and_no_token(upload, collector, upstream, tmp_path):
     (tmp_path / "tokens").write_text("alice:secret-1\n")
     await upload(
         request("/upload1?key=secret-2", FORM, "Authorization: Bearer secret-1", "Cookie: secret-3"),
@@ -153,19 +153,19 @@ async def test_no_query_value_and_no_token_is_told(upload, collector, upstream, 
     assert not [body for body in collector.bodies if b"secret" in body]
 
 
-async def test_a_refusal_is_told_by_the_code_of_its_problem(upload, collector):
-    # More than is kept back: a smaller file is refused before there is an exchange.
+async def test_the_error_type_of_a_refusal_is_the_code_of_its_problem(upload, collector):
+    # Larger than the look-ahead: a smaller file is refused before the exchange begins.
     large = form(part("somefile", b"x" * 1_000_000, "a.txt"))
     refused = await upload(request("/upload1", large), max_size=900_000)
     assert refused.status == 413
     server, client = collector.one("POST /upload1"), collector.one("POST")
     assert attributes(server)["error.type"] == attributes(client)["error.type"] == "too-large"
     assert attributes(server)["http.response.status_code"] == 413
-    # A server that refuses is not at fault, but an exchange that does not end well has failed.
+    # A refusal is no error of the server's span, but the aborted exchange has failed.
     assert (server.status.code, client.status.code) == (Status.STATUS_CODE_UNSET, Status.STATUS_CODE_ERROR)
 
 
-async def test_an_upload_api_that_is_away_is_an_error_of_both(upload, collector):
+async def test_an_unreachable_upload_api_is_an_error_of_both_spans(upload, collector):
     assert (await upload(request("/upload1", FORM), upstream="http://127.0.0.1:1/")).status == 502
     server, client = collector.one("POST /upload1"), collector.one("POST")
     assert attributes(server)["error.type"] == "upstream-failed"
@@ -182,7 +182,7 @@ async def test_a_refusal_by_the_upload_api_is_an_error_of_the_exchange(upload, c
     assert (server.status.code, client.status.code) == (Status.STATUS_CODE_UNSET, Status.STATUS_CODE_ERROR)
 
 
-async def test_a_client_that_leaves_leaves_a_span(traced, collector):
+async def test_a_client_that_disconnects_has_a_span(traced, collector):
     async with traced() as chain, connected(chain.rest1, chain.tls) as client:
         await client.send(request("/upload1", FORM[:-9], TRACEPARENT, length=len(FORM)))
         await has_begun(chain, client)
@@ -193,13 +193,13 @@ async def test_a_client_that_leaves_leaves_a_span(traced, collector):
 
 
 async def has_begun(chain, client: Client) -> None:
-    """Wait until the upload of ``client`` is under way, and let it vanish."""
+    """Wait until the upload of ``client`` is in progress, then disconnect."""
 
-    async def under_way():
+    async def in_progress():
         answer = await ask(chain.rest1, chain.tls, request("/metrics", b"", method="GET"))
         return b"aiorelay_uploads_in_flight 1.0" in answer.body
 
-    while not await under_way():
+    while not await in_progress():
         pass
     client.reset()
 
@@ -226,7 +226,7 @@ async def test_a_job_is_traced_to_its_end(traced, collector, upstream, tmp_path)
     assert server.end_time_unix_nano >= client.end_time_unix_nano
 
 
-async def test_a_trace_that_nobody_records_is_passed_on_as_such(upload, collector, upstream):
+async def test_an_unsampled_trace_is_passed_on_unsampled(upload, collector, upstream):
     await upload(request("/upload1", FORM, f"{TRACEPARENT[:-2]}00"))
     assert collector.spans == []
     assert upstream.requests[0]["traceparent"].startswith(f"00-{TRACE}-")
@@ -266,7 +266,7 @@ async def silent(connection):
 
 
 @pytest.mark.parametrize("is_there", [False, True], ids=["away", "silent"])
-async def test_a_collector_that_is_of_no_use_costs_a_line_in_the_log(arguments, recorder, is_there):
+async def test_a_failing_collector_is_logged_in_one_line(arguments, recorder, is_there):
     peer = await recorder(silent)
     env = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{peer.port if is_there else 1}",
@@ -277,20 +277,20 @@ async def test_a_collector_that_is_of_no_use_costs_a_line_in_the_log(arguments, 
         for _ in range(3):
             assert (await ask(process.rest1, process.tls, request("/upload1", FORM))).status == 200
         assert await process.stop() == 0
-    assert "the last spans were not sent" in process.log
+    assert "The last spans were not sent" in process.log
     assert all(line.startswith("20") for line in process.log.splitlines())
     assert is_there or "Transient error" in process.log
 
 
 @pytest.mark.parametrize(("name", "value"), [("OTEL_PROPAGATORS", "nonsense"), ("OTEL_BSP_MAX_QUEUE_SIZE", "0")])
-async def test_variables_that_make_no_sense_are_told_in_a_sentence(arguments, name, value):
+async def test_invalid_variables_are_a_startup_error(arguments, name, value):
     async with started(*arguments, env={name: value}) as process:
         assert await process.ended() == 1
     (line,) = process.log.splitlines()
-    assert line.startswith("aiorelay: otel: OpenTelemetry cannot use its variables (OTEL_…): ")
+    assert line.startswith("aiorelay: otel: OpenTelemetry cannot use its variables: ")
 
 
-async def test_variables_that_the_sdk_overlooks_are_a_line_in_the_log(arguments):
+async def test_variables_that_the_sdk_ignores_are_logged(arguments):
     async with started(*arguments, env={"OTEL_BSP_MAX_QUEUE_SIZE": "nonsense"}) as process:
         assert await process.stop() == 0
     line, _ = process.log.splitlines()

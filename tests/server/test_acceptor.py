@@ -1,4 +1,4 @@
-"""Connections are bounded, and idle ones make room."""
+"""The limit of connections, and which connections are closed at the limit."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ async def close(writer: asyncio.StreamWriter) -> None:
 
 @pytest.fixture
 async def connect():
-    """A factory of TLS connections that send what they are told to, and no more."""
+    """A factory of TLS connections that send the given data and nothing else."""
     async with AsyncExitStack() as stack:
 
         async def connected(port: int, context: ssl.SSLContext, data: bytes = b""):
@@ -40,7 +40,7 @@ async def connect():
 FEW_DESCRIPTORS = ("prlimit", "--nofile=64:64")
 
 
-async def test_uploads_go_on_beside_more_idle_connections_than_there_are_descriptors(tmp_path, connect):
+async def test_uploads_work_with_more_idle_connections_than_descriptors(tmp_path, connect):
     async with started(f"--state-dir={tmp_path}/state", *FREE_PORTS, under=FEW_DESCRIPTORS) as relay:
         port = int(relay.rest1.rpartition(":")[2])
         idle = [await connect(port, relay.tls) for _ in range(120)]
@@ -52,7 +52,7 @@ async def test_uploads_go_on_beside_more_idle_connections_than_there_are_descrip
         assert len(open_still) <= 16
 
 
-async def test_a_connection_with_a_request_is_not_the_one_that_goes(tmp_path, connect):
+async def test_a_connection_with_a_request_is_not_evicted(tmp_path, connect):
     async with started(f"--state-dir={tmp_path}/state", *FREE_PORTS, under=FEW_DESCRIPTORS) as relay:
         port = int(relay.rest1.rpartition(":")[2])
         reader, writer = await connect(
@@ -64,7 +64,7 @@ async def test_a_connection_with_a_request_is_not_the_one_that_goes(tmp_path, co
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
 
 
-async def test_a_handshake_that_never_comes_does_not_keep_others_out(aiorelay_server):
+async def test_connections_without_a_handshake_do_not_block_others(aiorelay_server):
     chain = await aiorelay_server()
     port = int(chain.rest1.rpartition(":")[2])
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
@@ -81,19 +81,19 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @pytest.fixture
 async def two_at_once():
-    """A factory of servers that take two connections at once: each gives its port, and a context that trusts it."""
+    """A factory of servers with a limit of two connections. Returns the port and a client context that trusts it."""
     authority = trustme.CA()
     context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(context)
     authority.configure_trust(trusting)
     async with AsyncExitStack() as stack:
 
-        async def serve(*, prompt: float, deadline: float = 600):
-            connections = Connections(prompt)
+        async def serve(*, slow_after: float, deadline: float = 600):
+            connections = Connections(slow_after)
 
             async def answer(request):
                 connections.request_started(request.protocol)
-                asyncio.current_task().add_done_callback(lambda _task: connections.ended(request.protocol))
+                asyncio.current_task().add_done_callback(lambda _task: connections.request_ended(request.protocol))
                 return web.Response()
 
             server = web.Server(answer)
@@ -108,7 +108,7 @@ async def two_at_once():
 
 @pytest.fixture
 async def plain_connect():
-    """A factory of connections that have said nothing yet, not even a word of TLS."""
+    """A factory of TCP connections that have sent nothing."""
     async with AsyncExitStack() as stack:
 
         async def connected(port: int):
@@ -120,7 +120,7 @@ async def plain_connect():
 
 
 class Handshake:
-    """A client's handshake, a flight at a time."""
+    """A client's TLS handshake, one flight at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
         self._reader, self._writer = reader, writer
@@ -128,33 +128,33 @@ class Handshake:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
 
     async def begin(self) -> None:
-        """Say hello, and hear the server's hello."""
+        """Send the ClientHello and receive the server's flight."""
         with pytest.raises(ssl.SSLWantReadError):
             self._tls.do_handshake()
         self._writer.write(self._outgoing.read())
         self._incoming.write(await self._reader.read(64 * 1024))
 
     async def finish(self) -> None:
-        """Finish it, and be served."""
+        """Finish the handshake, send a request and receive an answer."""
         self._tls.do_handshake()
         self._tls.write(GET)
         self._writer.write(self._outgoing.read())
         assert await self._reader.read(64 * 1024)
 
 
-async def test_a_newcomer_does_not_push_out_who_shakes_hands(two_at_once, plain_connect):
-    port, trusting = await two_at_once(prompt=600)
-    shaking = [Handshake(*await plain_connect(port), trusting) for _ in range(2)]
-    for each in shaking:
+async def test_a_new_connection_does_not_evict_one_in_a_handshake(two_at_once, plain_connect):
+    port, trusting = await two_at_once(slow_after=600)
+    handshakes = [Handshake(*await plain_connect(port), trusting) for _ in range(2)]
+    for each in handshakes:
         await each.begin()
-    newcomer, _ = await plain_connect(port)
-    assert await newcomer.read() == b""
-    for each in shaking:
+    third, _ = await plain_connect(port)
+    assert await third.read() == b""
+    for each in handshakes:
         await each.finish()
 
 
-async def test_who_says_nothing_makes_room_for_a_newcomer(two_at_once, connect, plain_connect):
-    port, trusting = await two_at_once(prompt=600)
+async def test_a_silent_connection_is_evicted_for_a_new_one(two_at_once, connect, plain_connect):
+    port, trusting = await two_at_once(slow_after=600)
     first, _ = await plain_connect(port)
     await plain_connect(port)
     reader, _ = await connect(port, trusting, GET)
@@ -162,8 +162,8 @@ async def test_who_says_nothing_makes_room_for_a_newcomer(two_at_once, connect, 
     assert await first.read() == b""
 
 
-async def test_a_slow_handshake_makes_room_before_an_idle_connection_does(two_at_once, connect, plain_connect):
-    port, trusting = await two_at_once(prompt=0)
+async def test_a_slow_handshake_is_evicted_before_an_idle_connection(two_at_once, connect, plain_connect):
+    port, trusting = await two_at_once(slow_after=0)
     idle, writer = await connect(port, trusting)
     silent, _ = await plain_connect(port)
     await connect(port, trusting, GET)
@@ -172,11 +172,11 @@ async def test_a_slow_handshake_makes_room_before_an_idle_connection_does(two_at
     assert await idle.readline() == b"HTTP/1.1 200 OK\r\n"
 
 
-async def test_who_has_been_idle_for_longest_makes_room(two_at_once, connect):
-    port, trusting = await two_at_once(prompt=600)
+async def test_the_connection_that_has_been_idle_for_longest_is_evicted(two_at_once, connect):
+    port, trusting = await two_at_once(slow_after=600)
     old, writer = await connect(port, trusting)
     silent, _ = await connect(port, trusting)
-    for _ in range(2):  # whose first request is over once the second is answered
+    for _ in range(2):  # the first request has ended when the second is answered
         writer.write(GET)
         await old.readuntil(b"\r\n\r\n")
     reader, _ = await connect(port, trusting, GET)
@@ -186,38 +186,38 @@ async def test_who_has_been_idle_for_longest_makes_room(two_at_once, connect):
     assert await old.readline() == b"HTTP/1.1 200 OK\r\n"
 
 
-async def test_who_has_left_is_forgotten(aiorelay_server, connect, plain_connect):
-    def remembered() -> int:
+async def test_a_closed_connection_is_removed(aiorelay_server, connect, plain_connect):
+    def handlers() -> int:
         gc.collect()
         return sum(type(each) is web.RequestHandler for each in gc.get_objects())
 
     chain = await aiorelay_server()
-    port, before = int(chain.rest1.rpartition(":")[2]), remembered()
+    port, before = int(chain.rest1.rpartition(":")[2]), handlers()
     for _ in range(3):
         _, silent = await plain_connect(port)
         reader, writer = await connect(port, chain.tls, GET)
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
         await close(silent)
         await close(writer)
-    await eventually(lambda: remembered() <= before)
+    await eventually(lambda: handlers() <= before)
 
 
-async def test_those_who_come_at_once_push_out_the_idle_and_not_each_other(two_at_once, connect):
-    port, trusting = await two_at_once(prompt=600)
+async def test_simultaneous_connections_evict_idle_ones_and_not_each_other(two_at_once, connect):
+    port, trusting = await two_at_once(slow_after=600)
     for _ in range(2):
         idle, _ = await connect(port, trusting, GET)
         await idle.readuntil(b"\r\n\r\n")
-    newcomers = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
-    for each in newcomers:
+    new_ones = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
+    for each in new_ones:
         reader, writer = await asyncio.open_connection(sock=each, ssl=trusting, server_hostname="localhost")
         writer.write(GET)
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
         await close(writer)
 
 
-async def test_those_who_come_at_once_and_find_no_room_are_closed(two_at_once):
-    port, _ = await two_at_once(prompt=600)
-    # Before the server has had a moment to look at any of them.
+async def test_simultaneous_connections_over_the_limit_are_closed(two_at_once):
+    port, _ = await two_at_once(slow_after=600)
+    # All of them connect before the server accepts one.
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(6)]
     for each in clients[:-2]:
         reader, writer = await asyncio.open_connection(sock=each)
@@ -228,7 +228,7 @@ async def test_those_who_come_at_once_and_find_no_room_are_closed(two_at_once):
 
 
 async def test_a_connection_that_was_reset_before_it_was_accepted_is_closed(two_at_once):
-    port, _ = await two_at_once(prompt=600)
+    port, _ = await two_at_once(slow_after=600)
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -238,8 +238,8 @@ async def test_a_connection_that_was_reset_before_it_was_accepted_is_closed(two_
     await close(writer)
 
 
-async def test_a_deadline_is_for_the_silence_before_a_handshake_too(two_at_once, plain_connect):
-    port, _ = await two_at_once(prompt=600, deadline=1)
+async def test_the_deadline_includes_the_wait_for_the_first_byte(two_at_once, plain_connect):
+    port, _ = await two_at_once(slow_after=600, deadline=1)
     hesitant, writer = await plain_connect(port)
     await asyncio.sleep(0.5)
     silent, _ = await plain_connect(port)
@@ -252,7 +252,7 @@ async def test_a_deadline_is_for_the_silence_before_a_handshake_too(two_at_once,
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-async def test_plain_http_and_no_other_noise_is_told_in_the_log(aiorelay_server, plain_connect, caplog, method):
+async def test_plain_http_is_logged_and_other_protocols_are_not(aiorelay_server, plain_connect, caplog, method):
     caplog.set_level("INFO", "aiorelay")
     chain = await aiorelay_server()
     caplog.clear()
@@ -263,4 +263,4 @@ async def test_plain_http_and_no_other_noise_is_told_in_the_log(aiorelay_server,
             await reader.read()
         writer.close()
     await eventually(lambda: bool(caplog.messages))
-    assert caplog.messages == ["127.0.0.1 spoke plain HTTP: https is wanted"]
+    assert caplog.messages == ["127.0.0.1 sent plain HTTP to an HTTPS port."]

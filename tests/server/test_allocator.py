@@ -1,4 +1,4 @@
-"""The allocator keeps blocks instead of asking the kernel for each."""
+"""malloc keeps freed memory instead of returning it to the kernel."""
 
 import subprocess
 import sys
@@ -21,5 +21,5 @@ def faults(how: str) -> int:
     return int(done.stdout)
 
 
-def test_blocks_that_come_and_go_cost_no_page_faults():
+def test_freed_blocks_are_reused_without_page_faults():
     assert faults("kept") < faults("by default") / 10

@@ -1,4 +1,4 @@
-"""A client that leaves while the upstream takes nothing, and so its own bytes are not read, is noticed all the same."""
+"""Clients that disconnect while back-pressure pauses reading are detected."""
 
 import asyncio
 import socket
@@ -16,14 +16,14 @@ MIB = 1024 * 1024
 HEAD = request("/upload/a.bin", b"", method="PUT", length=1024 * MIB, content_type=None)
 
 
-async def take_nothing(connection: Connection) -> None:
+async def stop_reading(connection: Connection) -> None:
     await connection.head()
     await connection.hang()
 
 
 @asynccontextmanager
 async def stalled(url: str, tls: ssl.SSLContext):
-    """A client in the midst of an upload of which nobody takes any more."""
+    """A client whose upload is stalled by back-pressure."""
     async with connected(url, tls) as client:
         sent = 0
 
@@ -49,7 +49,7 @@ async def stalled(url: str, tls: ssl.SSLContext):
 
 @pytest.fixture
 async def upstream(recorder):
-    return await recorder(take_nothing)
+    return await recorder(stop_reading)
 
 
 @pytest.fixture
@@ -63,27 +63,27 @@ async def stall(stack: AsyncExitStack, url: str, tls: ssl.SSLContext, count: int
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_an_upload_ends_when_its_client_resets_while_the_upstream_takes_nothing(relay, loop):
+async def test_a_stalled_upload_ends_when_its_client_resets(relay, loop):
     async with relay("--loop", loop) as process, stalled(process.rest1, process.tls) as client:
         client.reset()
         await process.logged("upload aborted")
 
 
-async def test_a_drain_does_not_wait_for_clients_that_have_left(relay):
+async def test_a_drain_does_not_wait_for_disconnected_clients(relay):
     async with relay("--grace", "10m") as process, AsyncExitStack() as stack:
         for client in await stall(stack, process.rest1, process.tls, 16):
             client.reset()
         assert await process.stop() == 0
 
 
-async def test_a_client_that_stays_is_waited_for(relay):
+async def test_a_drain_waits_for_connected_clients(relay):
     async with relay("--grace", "2s") as process, stalled(process.rest1, process.tls):
         assert await process.stop() == 1
         assert "upload aborted" in process.log
 
 
 class Unread(asyncio.Protocol):
-    """A server's side of a connection, which reads nothing until it is told to."""
+    """The server's side of a connection, with reading paused."""
 
     def __init__(self, accepted: asyncio.Queue[asyncio.Transport]) -> None:
         self._accepted = accepted
@@ -95,7 +95,7 @@ class Unread(asyncio.Protocol):
 
 @pytest.fixture
 async def pair():
-    """A transport that is not read, and the socket of its peer."""
+    """A transport with paused reading, and the socket of its peer."""
     accepted: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
     server = await asyncio.get_running_loop().create_server(lambda: Unread(accepted), "127.0.0.1", 0)
     with socket.create_connection(server.sockets[0].getsockname()) as peer:
@@ -116,20 +116,20 @@ def hang_up(peer: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("leave", [reset, hang_up, socket.socket.close])
-async def test_who_leaves_unread_is_told(pair, leave):
+async def test_a_disconnect_is_detected_while_reading_is_paused(pair, leave):
     transport, peer = pair
     assert disconnected([transport]) == []
     leave(peer)
     await eventually(lambda: disconnected([transport]) == [transport])
 
 
-async def test_who_sends_and_stays_has_not_left(pair):
+async def test_a_peer_that_sends_is_not_disconnected(pair):
     transport, peer = pair
     peer.sendall(b"more")
     assert disconnected([transport]) == []
 
 
-async def test_who_is_read_or_cut_already_is_nobodys_concern_here(pair):
+async def test_transports_that_read_or_are_aborted_are_not_reported(pair):
     transport, peer = pair
     hang_up(peer)
     await eventually(lambda: disconnected([transport]) == [transport])

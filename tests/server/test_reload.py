@@ -1,4 +1,4 @@
-"""SIGHUP: certificates and tokens are read again, without a restart."""
+"""SIGHUP reloads certificates and tokens without a restart."""
 
 import asyncio
 import signal
@@ -22,7 +22,7 @@ def write_certificate(authority: trustme.CA, path) -> bytes:
 
 
 async def served(url: str) -> bytes:
-    """The certificate that a server shows."""
+    """Return the certificate that a server presents, as DER."""
     port = int(url.rpartition(":")[2])
     return ssl.PEM_cert_to_DER_cert(await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port)))
 
@@ -38,11 +38,11 @@ async def test_a_new_certificate_is_served_and_a_broken_one_is_not(tmp_path, aut
             pass
         file.write_text("nonsense")
         relay.send(signal.SIGHUP)
-        await relay.logged("the certificate stays as it was")
+        await relay.logged("cannot reload the certificate, the old one stays in use")
         assert await served(relay.rest1) == second
 
 
-async def test_new_tokens_count_at_once(tmp_path):
+async def test_new_tokens_are_valid_after_the_reload(tmp_path):
     tokens = tmp_path / "tokens"
     tokens.write_text("alice:one\n")
     async with started(f"--state-dir={tmp_path}/state", f"--token-file={tokens}", *FREE_PORTS) as relay:
@@ -56,6 +56,6 @@ async def test_new_tokens_count_at_once(tmp_path):
                 assert (await client.ask(asked)).status == status
 
 
-async def test_a_relay_open_to_others_says_so(tmp_path):
+async def test_a_relay_without_tokens_on_a_public_address_logs_a_warning(tmp_path):
     async with started(f"--state-dir={tmp_path}/state", "--host=0.0.0.0", *FREE_PORTS) as relay:
         await eventually(lambda: "--token-file" in relay.log)

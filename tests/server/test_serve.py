@@ -1,4 +1,4 @@
-"""``python -m aiorelay`` from outside: what it prints, how it ends, what it leaves behind."""
+"""``python -m aiorelay`` as a process: its output, its exit status, the files it leaves."""
 
 import asyncio
 import contextlib
@@ -39,12 +39,12 @@ def relay(tmp_path: Path):
 
 
 def kept(tmp_path: Path) -> list[Path]:
-    """Every file in the store, those in hidden directories too."""
+    """Return every file in the store, including hidden directories."""
     return [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 
 async def paste(line: str) -> dict[str, object]:
-    """Run a line of shell, somewhere else, and give the JSON that it prints."""
+    """Run a shell command in another directory and return the JSON that it prints."""
     status, out, err = await run("bash", "-c", f"cd / && {line}")
     assert status == 0, err
     answer: dict[str, object] = json.loads(out)
@@ -52,7 +52,7 @@ async def paste(line: str) -> dict[str, object]:
 
 
 async def self_signed(directory: Path, subject: str, *more: str) -> tuple[str, ...]:
-    """The flags that serve a certificate as OpenSSL makes it, its key apart."""
+    """Make a certificate and a key file with OpenSSL. Return the flags that serve it."""
     cert, key = directory / "cert.pem", directory / "key.pem"
     words = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     status, _, err = await run(*words, "-keyout", str(key), "-out", str(cert), "-subj", subject, *more)
@@ -117,14 +117,14 @@ class TestReadyLines:
             await paste(process.curl)
             assert [file.read_bytes() for file in kept(tmp_path)] == [process.ca.read_bytes()]
 
-    async def test_the_curl_line_trusts_a_certificate_whose_ca_is_not_at_hand(self, relay, tmp_path):
+    async def test_the_curl_line_trusts_a_certificate_whose_ca_is_not_in_the_file(self, relay, tmp_path):
         leaf = trustme.CA().issue_cert("files.example")
         leaf.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
         async with relay("--tls-cert", str(tmp_path / "own.pem")) as process:
             await paste(process.curl)
             assert len(kept(tmp_path)) == 1
 
-    async def test_rest1_alone_prints_its_own_lines_and_feeds_the_upstream(self, relay, recorder, tmp_path):
+    async def test_rest1_alone_prints_its_own_lines_and_uploads_to_the_upstream(self, relay, recorder, tmp_path):
         upstream = await recorder()
         async with relay("--only", "rest1", "--upstream", upstream.url) as process:
             assert [line.split()[0] for line in process.ready] == ["rest1", "CA", "curl"]
@@ -132,7 +132,7 @@ class TestReadyLines:
             assert upstream.requests[0].parts[0][1] == process.ca.read_bytes()
         assert kept(tmp_path) == []
 
-    async def test_localhost_is_every_address_of_it_on_one_port(self, relay):
+    async def test_localhost_is_bound_on_all_its_addresses_with_one_port(self, relay):
         async with relay("--host", "localhost") as process:
             assert process.rest1.startswith("https://localhost:")
             port = process.rest1.rpartition(":")[2]
@@ -155,7 +155,7 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
 class TestEnd:
     @SIGNALS
-    async def test_a_signal_ends_it_with_0_though_connections_are_idle(self, relay, number):
+    async def test_a_signal_ends_it_with_0_even_with_idle_connections(self, relay, number):
         async with relay() as process, contextlib.AsyncExitStack() as stack:
             for base in (process.rest1, process.rest1, process.rest2):
                 client = await stack.enter_async_context(connected(base, process.tls))
@@ -163,7 +163,7 @@ class TestEnd:
             assert await process.stop(number) == 0
 
     @SIGNALS
-    async def test_signals_that_do_not_stop_coming_leave_the_exit_status_as_it_is(self, relay, number):
+    async def test_repeated_signals_do_not_change_the_exit_status(self, relay, number):
         async with relay() as process:
             while process.running:
                 process.send(number)
@@ -172,7 +172,7 @@ class TestEnd:
 
     @SIGNALS
     @pytest.mark.parametrize("mode", ["stream", "spool"])
-    async def test_an_upload_in_flight_ends_whole_and_is_answered(self, relay, tmp_path, number, mode):
+    async def test_an_upload_in_flight_is_completed_and_answered(self, relay, tmp_path, number, mode):
         async with relay("--upstream-mode", mode) as process, connected(process.rest1, process.tls) as client:
             await client.send(UPLOAD[:HALF])
             await uploading(process, tmp_path, mode)
@@ -182,7 +182,7 @@ class TestEnd:
             assert await process.ended() == 0
         assert [file.read_bytes() for file in kept(tmp_path)] == [CONTENT]
 
-    async def test_while_it_drains_new_uploads_are_refused(self, relay, tmp_path):
+    async def test_new_uploads_are_refused_during_the_drain(self, relay, tmp_path):
         async with (
             relay() as process,
             connected(process.rest1, process.tls) as uploader,
@@ -203,7 +203,7 @@ class TestEnd:
             assert await process.ended() == 0
         assert len(kept(tmp_path)) == 1
 
-    async def test_rest2_drains_in_the_same_way(self, relay, tmp_path):
+    async def test_rest2_drains_too(self, relay, tmp_path):
         async with (
             relay("--only", "rest2") as process,
             connected(process.rest2, process.tls) as uploader,
@@ -221,7 +221,7 @@ class TestEnd:
             assert await process.ended() == 0
         assert len(kept(tmp_path)) == 1
 
-    async def test_what_takes_longer_than_grace_is_cut_and_not_kept(self, relay, tmp_path):
+    async def test_an_upload_that_exceeds_grace_is_cancelled_and_not_stored(self, relay, tmp_path):
         async with relay("--grace", "300ms") as process, connected(process.rest1, process.tls) as client:
             await client.send(UPLOAD[:-1])
             await uploading(process, tmp_path)
@@ -229,7 +229,7 @@ class TestEnd:
         assert left_behind(tmp_path) == []
 
     @pytest.mark.parametrize("mode", ["stream", "spool"])
-    async def test_a_second_signal_cuts_at_once_and_nothing_is_kept(self, relay, tmp_path, mode):
+    async def test_a_second_signal_cancels_uploads_and_nothing_is_stored(self, relay, tmp_path, mode):
         async with (
             relay("--grace", "1h", "--upstream-mode", mode) as process,
             connected(process.rest1, process.tls) as client,
@@ -241,7 +241,7 @@ class TestEnd:
             assert await process.stop(signal.SIGINT) == 1
         assert left_behind(tmp_path) == []
 
-    async def test_the_upstream_of_what_is_cut_never_sees_its_end(self, relay, recorder):
+    async def test_the_upstream_never_receives_the_end_of_a_cancelled_upload(self, relay, recorder):
         upstream = await recorder()
         arguments = ("--only", "rest1", "--upstream", upstream.url, "--grace", "0")
         async with relay(*arguments) as process, connected(process.rest1, process.tls) as client:
@@ -251,7 +251,7 @@ class TestEnd:
         await upstream.connections[0].cut.wait()
         assert not upstream.requests
 
-    async def test_a_large_answer_is_sent_to_its_end(self, relay, recorder):
+    async def test_a_large_answer_is_sent_completely(self, relay, recorder):
         body = os.urandom(4_000_000)
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         upstream = await recorder(answering(answer))
@@ -277,7 +277,7 @@ class TestEnd:
 
 
 async def uploading(process: Process, tmp_path: Path, mode: str = "stream") -> None:
-    """Wait until the upload has come so far that its bytes lie in a file that is nobody's yet."""
+    """Wait until bytes of the upload have been written to a temporary file."""
     where = tmp_path / ("state/spool/" if mode == "spool" else "store/.incoming-")
     await eventually(lambda: any(each.startswith(str(where)) for each in process.open_files))
 
@@ -289,16 +289,16 @@ def refuses(base: str) -> bool:
 
 
 def left_behind(tmp_path: Path) -> list[Path]:
-    """What lies in the store or the spool."""
+    """Return the files in the store and the spool."""
     return [*(tmp_path / "store").iterdir(), *(tmp_path / "state" / "spool").iterdir()]
 
 
 BELOW_A_FILE = "{file}/below"
 FAILURES = [
-    (["--rest1-port", "{taken}"], "cannot listen on 127.0.0.1 port {taken}: Address already in use; .*--rest1-port"),
-    (["--rest2-port", "{taken}"], "cannot listen on 127.0.0.1 port {taken}: Address already in use; .*--rest2-port"),
-    (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 0: Cannot assign requested address; .*--host"),
-    (["--host", "nowhere.invalid"], "cannot listen on nowhere.invalid port 0: .*--host"),
+    (["--rest1-port", "{taken}"], r"Cannot listen on 127.0.0.1 port {taken}: Address already in use\. .*--rest1-port"),
+    (["--rest2-port", "{taken}"], r"Cannot listen on 127.0.0.1 port {taken}: Address already in use\. .*--rest2-port"),
+    (["--host", "192.0.2.1"], r"Cannot listen on 192.0.2.1 port 0: Cannot assign requested address\. .*--host"),
+    (["--host", "nowhere.invalid"], "Cannot listen on nowhere.invalid port 0: .*--host"),
     (["--store", BELOW_A_FILE], "cannot store files in .*below: Not a directory; see --store"),
     (["--store", "/proc/store"], "cannot store files in /proc/store: No such file or directory; see --store"),
     (["--state-dir", BELOW_A_FILE], "The certificate store cannot be used, .*: Not a directory.*--state-dir"),
@@ -309,7 +309,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), FAILURES, ids=lambda value: " ".join(value)[:40])
-async def test_what_cannot_start_says_so_in_one_line_and_exits_with_1(tmp_path, arguments, sentence):
+async def test_a_failure_to_start_is_one_line_and_status_1(tmp_path, arguments, sentence):
     file = tmp_path / "file"
     file.write_text("")
     temporary = tmp_path / "tmp"
@@ -320,7 +320,7 @@ async def test_what_cannot_start_says_so_in_one_line_and_exits_with_1(tmp_path, 
         async with started(*start, env={"TMPDIR": str(temporary)}) as process:
             assert await process.ended() == 1
     assert process.ready == []
-    assert re.fullmatch(f"aiorelay: .*{sentence.format(**places)}.*; see aiorelay serve --help\n", process.log)
+    assert re.fullmatch(f"aiorelay: .*{sentence.format(**places)}.*[.] See aiorelay serve --help[.]\n", process.log)
     assert list(temporary.iterdir()) == []
 
 
@@ -328,7 +328,7 @@ async def test_wrong_settings_exit_with_2_and_one_line(relay):
     async with relay("--max-size", "large") as process:
         assert await process.ended() == 2
     assert process.ready == []
-    assert re.fullmatch(r"aiorelay: max-size: .*; see aiorelay serve --help\n", process.log)
+    assert re.fullmatch(r"aiorelay: max-size: .*\. See aiorelay serve --help\.\n", process.log)
 
 
 class TestNotHttp:
@@ -344,7 +344,7 @@ class TestNotHttp:
             assert not answer.all("Content-Type") or "problem" not in answer["Content-Type"]
             assert (await ask(process.rest1, process.tls, HEALTH)).status == 200
             assert await process.stop() == 0
-        assert len(process.log.splitlines()) == 2, "the garbage, and the shutting down"
+        assert len(process.log.splitlines()) == 2, "one line for the garbage, one for the shutdown"
 
     @pytest.mark.parametrize("server", ["rest1", "rest2"])
     async def test_plain_http_is_told_to_use_https(self, relay, tmp_path, server):
@@ -367,7 +367,7 @@ class TestNotHttp:
 class TestDeadline:
     @pytest.fixture
     async def base(self, tmp_path):
-        """The URL of an empty app whose clients have a fifth of a second for each beginning."""
+        """The URL of an empty app with a deadline of 0.2 seconds."""
         context = tls.Certificates(tmp_path / "tls", ["localhost"]).context
         with listening("127.0.0.1", 0, "--port") as sockets:
             drain = Drain(0, asyncio.Event())
@@ -387,7 +387,7 @@ class TestDeadline:
             with pytest.raises(AssertionError, match="closed the connection without an answer"):
                 await client.head()
 
-    async def test_an_answered_connection_has_the_deadline_anew(self, base, tmp_path):
+    async def test_the_deadline_starts_again_after_an_answer(self, base, tmp_path):
         trusting = tls.client_context([tmp_path / "tls" / "ca.pem"])
         async with connected(base, trusting) as client:
             assert (await client.ask(HEALTH)).status == 404
@@ -399,7 +399,7 @@ class TestDeadline:
 class TestFromPython:
     @pytest.fixture
     def settings(self, tmp_path):
-        """A factory of settings: free ports, one CA, a store each."""
+        """A factory of settings with free ports, a shared CA and a store of their own."""
 
         def make(name: str = "store", **more: object) -> aiorelay.Settings:
             places = {"state_dir": tmp_path / "state", "store": tmp_path / name}
@@ -423,7 +423,7 @@ class TestFromPython:
             assert len(one.stored()) == 1
             assert other.stored() == []
 
-    async def test_an_exception_leaves_and_closes_everything(self, settings):
+    async def test_an_exception_closes_everything(self, settings):
         before = descriptors()
 
         async def leave() -> None:
@@ -445,7 +445,7 @@ class TestFromPython:
 
     async def test_a_start_that_is_cancelled_anywhere_leaves_nothing_open(self, settings):
         async with aiorelay.serve(settings()):
-            pass  # what is opened once and for all is open now
+            pass  # opens the descriptors that are kept for the life of the process
         before = descriptors()
 
         async def start() -> None:

@@ -1,4 +1,4 @@
-"""Settings: text and typed values in, frozen values out, and one sentence for each mistake."""
+"""Settings: parsing of text and typed values, and the messages for wrong values."""
 
 import contextlib
 import dataclasses
@@ -77,12 +77,12 @@ def test_size_is_read_as_whole_bytes(text: object, value: int) -> None:
 
 
 @pytest.mark.parametrize("text", NOT_SIZES)
-def test_what_is_no_size_is_refused(text: object) -> None:
+def test_invalid_size_is_refused(text: object) -> None:
     assert "is not a size (argument max_size); try 500, 64KiB or 2GiB" in fault(max_size=text)
 
 
 @pytest.mark.parametrize("text", ["0.3KiB", "1.5", "0.0000000001GB"])
-def test_size_with_a_broken_byte_is_refused(text: str) -> None:
+def test_size_with_a_fraction_of_a_byte_is_refused(text: str) -> None:
     assert "is not a whole number of bytes" in fault(max_size=text)
 
 
@@ -91,7 +91,7 @@ def test_size_beyond_any_file_is_refused(text: object) -> None:
     assert "is larger than any file" in fault(max_size=text)
 
 
-def test_nought_is_a_size_only_where_it_has_a_meaning() -> None:
+def test_zero_is_accepted_for_some_sizes_only() -> None:
     settings = Settings(max_fields_size="0", min_rate=0)
     assert (settings.max_fields_size, settings.min_rate) == (0, 0)
     assert "is less than 1" in fault(max_size="0")
@@ -105,35 +105,35 @@ def test_time_is_read_as_seconds(text: object, value: float) -> None:
 
 
 @pytest.mark.parametrize("text", NOT_TIMES)
-def test_what_is_no_time_is_refused(text: object) -> None:
+def test_invalid_time_is_refused(text: object) -> None:
     assert "time (argument idle_timeout); try 30s, 500ms or 5m" in fault(idle_timeout=text)
 
 
-def test_grace_may_be_nought() -> None:
+def test_grace_may_be_zero() -> None:
     assert Settings(grace="0").grace == 0
     assert Settings(grace=0.0).grace == 0
     assert "is too short a time" in fault(grace="0.5ms")
 
 
 @given(st.integers(min_value=0, max_value=2**63 - 1))
-def test_size_survives_being_shown(value: int) -> None:
+def test_shown_size_is_read_as_the_same_size(value: int) -> None:
     assert size(least=0).accept(show_size(value)) == value
 
 
 @given(st.sampled_from(["KiB", "MiB", "GiB", "KB", "MB", "GB"]), st.integers(min_value=1, max_value=999))
-@example("KB", 128)  # which is 125KiB, a longer word
+@example("KB", 128)  # shown as 125KiB, which is longer
 def test_round_size_is_shown_with_a_small_number(unit: str, number: int) -> None:
     shown = show_size(size(least=0).accept(f"{number}{unit}"))
     assert int(shown.rstrip("TGMKiB")) <= number
 
 
 @given(st.floats(min_value=0.001, max_value=1e9))
-def test_time_survives_being_shown(seconds: float) -> None:
+def test_shown_time_is_read_as_the_same_time(seconds: float) -> None:
     assert time().accept(show_time(seconds)) == seconds
 
 
 @given(st.integers(min_value=1, max_value=10**9))
-def test_time_in_milliseconds_survives_being_shown(milliseconds: int) -> None:
+def test_shown_time_in_milliseconds_is_read_as_the_same_time(milliseconds: int) -> None:
     shown = show_time(milliseconds / 1000)
     assert "." not in shown
     assert time().accept(shown) == milliseconds / 1000
@@ -160,11 +160,11 @@ def test_port_goes_from_0_to_65535(text: object, port: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["65536", "-1", "http", "", "80.0", -1, 65536, True, 80.0, "9" * 5000, "٣"])
-def test_what_is_no_port_is_refused(text: object) -> None:
+def test_invalid_port_is_refused(text: object) -> None:
     assert "is not a port" in fault(rest1_port=text)
 
 
-def test_counts_begin_at_one() -> None:
+def test_counts_start_at_one() -> None:
     assert Settings(max_parts="1").max_parts == 1
     assert "it goes from 1" in fault(max_parts="0")
 
@@ -185,14 +185,14 @@ def test_network_is_read(text: object, network: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "10/8", "10.0.0.0/33", "example.org", "fe80::%eth0/64", "010.0.0.0/8", 10, None])
-def test_what_is_no_network_is_refused(text: object) -> None:
+def test_invalid_network_is_refused(text: object) -> None:
     assert "is not a network" in fault(allow_net=[text])
 
 
-def test_host_bits_in_a_network_are_refused_with_the_network_that_was_meant() -> None:
+def test_a_network_with_host_bits_is_refused_and_the_network_is_suggested() -> None:
     assert fault(allow_net="10.0.0.1/8") == (
         "allow-net: '10.0.0.1/8' is an address in a network, not a network (argument allow_net); "
-        "the network is 10.0.0.0/8"
+        "the network is 10.0.0.0/8."
     )
 
 
@@ -220,7 +220,7 @@ def test_host_is_an_address_or_a_name(text: object, host: str) -> None:
         *("a\n", "a/b", "x" * 64, "a." * 127 + "ab", "\u2615.\x00", "ü" * 80, 1, None.__class__),
     ],
 )
-def test_what_is_no_host_is_refused(text: object) -> None:
+def test_invalid_host_is_refused(text: object) -> None:
     assert "is not a host" in fault(host=text)
 
 
@@ -230,13 +230,13 @@ def test_allowed_hosts_may_be_patterns_of_subdomains() -> None:
         assert "is not a host" in fault(allow_host=text)
 
 
-def test_certificate_names_are_those_a_certificate_can_hold() -> None:
+def test_certificate_names_that_a_certificate_cannot_contain_are_refused() -> None:
     assert Settings(tls_name=["*.example.org", "::1"]).tls_name == ("*.example.org", "::1")
     for text in ("my_box", "fe80::1%eth0"):
-        assert "cannot stand in a certificate" in fault(tls_name=text)
+        assert "cannot be in a certificate" in fault(tls_name=text)
 
 
-def test_certificate_names_hold_this_machine_by_default() -> None:
+def test_certificate_names_include_this_machine_by_default() -> None:
     names = Settings().tls_name
     assert names[:3] == ("localhost", "127.0.0.1", "::1")
     assert set(names[3:]) <= {socket.gethostname().lower()}
@@ -250,11 +250,11 @@ def test_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("text", ["", "a\0b", 1, b"x"])
-def test_what_is_no_path_is_refused(text: object) -> None:
+def test_invalid_path_is_refused(text: object) -> None:
     assert "is not a path" in fault(store=text)
 
 
-def test_home_of_nobody_is_refused() -> None:
+def test_home_directory_of_an_unknown_user_is_refused() -> None:
     assert "cannot be made an absolute path" in fault(store="~no-such-user-here/x")
 
 
@@ -274,11 +274,11 @@ def test_upstream_is_an_http_url(text: object, url: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is no http or https URL"),
-        ("example.org/upload", "is no http or https URL"),
-        ("localhost:8001/upload", "is no http or https URL"),
-        ("ftp://example.org/", "is no http or https URL"),
-        ("//example.org/", "is no http or https URL"),
+        ("", "is not an http or https URL"),
+        ("example.org/upload", "is not an http or https URL"),
+        ("localhost:8001/upload", "is not an http or https URL"),
+        ("ftp://example.org/", "is not an http or https URL"),
+        ("//example.org/", "is not an http or https URL"),
         ("http://", "has no usable host"),
         ("http:///upload", "has no usable host"),
         ("http://example.org:0/", "has no usable port"),
@@ -293,7 +293,7 @@ def test_upstream_is_an_http_url(text: object, url: str) -> None:
         (7, "is not a URL"),
     ],
 )
-def test_what_is_no_upstream_is_refused(text: object, reason: str) -> None:
+def test_invalid_upstream_is_refused(text: object, reason: str) -> None:
     assert reason in fault(upstream=text)
 
 
@@ -342,7 +342,7 @@ def test_header_is_a_name_and_a_value(text: object, pair: tuple[str, str]) -> No
         ("Connection: s3cret", "the relay sets itself"),
     ],
 )
-def test_what_is_no_header_to_add_is_refused_and_not_repeated(text: object, reason: str) -> None:
+def test_invalid_header_is_refused_and_not_repeated(text: object, reason: str) -> None:
     assert reason in fault(upstream_header=[text])
     assert "s3cret" not in fault(upstream_header=[text])
 
@@ -364,7 +364,7 @@ def test_scanner_is_an_address_or_a_socket(text: object, scanner: object) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "clamav", "clamav:", ":3310", "clamav:0", "clamav:65536", 3310, ("a", "b", "c")])
-def test_what_is_no_scanner_is_refused(text: object) -> None:
+def test_invalid_scanner_is_refused(text: object) -> None:
     assert "is neither HOST:PORT nor the path of a socket" in fault(clamd=text)
 
 
@@ -373,12 +373,12 @@ def test_scanner_at_an_ipv6_address_needs_brackets() -> None:
 
 
 @pytest.mark.parametrize("text", ["image/*", "application/pdf", ".csv", ".tar.gz", "image/svg+xml", " Image/PNG "])
-def test_media_types_and_endings_are_accepted(text: str) -> None:
+def test_media_types_and_extensions_are_accepted(text: str) -> None:
     assert Settings(accept=[text]).accept == (text.strip().lower(),)
 
 
 @pytest.mark.parametrize("text", ["", "csv", "*.csv", "*/*", "*", "image/", "text/csv; charset=utf-8", ".", ". a", 1])
-def test_what_is_neither_media_type_nor_ending_is_refused(text: object) -> None:
+def test_invalid_media_type_or_extension_is_refused(text: object) -> None:
     assert "is neither a media type nor an ending" in fault(accept=[text])
 
 
@@ -397,7 +397,7 @@ def test_validator_is_named_by_module_and_name(text: str) -> None:
         ("csv:QUOTE_ALL", "cannot be called"),
     ],
 )
-def test_a_validator_that_is_not_there_is_refused(name: str, says: str) -> None:
+def test_a_missing_validator_is_refused(name: str, says: str) -> None:
     assert fault(validator=name).startswith(f"validator: '{name}' {says} (argument validator); ")
 
 
@@ -423,7 +423,7 @@ def test_a_validator_that_cannot_be_imported_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("text", ["", "module", "module:", ":name", "a-b:c", "a.b:c d", "../x:y", 1])
-def test_what_names_no_validator_is_refused(text: object) -> None:
+def test_invalid_name_of_a_validator_is_refused(text: object) -> None:
     assert "does not name a validator" in fault(validator=text)
 
 
@@ -433,19 +433,19 @@ def test_switch_is_true_or_false(text: object, value: bool) -> None:  # noqa: FB
 
 
 @pytest.mark.parametrize("text", ["", "1", "yes", "on", 1, 0])
-def test_what_is_neither_true_nor_false_is_refused(text: object) -> None:
+def test_invalid_switch_is_refused(text: object) -> None:
     assert "is neither true nor false" in fault(fsync=text)
 
 
 def test_choice_is_taken_in_either_case() -> None:
     assert Settings(log_level="WARNING").log_level == "warning"
     assert fault(log_level="loud") == (
-        "log-level: 'loud' is not on offer (argument log_level); choose debug or info or warning or error"
+        "log-level: 'loud' is not on offer (argument log_level); choose debug or info or warning or error."
     )
 
 
 @pytest.mark.parametrize("text", ["", "a\nb", "a\0", "\udcff", "a\\b", 'a"b', 1])
-def test_what_is_no_field_name_is_refused(text: object) -> None:
+def test_invalid_field_name_is_refused(text: object) -> None:
     assert "is not a field name" in fault(field=text)
 
 
@@ -453,7 +453,7 @@ def test_field_name_may_be_in_any_language() -> None:
     assert Settings(field="ファイル 1").field == "ファイル 1"
 
 
-def test_settings_without_arguments_are_the_defaults_of_the_contract() -> None:
+def test_settings_without_arguments_are_the_documented_defaults() -> None:
     settings = Settings()
     assert (settings.host, settings.rest1_port, settings.rest2_port) == ("127.0.0.1", 8000, 8001)
     assert (settings.max_size, settings.max_parts, settings.max_fields_size) == (10 * 2**30, 100, 2**20)
@@ -462,7 +462,7 @@ def test_settings_without_arguments_are_the_defaults_of_the_contract() -> None:
     assert (settings.upstream, settings.upstream_header, settings.local_root, settings.accept) == (None, (), (), ())
 
 
-def test_none_stands_for_the_default() -> None:
+def test_none_means_the_default() -> None:
     given_none = Settings(**dict.fromkeys(SETTINGS))
     assert given_none == Settings()
     assert hash(given_none) == hash(Settings())
@@ -473,7 +473,7 @@ def test_settings_are_frozen() -> None:
         Settings().host = "::"  # type: ignore[misc]
 
 
-def test_settings_accept_what_they_hold() -> None:
+def test_settings_accept_their_own_values() -> None:
     settings = Settings(
         upstream="https://example.org/u?x=%2F", upstream_header="A: b", clamd="[::1]:1", allow_net="::1", store="x"
     )
@@ -500,11 +500,11 @@ def test_secrets_are_neither_in_repr_nor_shown() -> None:
     assert SETTINGS["upstream"].show(settings.upstream) == "https://example.org/?***"
 
 
-def test_unknown_argument_is_refused_with_the_nearest_name() -> None:
+def test_unknown_argument_is_refused_and_the_nearest_name_is_suggested() -> None:
     assert fault(max_sise=5) == ("max_sise: there is no such setting for 5 (argument max_sise); did you mean max_size?")
 
 
-def test_long_value_is_cut_in_the_sentence() -> None:
+def test_long_value_is_truncated_in_the_message() -> None:
     assert len(fault(max_size="x" * 10_000)) < 200
 
 
@@ -512,7 +512,7 @@ def test_settings_error_is_a_startup_error() -> None:
     assert issubclass(SettingsError, StartupError)
 
 
-def test_durable_follows_store_unless_told() -> None:
+def test_durable_depends_on_store_by_default() -> None:
     assert not Settings().durable
     assert Settings(store="/srv/kept").durable
     assert not Settings(store="/srv/kept", fsync=False).durable
@@ -527,7 +527,7 @@ def test_one_archive_limit_turns_the_check_on_with_the_defaults_of_the_others() 
 
 def test_key_without_certificate_is_refused() -> None:
     assert fault(tls_key="/k.pem") == (
-        "tls-key: '/k.pem' is the key of no certificate (argument tls_key); give tls-cert as well"
+        "tls-key: '/k.pem' is a key without a certificate (argument tls_key); give tls-cert as well."
     )
     assert Settings(tls_cert="/c.pem").tls_key is None
 
@@ -539,7 +539,7 @@ def test_both_servers_cannot_have_one_port() -> None:
 
 
 def test_rest1_alone_needs_an_upload_api() -> None:
-    assert fault(only="rest1") == ("only: 'rest1' has no upload API to send to (argument only); give upstream as well")
+    assert fault(only="rest1") == ("only: 'rest1' has no upload API to send to (argument only); give upstream as well.")
 
 
 LAYERS = [
@@ -553,7 +553,7 @@ LAYERS = [
 
 @pytest.fixture
 def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Write relay.toml, to be named by its bare name."""
+    """A function that writes relay.toml to the working directory and returns its name."""
     (tmp_path / "conf").mkdir()
     monkeypatch.chdir(tmp_path / "conf")
 
@@ -565,7 +565,7 @@ def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str
 
 
 @pytest.mark.parametrize(("flags", "environ", "text", "value", "origin"), LAYERS)
-def test_flag_beats_environment_beats_file_beats_default(
+def test_a_source_overrides_those_after_it(
     flags: dict[str, str], environ: dict[str, str], text: str, value: int, origin: str, toml: Callable[[str], str]
 ) -> None:
     settings, origins = read(flags, environ, find_file(toml(text), environ))
@@ -586,14 +586,14 @@ WRONG = [
     ({}, {}, "max-size = 5", "max-size: there is no such setting for 5 (file relay.toml); did you mean max_size?"),
     ({}, {}, "[serve]\nhost = '::'", "serve: there is no such setting"),
     ({}, {}, '"a\\nb" = 1', "'a\\nb': there is no such setting (file relay.toml)"),
-    ({"tls_key": "/k"}, {}, "", "tls-key: '/k' is the key of no certificate (flag --tls-key)"),
+    ({"tls_key": "/k"}, {}, "", "tls-key: '/k' is a key without a certificate (flag --tls-key)"),
     ({}, {"AIORELAY_UPSTREAM_HEADR": "X: s3cret"}, "", "for 'X: ***' (environment)"),
     ({"fsync": False}, {}, "store = 5", "store: 5 is not a path (file relay.toml)"),
 ]
 
 
 @pytest.mark.parametrize(("flags", "environ", "text", "sentence"), WRONG)
-def test_mistake_is_told_with_key_value_and_origin(
+def test_an_error_contains_key_value_and_origin(
     flags: dict[str, object], environ: dict[str, str], text: str, sentence: str, toml: Callable[[str], str]
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -612,7 +612,7 @@ def test_repeated_setting_is_a_list_in_the_file_and_comma_separated_in_the_envir
     assert settings.fsync is True
 
 
-def test_refused_switch_is_told_by_the_flag_that_was_given() -> None:
+def test_the_origin_of_a_negated_switch_is_its_negated_flag() -> None:
     _, origins = read({"fsync": False}, {})
     assert origins["fsync"] == "flag --no-fsync"
 
@@ -630,7 +630,7 @@ def test_paths_in_a_file_are_relative_to_the_file(
     assert settings.upstream_ca == Path("/home/someone/ca.pem")
 
 
-def test_scanner_by_address_in_a_file_is_left_alone(toml: Callable[[str], str]) -> None:
+def test_scanner_address_in_a_file_is_not_made_a_path(toml: Callable[[str], str]) -> None:
     settings, _ = read({}, {}, find_file(toml("clamd = 'clamav:3310'"), {}))
     assert settings.clamd == ("clamav", 3310)
 
@@ -641,7 +641,7 @@ def test_empty_path_in_a_file_is_not_its_directory(text: str, toml: Callable[[st
         read({}, {}, find_file(toml(text), {}))
 
 
-def test_file_is_named_by_flag_or_else_by_environment(toml: Callable[[str], str], tmp_path: Path) -> None:
+def test_the_config_flag_overrides_the_environment(toml: Callable[[str], str], tmp_path: Path) -> None:
     toml("max_size = 3")
     other = tmp_path / "other.toml"
     other.write_text("max_size = 4")
@@ -661,7 +661,7 @@ def test_file_is_named_by_flag_or_else_by_environment(toml: Callable[[str], str]
         (b"a = " + b"[" * 5000, "'relay.toml' cannot be read as a file of settings"),
     ],
 )
-def test_file_that_cannot_be_used_is_told(
+def test_an_unusable_file_is_an_error(
     content: bytes | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -672,7 +672,7 @@ def test_file_that_cannot_be_used_is_told(
     assert f"config: {reason}" in str(caught.value)
 
 
-def test_name_of_a_file_with_a_nul_is_told() -> None:
+def test_a_file_name_with_a_nul_is_an_error() -> None:
     with pytest.raises(SettingsError, match="cannot be read as a file of settings"):
         find_file("a\0b", {})
 
@@ -685,7 +685,7 @@ def test_name_of_a_file_with_a_nul_is_told() -> None:
         ("x", "{home}/.local/state/aiorelay"),
     ],
 )
-def test_state_is_kept_where_xdg_says(
+def test_the_default_state_directory_depends_on_xdg_state_home(
     base: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -696,7 +696,7 @@ def test_state_is_kept_where_xdg_says(
     assert Settings().state_dir == settings.state_dir
 
 
-def test_every_setting_goes_by_its_flag_variable_and_key() -> None:
+def test_every_setting_has_a_flag_a_variable_and_a_key() -> None:
     for name, setting in SETTINGS.items():
         assert setting.flag == f"--{setting.key}"
         assert setting.variable == f"AIORELAY_{name.upper()}"
@@ -705,14 +705,14 @@ def test_every_setting_goes_by_its_flag_variable_and_key() -> None:
 
 
 def test_settings_groups_are_contiguous() -> None:
-    """The help is grouped as the table is, so that no group's heading comes twice."""
+    """The help prints a heading for each group, in the order of the table."""
     groups = [setting.group for setting in SETTINGS.values()]
     changes = sum(before != after for before, after in itertools.pairwise(groups))
     assert changes == len(set(groups)) - 1
 
 
-def test_working_directory_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removed_working_directory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
-    os.rmdir(tmp_path / "gone")  # noqa: PTH106 - Path.rmdir would do as well, were it not the working directory
+    os.rmdir(tmp_path / "gone")  # noqa: PTH106 - pathlib's rmdir is not needed here
     assert "cannot be made an absolute path" in fault(store="kept")

@@ -1,12 +1,13 @@
 """``aiorelay probe``: find out what an upload API accepts by sending it about a dozen small test uploads.
 
-    uploads        the test uploads: small, harmless forms that are recognisable by name
-    http_client    one connection each: any bytes out, whole, unfinished or cut off, and what comes back
-    trials         which uploads are tried, in which order
-    findings       what the outcomes mean, pure: values, reasons, and the flags of ``aiorelay serve`` that fit
+    uploads        the test uploads: small, harmless forms with recognisable file names
+    http_client    send one request per connection, complete or cut off, and read the response
+    trials         send the test uploads in order
+    findings       derive values, reasons and flags for ``aiorelay serve`` from the outcomes; no I/O
     report         the findings as lines and as JSON
 
-Requests are written as raw bytes because half of them are broken on purpose, as a relay breaks off a refused upload.
+Requests are written as raw bytes because many are incomplete on purpose: a relay aborts a refused upload in the same
+way.
 """
 
 from aiorelay.cli.probe.findings import NAMES, Finding, is_complete

@@ -1,4 +1,4 @@
-"""Send one request over a connection of its own, whole or cut off, and read the response."""
+"""Send one request over its own connection, complete or cut off, and read the response."""
 
 import contextlib
 import enum
@@ -23,59 +23,59 @@ _LONGEST_ANSWER = 256 * 1024
 
 
 class NoAnswer(enum.Enum):
-    """Why there is no answer, as what goes on from "it"."""
+    """Why there is no answer. The values complete a sentence that begins with "it"."""
 
-    HUNG_UP = "hung up without an answer"
-    LATE = "did not answer in time"
-    GARBLED = "answered with what is not HTTP"
-    GONE = "could not be reached any more"
+    CLOSED = "closed the connection without an answer"
+    TIMEOUT = "did not answer in time"
+    NOT_HTTP = "sent an answer that is not HTTP"
+    UNREACHABLE = "could not be reached any more"
 
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """How many ``seconds`` passed until an answer with ``status``, or None for a hang-up or the end of the wait."""
+    """The time until an answer with ``status``. None: the connection was closed, or the wait ended."""
 
     seconds: float
     status: int | None = None
 
     @property
     def refusal(self) -> int | None:
-        """The status of an answer that came at once and speaks of the upload, not of its slowness (408)."""
+        """The status of an immediate refusal that is not about slowness (408)."""
         at_once = self.seconds < 1 and self.status is not None and 400 <= self.status < 500
         return self.status if at_once and self.status != 408 else None
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeOutcome:
-    """What came back: a final ``status`` with the texts that the answer holds, or a ``silence``."""
+    """The result of a request: the final ``status`` and the texts in the answer, or ``no_answer``."""
 
     status: int | None = None
     texts: tuple[str, ...] = ()
-    silence: NoAnswer | None = None
+    no_answer: NoAnswer | None = None
     location: str | None = None
     keys: frozenset[str] = frozenset()
 
     @property
     def kind(self) -> tuple[int | None, frozenset[str]]:
-        """What answers of the same meaning have in common: the status and the keys of the JSON document."""
+        """The status and the keys of the JSON document, which are equal for answers of the same meaning."""
         return self.status, self.keys
 
     @property
     def excerpt(self) -> str:
-        """The status with the first 200 bytes of the answer, for people."""
+        """The status and the first 200 bytes of the answer."""
         said = self.texts[0].encode()[:200].decode("utf-8", "ignore").strip() if self.texts else ""
         return f"{self}: {said}" if said else str(self)
 
     def __str__(self) -> str:
-        return f"answered {self.status}" if self.silence is None else self.silence.value
+        return f"answered {self.status}" if self.no_answer is None else self.no_answer.value
 
     def mentions(self, word: str) -> bool:
-        """Whether ``word`` stands in the answer, whichever way it is escaped there."""
+        """Whether the answer contains ``word``, in any escaping."""
         return any(word in text for text in self.texts)
 
 
 class HttpClient:
-    """The way to the API at ``url``: ``context`` is for https, ``headers`` go with every request."""
+    """A client of the API at ``url``. ``context`` is for https; ``headers`` are sent with every request."""
 
     def __init__(self, url: URL, context: ssl.SSLContext, headers: Iterable[tuple[str, str]]) -> None:
         self._url = url
@@ -83,11 +83,11 @@ class HttpClient:
         self._headers = tuple(headers)
 
     def dial(self) -> socket.socket:
-        """Open a connection, TLS included. Raises OSError, of which ssl.SSLError is one."""
+        """Open a connection, including TLS. Raises OSError, also for TLS failures (ssl.SSLError)."""
         host = self._url.raw_host or ""
         try:
             plain = socket.create_connection((host, self._url.port or 0), timeout=_CONNECT_TIMEOUT)
-        except UnicodeError as error:  # a label that is empty or too long, which never reaches the resolver
+        except UnicodeError as error:  # a label is empty or too long
             raise socket.gaierror(socket.EAI_NONAME, "not a host name") from error
         if self._url.scheme != "https":
             return plain
@@ -100,17 +100,17 @@ class HttpClient:
     def post(
         self, headers: Iterable[tuple[str, str]], body: bytes, *, patience: float, cut: bool = False
     ) -> ProbeOutcome:
-        """Send a request head and ``body``, as it is, and wait up to ``patience`` seconds for the answer.
+        """Send a request head and ``body`` unchanged, and wait up to ``patience`` seconds for the answer.
 
-        Where ``body`` is less than the head promises, the API is left waiting for the rest; or, with ``cut``,
-        the sending side is closed, so that it sees the end and can still answer.
+        ``body`` may be shorter than the head declares: the API then waits for the rest. With ``cut`` the sending side
+        is closed after ``body``, so that the API sees the end and can still answer.
         """
         try:
             connection = self.dial()
         except OSError:
-            return ProbeOutcome(silence=NoAnswer.GONE)
+            return ProbeOutcome(no_answer=NoAnswer.UNREACHABLE)
         with connection:
-            with contextlib.suppress(OSError):  # it may have answered and closed already
+            with contextlib.suppress(OSError):  # the API may have answered and closed already
                 connection.sendall(self._head(headers) + body)
                 if cut:
                     _close_sending_side(connection)
@@ -118,11 +118,11 @@ class HttpClient:
             return _answer(connection)
 
     def wait(self, headers: Iterable[tuple[str, str]], body: bytes, *, drip: bytes, bound: float) -> Waited | None:
-        """Send a head and ``body``, then ``drip`` each second, and measure the seconds until an answer or a hang-up.
+        """Send a head and ``body``, then ``drip`` each second. Measure the time until an answer or a disconnect.
 
-        An empty ``drip`` is a silent body. ``bound`` seconds are the most; None where no connection can be made.
+        ``drip`` may be empty. The wait ends after ``bound`` seconds. Return None if no connection can be opened.
         """
-        said = b""
+        received = b""
         try:
             connection = self.dial()
         except OSError:
@@ -133,13 +133,13 @@ class HttpClient:
             while (left := begun + bound - time.monotonic()) > 0:
                 connection.settimeout(min(1.0, left))
                 try:
-                    said = connection.recv(64)
+                    received = connection.recv(64)
                 except TimeoutError:
                     connection.settimeout(max(left, 1.0))
                     connection.sendall(drip)
                 else:
                     break
-        status = re.match(rb"HTTP/1\.[01] ([0-9]{3})", said)
+        status = re.match(rb"HTTP/1\.[01] ([0-9]{3})", received)
         return Waited(min(round(time.monotonic() - begun, 1), bound), None if status is None else int(status[1]))
 
     def _head(self, headers: Iterable[tuple[str, str]]) -> bytes:
@@ -152,12 +152,12 @@ class HttpClient:
 
 
 def _close_sending_side(connection: socket.socket) -> None:
-    """Send the end of the stream, TLS's and TCP's; what the peer sends can be read still (RFC 8446, section 6.1)."""
+    """Close the sending side of TLS and TCP. Reading stays possible (RFC 8446, section 6.1)."""
     if isinstance(connection, ssl.SSLSocket):
         connection.settimeout(0)  # send close_notify, without waiting for the peer's
         with contextlib.suppress(ssl.SSLWantReadError):
             connection.unwrap()
-    # Not the SSLSocket's own shutdown, which would forget how to decrypt.
+    # Not SSLSocket.shutdown, which would drop the TLS state that is needed for reading.
     socket.socket.shutdown(connection, socket.SHUT_WR)
 
 
@@ -166,13 +166,13 @@ def _answer(connection: socket.socket) -> ProbeOutcome:
     try:
         response.begin()
     except TimeoutError:
-        return ProbeOutcome(silence=NoAnswer.LATE)
+        return ProbeOutcome(no_answer=NoAnswer.TIMEOUT)
     except OSError:  # RemoteDisconnected is one
-        return ProbeOutcome(silence=NoAnswer.HUNG_UP)
+        return ProbeOutcome(no_answer=NoAnswer.CLOSED)
     except (HTTPException, ValueError):
-        return ProbeOutcome(silence=NoAnswer.GARBLED)
+        return ProbeOutcome(no_answer=NoAnswer.NOT_HTTP)
     body = b""
-    with contextlib.suppress(OSError, HTTPException, ValueError):  # the status says most
+    with contextlib.suppress(OSError, HTTPException, ValueError):  # the status alone is sufficient
         body = response.read(_LONGEST_ANSWER)
     heads = [value for name, value in response.getheaders() if name.lower() == "location"]
     text = body.decode("utf-8", "replace")
@@ -182,7 +182,7 @@ def _answer(connection: socket.socket) -> ProbeOutcome:
 
 
 def _keys(body: str) -> Iterator[str]:
-    """The keys at the top of a JSON document."""
+    """Yield the keys of a JSON document that is an object."""
     with contextlib.suppress(ValueError, RecursionError):
         document = json.loads(body)
         if isinstance(document, dict):
@@ -190,7 +190,7 @@ def _keys(body: str) -> Iterator[str]:
 
 
 def _texts(body: str, heads: Iterable[str]) -> Iterator[str]:
-    """Every reading of an answer: as it is, without the escapes of HTML and URLs, and each string of its JSON."""
+    """Yield the texts of an answer: unchanged, with HTML and URL escapes decoded, and each string of its JSON."""
     strings = [body, html.unescape(body), *heads]
     with contextlib.suppress(ValueError, RecursionError):
         strings += _strings(json.loads(body))

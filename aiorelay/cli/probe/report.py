@@ -1,4 +1,4 @@
-"""Print the findings, as lines and as JSON."""
+"""Format the findings as lines and as JSON."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,25 +9,28 @@ __all__ = ["as_json", "as_lines"]
 
 
 def as_lines(findings: Mapping[str, Finding]) -> Iterator[str]:
-    """One line for each finding, ``name: value  (reason)``, each reason once; the flags end it alone."""
-    told = set()
+    """Yield a line ``name: value  (reason)`` for each finding, and the flags on a line of their own.
+
+    A reason that several findings share is printed once.
+    """
+    printed = set()
     for name, finding in findings.items():
-        reason = "" if finding.reason in told else f"  ({finding.reason})"
-        told.add(finding.reason)
+        reason = "" if finding.reason in printed else f"  ({finding.reason})"
+        printed.add(finding.reason)
         if name == "flags" and finding.value is not None:
             yield f"flags:{reason}"
-            yield _words(finding.value)
+            yield _text(finding.value)
         else:
-            yield f"{name}: {_words(finding.value)}{reason}"
+            yield f"{name}: {_text(finding.value)}{reason}"
 
 
 def as_json(findings: Mapping[str, Finding]) -> str:
-    """One object: each value by its name, null where it is unknown, and ``reasons``, an object of sentences."""
+    """Return a JSON object of the values by name, null if unknown, and ``reasons``, an object of texts."""
     values = {name: finding.value for name, finding in findings.items()}
     return json.dumps(values | {"reasons": {name: finding.reason for name, finding in findings.items()}})
 
 
-def _words(value: bool | str | tuple[str, ...] | dict[str, float] | None) -> str:  # noqa: FBT001 - a value, not a switch
+def _text(value: bool | str | tuple[str, ...] | dict[str, float] | None) -> str:  # noqa: FBT001 - a value, not a switch
     match value:
         case None:
             return "unknown"

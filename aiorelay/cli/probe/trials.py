@@ -15,11 +15,11 @@ from aiorelay.cli.probe.uploads import FILENAMES, ProbeUpload
 
 __all__ = ["Target", "probe"]
 
-# Seconds to wait for the answer to a whole upload, and for one that comes before the upload is whole.
-_PATIENCE = 15.0
-_EARLY = 1.0
-# Seconds after which a wait of the API counts as long enough, and what drips meanwhile each second, as the relay's
-# own pace while it awaits a verdict.
+# Seconds to wait for the answer to a complete upload, and to an incomplete one.
+_ANSWER_TIMEOUT = 15.0
+_EARLY_ANSWER_TIMEOUT = 1.0
+# The longest wait to measure, in seconds, and the bytes to send each second meanwhile: the rate of the relay while it
+# waits for a verdict.
 _BOUND = 90.0
 _DRIP = b"\n" * 1024
 
@@ -28,10 +28,10 @@ _DRIP = b"\n" * 1024
 class Target:
     """The upload API to probe.
 
-    ``form`` are fields that the API wants, ``filename`` the end of the files' names, ``content`` what the files hold.
-    ``patience`` measures how long the API waits, which takes up to 90 s.
-    ``field`` is the form field of the file, ``headers`` go with every request, ``cacert`` (PEM) is trusted instead of
-    the system's CAs and ``own_ca``; ``insecure`` goes on where the certificate does not verify.
+    ``field`` is the form field of the file. ``form`` holds fields that the API requires. ``filename`` is the end of the
+    files' names, and ``content`` their content. ``headers`` are sent with every request. ``cacert`` (PEM) replaces the
+    system's CAs and ``own_ca`` as the trusted CAs. ``insecure`` accepts a certificate that cannot be verified.
+    ``patience`` measures how long the API waits for a slow body, which takes up to 90 s.
     """
 
     url: URL
@@ -47,9 +47,9 @@ class Target:
 
 
 def probe(target: Target) -> dict[str, Finding]:
-    """Send test uploads and give every finding by its name, in the order of ``NAMES``.
+    """Send test uploads. Return the findings by name, in the order of ``NAMES``.
 
-    Blocks for as long as the API takes to answer. Raises StartupError where a CA file cannot be used.
+    Blocks until the API has answered. Raises StartupError if a CA file cannot be used.
     """
     setup = Setup(target.url, target.field, target.headers, target.cacert)
     try:
@@ -60,7 +60,7 @@ def probe(target: Target) -> dict[str, Finding]:
 
 
 def _connect(target: Target) -> tuple[HttpClient, str | None]:
-    """Give the way to the API, and why its certificate does not verify where that is so."""
+    """Return a client of the API, and the reason if its certificate cannot be verified."""
     authorities = [path for path in (target.cacert or target.own_ca,) if path is not None]
     context = client_context(authorities, system_trust=target.cacert is None)
     client = HttpClient(target.url, context, target.headers)
@@ -76,7 +76,7 @@ def _connect(target: Target) -> tuple[HttpClient, str | None]:
 
 
 class _Trials:
-    """The trials of one run; their files share a random word."""
+    """The trials of one run. The names of their files contain the same random word."""
 
     def __init__(self, client: HttpClient, target: Target) -> None:
         self._client = client
@@ -86,10 +86,10 @@ class _Trials:
     def evidence(self) -> Evidence:
         plain = self._whole(self._upload("plain"))
         early = self._early()
-        if not plain.taken:
+        if not plain.succeeded:
             return Evidence(plain=plain, early=early, last=plain)
         without_file = self._whole(self._upload("without-file", has_file=False))
-        if not Evidence(plain=plain, early=early, without_file=without_file, last=plain).tells_apart:
+        if not Evidence(plain=plain, early=early, without_file=without_file, last=plain).is_distinguishable:
             last = self._whole(self._upload("last"))
             return Evidence(plain=plain, early=early, without_file=without_file, last=last)
         chunked = self._chunked(self._upload("chunked"))
@@ -103,7 +103,7 @@ class _Trials:
                 form: plain if form == "plain" else self._whole(self._upload(f"name-{form}", special))
                 for form, special in FILENAMES.items()
             },
-            cuts=[self._cut(), self._chunked_cut()] if chunked.taken else [self._cut()],
+            cuts=[self._cut(), self._chunked_cut()] if chunked.succeeded else [self._cut()],
             unfinished=self._unfinished(),
             without_file=without_file,
             patience=self._patience() if self._target.patience else None,
@@ -111,7 +111,7 @@ class _Trials:
         )
 
     def _patience(self) -> AnswerDelay:
-        """Measure a silent and a dripping body side by side."""
+        """Measure a silent and a dripping body in parallel."""
 
         def measure(label: str, drip: bytes) -> Waited | None:
             upload = self._upload(label)
@@ -151,7 +151,7 @@ class _Trials:
     def _early(self) -> Trial:
         upload = self._upload("early")
         body = upload.body
-        return self._with_length(upload, len(body), body[: len(body) // 2], patience=_EARLY)
+        return self._with_length(upload, len(body), body[: len(body) // 2], patience=_EARLY_ANSWER_TIMEOUT)
 
     def _cut(self) -> Trial:
         upload = self._upload("cut")
@@ -162,19 +162,19 @@ class _Trials:
         return self._with_length(upload, len(upload.unfinished), upload.unfinished)
 
     def _with_length(
-        self, upload: ProbeUpload, length: int, body: bytes, *, patience: float = _PATIENCE, cut: bool = False
+        self, upload: ProbeUpload, length: int, body: bytes, *, patience: float = _ANSWER_TIMEOUT, cut: bool = False
     ) -> Trial:
         headers = [("Content-Type", upload.content_type), ("Content-Length", str(length))]
         return Trial(upload, self._client.post(headers, body, patience=patience, cut=cut))
 
     def _chunked(self, upload: ProbeUpload) -> Trial:
         body = _chunk(upload.body) + b"0\r\n\r\n"
-        return Trial(upload, self._client.post(_chunked_headers(upload), body, patience=_PATIENCE))
+        return Trial(upload, self._client.post(_chunked_headers(upload), body, patience=_ANSWER_TIMEOUT))
 
     def _chunked_cut(self) -> Trial:
         upload = self._upload("chunked-cut")
         body = _chunk(upload.unfinished)
-        return Trial(upload, self._client.post(_chunked_headers(upload), body, patience=_PATIENCE, cut=True))
+        return Trial(upload, self._client.post(_chunked_headers(upload), body, patience=_ANSWER_TIMEOUT, cut=True))
 
 
 def _chunked_headers(upload: ProbeUpload) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The test uploads: small, harmless forms as bytes, framed as the relay frames them, recognisable by name."""
+"""The test uploads: small, harmless forms with recognisable file names, framed as the relay frames them."""
 
 import mimetypes
 import secrets
@@ -13,7 +13,7 @@ __all__ = ["EXTRA_FIELD", "FILENAMES", "ProbeUpload"]
 
 EXTRA_FIELD = "aiorelay-probe"
 
-# Forms of file names, by what is special about them: what stands between the recognisable part and the ending.
+# Kinds of special characters in file names: the text between the recognisable part and the extension.
 FILENAMES = {"plain": "", "spaces": " two words", "utf-8": "-é-日本", "quotes": '-"quoted"', "semicolons": ";v=1"}
 
 _CONTENT = b"Sent by `aiorelay probe` to learn what this upload API accepts. It can be deleted.\n" * 40
@@ -21,12 +21,12 @@ _CONTENT = b"Sent by `aiorelay probe` to learn what this upload API accepts. It 
 
 @dataclass(frozen=True, slots=True)
 class ProbeUpload:
-    """A form with a small file in ``field``, and perhaps another field before or after it.
+    """A form with a small file in ``field`` and optionally another field before or after it.
 
-    ``mark`` begins the file's name, and is in no other upload's; ``special`` and ``ending`` go on from there.
-    ``fields`` are those that the API wants, before the file. ``content`` replaces the text that holds the mark.
-    An upload without a file (``has_file``) is one that no API can take. The boundary appears nowhere else: some
-    servers split at the bare boundary, without its dashes and line break.
+    The file's name is ``mark``, which is unique, then ``special`` and ``ending``. ``fields`` are fields that the API
+    requires, sent before the file. ``content`` replaces the default content, which contains the name. No API should
+    accept an upload with ``has_file`` false. The boundary must not occur in the content: some servers split at the
+    bare boundary, without its dashes and line break.
     """
 
     field: str
@@ -46,7 +46,7 @@ class ProbeUpload:
 
     @property
     def spellings(self) -> tuple[str, str]:
-        """The file's name, and as the form carries it (HTML standard, "multipart/form-data encoding algorithm")."""
+        """The file's name, plain and as encoded by the HTML standard ("multipart/form-data encoding algorithm")."""
         return self.filename, self.filename.replace('"', "%22")
 
     @property
@@ -59,12 +59,12 @@ class ProbeUpload:
 
     @property
     def body(self) -> bytes:
-        """The whole form."""
+        """The complete form."""
         return (self._delimited + self._closing)[2:]
 
     @property
     def unfinished(self) -> bytes:
-        """The form without its closing boundary: what an upstream has when the relay breaks off at the latest."""
+        """The form without its closing boundary: the most that the relay sends of an upload that it aborts."""
         return self._delimited[2:]
 
     @property

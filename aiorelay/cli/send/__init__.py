@@ -1,10 +1,10 @@
-"""``aiorelay send``: files, standard input and URLs go through a relay, and its answer comes back.
+"""``aiorelay send``: send files, standard input and URLs through a relay and print its answers.
 
-sender           one source after another, each in one request
-├── files        a file or standard input as a part; only a file's length is known
-├── endpoint     one POST: its answer, or in words why there is none
-└── job_events   the server-sent events of a job, followed to its end
-results          the result of a source, for people and as JSON
+sender           send each source in one request
+├── files        open a file or standard input
+├── endpoint     one POST: its answer, or the reason why there is none
+└── job_events   follow the server-sent events of a job to its end
+results          the result of a source, as text and as JSON
 progress_bars    progress on a terminal
 token            the bearer token, and where it may be sent
 """

@@ -1,4 +1,4 @@
-"""Post one form or document to a relay or an upload API; return its answer, or say why there is none."""
+"""Post one form or document to a relay or an upload API. Return its answer or raise ``SendError``."""
 
 import ssl
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from aiorelay.rest1.upstream import Upstream, Waits
 
 __all__ = ["Endpoint", "Reply"]
 
-# For a block to be taken, as long as a relay's upstream may need; for the answer, as a relay that spools begins its own
-# sending only then.
+# A write may wait as long as a relay waits for its own upstream. The wait for the answer includes the time in which a
+# relay that spools sends the upload to its upstream.
 _WAITS = Waits(idle=300.0, answer=3600.0)
 _LONGEST_ANSWER = 16 * 1024 * 1024
 
@@ -29,14 +29,14 @@ _MISMATCHES = {62, 64}
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, and where the job is that was begun instead of doing all the work at once (RFC 7240)."""
+    """An answer, and the URL of the job if the relay answered before the work was done (RFC 7240)."""
 
     answer: Answer
     job: URL | None = None
 
 
 class Endpoint:
-    """Where forms or documents are posted to, for as long as the context lasts.
+    """A connection to the URL of an upload endpoint, used as a context manager.
 
     ``context`` verifies an https ``url``; ``headers`` go with every request.
     """
@@ -55,27 +55,33 @@ class Endpoint:
     async def post(
         self, framed: FramedBody, headers: Mapping[str, str], on_sent: Callable[[int], object] = lambda _bytes: None
     ) -> Reply:
-        """Send a body and give the answer, even one that comes before the end.
+        """Send a body and return the answer, even if it arrives before the body has been sent.
 
-        Raises ``SendError``, and what the body raises.
+        Raises ``SendError``, and the exceptions of the body's iterator.
         """
         try:
             async with self._upstream.post(framed, CIMultiDict(headers), "", on_sent) as response:
                 return await self._reply(response)
         except UpstreamProblem as problem:
-            raise SendError(_words(problem, self._url)) from problem
+            raise SendError(_message(problem, self._url)) from problem
 
     async def _reply(self, response: aiohttp.ClientResponse) -> Reply:
         if 300 <= response.status < 400 and hdrs.LOCATION in response.headers:
-            raise SendError(f"It is to be sent elsewhere; give that URL with --to: {response.headers[hdrs.LOCATION]}")
+            target = response.headers[hdrs.LOCATION]
+            raise SendError(f"The server redirects to {target}. Repeat with --to {target}.")
         body = b""
         try:
             async for block in response.content.iter_any():
                 body += block
                 if len(body) > _LONGEST_ANSWER:
-                    raise SendError(f"The answer, {response.status}, does not end after {_LONGEST_ANSWER >> 20} MiB")
+                    raise SendError(
+                        f"The answer (status {response.status}) is larger than {_LONGEST_ANSWER >> 20} MiB."
+                        " Is the URL that of an upload API?"
+                    )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise SendError(f"The answer, {response.status}, broke off") from error
+            raise SendError(
+                f"The connection was lost during the answer (status {response.status}). Try again."
+            ) from error
         return Reply(Answer(response.status, response.content_type, body), self._job(response))
 
     def _job(self, response: aiohttp.ClientResponse) -> URL | None:
@@ -83,36 +89,36 @@ class Endpoint:
         if response.status != 202 or not applied.startswith("respond-async") or hdrs.LOCATION not in response.headers:
             return None
         job = self._url.join(URL(response.headers[hdrs.LOCATION]))
-        return job if job.origin() == self._url.origin() else None  # elsewhere the token has no business
+        return job if job.origin() == self._url.origin() else None  # the token must not be sent to another origin
 
 
-# Why there is no answer, by the error type of RFC 9209, section 2.3.
-_WORDS = {
-    "tls_protocol_error": "{origin} does not speak TLS as it should; does its URL begin with http://?",
-    "dns_error": "The name {host} cannot be resolved; give the relay's URL with --to",
-    "connection_refused": "{origin} cannot be reached; is the relay running there?",
-    "connection_timeout": "{origin} could not be reached in time; is the relay running there?",
-    "connection_write_timeout": f"{{origin}} took no byte for {_WAITS.idle:g} s; try again later",
-    "http_response_timeout": f"{{origin}} did not answer in {_WAITS.answer:g} s; it may have stored the file",
-    "http_protocol_error": "{origin} answers with what is not HTTP; does its URL begin with https://?",
+# The messages for the error types of RFC 9209, section 2.3.
+_MESSAGES = {
+    "tls_protocol_error": "{origin} is not a TLS server. Does its URL begin with http://?",
+    "dns_error": "The name {host} cannot be resolved. Give the relay's URL with --to.",
+    "connection_refused": "{origin} cannot be reached. Is the relay running there?",
+    "connection_timeout": "{origin} did not accept the connection in time. Is the relay running there?",
+    "connection_write_timeout": f"{{origin}} accepted no byte for {_WAITS.idle:g} s. Try again later.",
+    "http_response_timeout": f"{{origin}} did not answer in {_WAITS.answer:g} s. It may have stored the file.",
+    "http_protocol_error": "The answer of {origin} is not HTTP. Does its URL begin with https://?",
 }
 
 
-def _words(problem: UpstreamProblem, url: URL) -> str:
-    """Why there is no answer, as one sentence."""
+def _message(problem: UpstreamProblem, url: URL) -> str:
+    """Return why there is no answer and what to do."""
     if problem.error == "tls_certificate_error":
-        return _distrust(problem.__cause__, url.origin())
-    hint = "; does its URL begin with https://?" if url.scheme == "http" else ""
-    words = _WORDS.get(problem.error, "{origin} closed the connection without an answer" + hint)
-    return words.format(origin=url.origin(), host=url.host)
+        return _certificate_message(problem.__cause__, url.origin())
+    hint = " Does its URL begin with https://?" if url.scheme == "http" else " Try again later."
+    message = _MESSAGES.get(problem.error, "{origin} closed the connection without an answer." + hint)
+    return message.format(origin=url.origin(), host=url.host)
 
 
-def _distrust(cause: BaseException | None, origin: URL) -> str:
-    """Why a certificate was not accepted."""
+def _certificate_message(cause: BaseException | None, origin: URL) -> str:
+    """Return why a certificate was not accepted and what to do."""
     error = cause.certificate_error if isinstance(cause, aiohttp.ClientConnectorCertificateError) else None
     code = error.verify_code if isinstance(error, ssl.SSLCertVerificationError) else None
     if code in _MISMATCHES:
-        return f"The certificate of {origin} is for other names; use one of them with --to"
+        return f"The certificate of {origin} is for other names. Use one of them with --to."
     if code == _EXPIRED:
-        return f"The certificate of {origin} has expired; its operator has to renew it"
-    return f"The certificate of {origin} is not trusted; give its CA with --cacert"
+        return f"The certificate of {origin} has expired. Its operator must renew it."
+    return f"The certificate of {origin} is not trusted. Give its CA with --cacert."

@@ -15,14 +15,15 @@ from aiorelay.files.local import BLOCK, LocalFile
 __all__ = ["STDIN", "OpenedFile", "opened"]
 
 STDIN = "-"
-# Opening a named pipe must not wait for its writer, or nothing could interrupt it.
-_HOW = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+# O_NONBLOCK: opening a named pipe must not wait for its writer, because the wait could not be interrupted.
+# O_NOCTTY: a terminal must not become the controlling one.
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _OCTETS = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """An open source: ``size`` is its length in bytes, None where only its end tells."""
+    """An open file: ``size`` is its length in bytes, None if unknown."""
 
     filename: str
     media_type: str
@@ -32,16 +33,16 @@ class OpenedFile:
 
 @asynccontextmanager
 async def opened(name: str) -> AsyncGenerator[OpenedFile, None]:
-    """Open the file ``name``, or standard input as it is passed on by a shell: a pipe, a terminal, or a file.
+    """Open the file ``name``, or standard input (a pipe, a terminal or a file) for "-".
 
-    A file that is changed while it is read makes ``chunks`` raise a ``Problem``. Raises ``SendError``.
+    Raises ``SendError``. ``chunks`` raises a ``Problem`` if the file is changed while it is read.
     """
-    if name == STDIN and sys.stdin is None:  # its number may long be that of something else
-        raise SendError("Standard input is closed")
+    if name == STDIN and sys.stdin is None:  # descriptor 0 may be another file by now
+        raise SendError("Standard input is closed. Redirect a file or a pipe to it.")
     try:
-        descriptor = os.dup(0) if name == STDIN else os.open(name, _HOW)
+        descriptor = os.dup(0) if name == STDIN else os.open(name, _OPEN_FLAGS)
     except OSError as error:
-        raise SendError(_words(error)) from error
+        raise SendError(_message(error)) from error
     filename = "stdin" if name == STDIN else os.fsencode(os.path.basename(name)).decode(errors="replace")  # noqa: PTH119 - a Path would take "a/." for "a"
     media_type = media_type_by_extension(filename) or _OCTETS
     kind = os.fstat(descriptor)
@@ -54,22 +55,22 @@ async def opened(name: str) -> AsyncGenerator[OpenedFile, None]:
         return
     try:
         if stat.S_ISDIR(kind.st_mode):
-            raise SendError("It is a directory; send the files in it, or an archive of it")
-        async with aclosing(_as_it_comes(descriptor)) as chunks:
+            raise SendError("It is a directory. Send the files in it, or an archive of it.")
+        async with aclosing(_read_stream(descriptor)) as chunks:
             yield OpenedFile(filename, media_type, None, chunks)
     finally:
         os.close(descriptor)
 
 
-async def _as_it_comes(descriptor: int) -> AsyncGenerator[bytes, None]:
+async def _read_stream(descriptor: int) -> AsyncGenerator[bytes, None]:
     while True:
         await _until_readable(descriptor)
         try:
             block = os.read(descriptor, BLOCK)
-        except BlockingIOError:  # somebody else took it
+        except BlockingIOError:  # another process has read the data
             continue
         except OSError as error:
-            raise SendError(_words(error)) from error
+            raise SendError(_message(error)) from error
         if not block:
             return
         yield block
@@ -78,14 +79,14 @@ async def _as_it_comes(descriptor: int) -> AsyncGenerator[bytes, None]:
 async def _until_readable(descriptor: int) -> None:
     """Wait until reading does not block.
 
-    It is not made non-blocking: standard input may be a terminal, which others use with the same setting. And a thread
-    that waits in a read could not be interrupted.
+    The descriptor is not made non-blocking: standard input may be a terminal, and the flag is shared with other
+    processes. A blocking read in a thread could not be interrupted.
     """
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     try:
         loop.add_reader(descriptor, readable.set)
-    except PermissionError:  # of epoll: files and devices that never make wait
+    except PermissionError:  # epoll refuses files and devices that never block
         await asyncio.sleep(0)
         return
     try:
@@ -94,5 +95,5 @@ async def _until_readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
-def _words(error: OSError) -> str:
-    return error.strerror or type(error).__name__
+def _message(error: OSError) -> str:
+    return f"{error.strerror or type(error).__name__}."

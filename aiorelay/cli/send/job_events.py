@@ -1,7 +1,7 @@
 """Follow a job of the relay to its end through its server-sent events (HTML standard, section 9.2).
 
 GET JOB/events  ─▶ event ─▶ event ─▶ … ─▶ the job has ended
-     └── broken off: again, with Last-Event-ID, a few times
+     └── connection lost: retry a few times with Last-Event-ID
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from aiorelay.cli.send.results import Answer, SendError, SendResult
 
 __all__ = ["Event", "cancel", "events_in", "follow", "result_of_job"]
 
-# A stream that says nothing for so many seconds is asked for anew; the relay's says something every quarter of that.
+# Reconnect after this many seconds without a byte. The relay sends a comment four times as often.
 _SILENCE = 60.0
 _PAUSES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _LONGEST_EVENT = 64 * 1024 * 1024
@@ -29,14 +29,14 @@ Job = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event's data, and the id under which the stream can be resumed after it."""
+    """The data of an event, and the id with which the stream can be resumed after it."""
 
     id: str
     data: str
 
 
 async def follow(session: aiohttp.ClientSession, job: URL, on_news: Callable[[Job], object]) -> Job:
-    """Tell ``on_news`` each state of the job that the relay tells; give the last one. Raises ``SendError``."""
+    """Call ``on_news`` with each state of the job. Return the final state. Raises ``SendError``."""
     seen = ""
     pauses = iter(_PAUSES)
     while True:
@@ -49,19 +49,19 @@ async def follow(session: aiohttp.ClientSession, job: URL, on_news: Callable[[Jo
                         return state
         pause = next(pauses, None)
         if pause is None:
-            raise SendError(f"The relay tells no more of the job, which may go on; ask {job}")
+            raise SendError(f"The connection to the relay was lost. The job may continue; see {job}.")
         await asyncio.sleep(pause)
 
 
 async def cancel(session: aiohttp.ClientSession, job: URL) -> None:
-    """Ask the relay to end the job; whether it does is not waited for long."""
+    """Ask the relay to cancel the job. Wait for its answer for a few seconds only."""
     with suppress(aiohttp.ClientError, OSError, TimeoutError):
         async with asyncio.timeout(_CANCELLING), session.delete(job):
             pass
 
 
 def result_of_job(source: str, job: Job) -> SendResult:
-    """What came of a source whose job has ended: the upstream's answer, or what came instead."""
+    """Return the result of a job that has ended: the upstream's answer or a problem."""
     match job:
         case {"answer": {"status": int(status), **answer}}:
             body = answer.get("body")
@@ -70,15 +70,19 @@ def result_of_job(source: str, job: Job) -> SendResult:
         case {"problem": {"title": _} as problem}:
             return SendResult(source, problem=problem)
         case {"state": "lost"}:
-            return SendResult(source, problem={"title": "The relay ended before the upload did; send it again"})
+            return SendResult(
+                source, problem={"title": "The relay stopped before the upload was complete. Send it again."}
+            )
         case _:
-            return SendResult(source, problem={"title": f"The job ended as {job['state']}, without an answer"})
+            return SendResult(
+                source, problem={"title": f"The job ended as {job['state']} without an answer. Send it again."}
+            )
 
 
 async def events_in(blocks: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
-    """The events of a stream; one that does not end with an empty line is none.
+    """Yield the events of a stream. An incomplete event at the end is ignored.
 
-    Raises ValueError for one without end.
+    Raises ValueError for an event that is too long.
     """
     buffered = b""
     lines: list[str] = []
@@ -92,17 +96,17 @@ async def events_in(blocks: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]
                 yield event
             lines = []
         if len(buffered) > _LONGEST_EVENT:
-            raise ValueError("an event without end")
+            raise ValueError("the event is too long")
 
 
 async def _stream(session: aiohttp.ClientSession, job: URL, seen: str) -> AsyncGenerator[Event, None]:
-    """What the relay tells now, and for as long as the connection lasts."""
+    """Yield the events that the relay sends until the connection ends."""
     headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": seen} if seen else {})
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_SILENCE)
     async with session.get(job / "events", headers=headers, timeout=timeout, allow_redirects=False) as response:
         if 400 <= response.status < 500:
             answer = Answer(response.status, response.content_type, await response.read())
-            raise SendError(f"The relay tells nothing of the job: {SendResult.of('', answer).sentence}")
+            raise SendError(f"The relay refuses the events of the job: {SendResult.of('', answer).sentence}")
         response.raise_for_status()
         try:
             async with aclosing(events_in(response.content.iter_any())) as events:
@@ -110,7 +114,7 @@ async def _stream(session: aiohttp.ClientSession, job: URL, seen: str) -> AsyncG
                     yield event
         finally:
             if response.connection is not None and response.connection.transport is not None:
-                response.connection.transport.abort()  # or TLS would wait for the relay's goodbye
+                response.connection.transport.abort()  # closing would wait for the relay's close_notify
 
 
 def _event(lines: list[str]) -> Iterator[Event]:
@@ -129,12 +133,12 @@ def _event(lines: list[str]) -> Iterator[Event]:
 def _read(data: str) -> Job:
     job = json.loads(data)
     if not isinstance(job, dict) or not isinstance(job.get("state"), str):
-        raise ValueError("not a job")  # noqa: TRY004 - as json.loads says it of everything else
+        raise ValueError("not a job")  # noqa: TRY004 - the same exception as that of json.loads
     return job
 
 
 def _media_type(headers: object) -> str:
-    """The media type among headers, which JSON holds as an object or as a list of pairs."""
+    """Return the media type in ``headers``, a JSON object or a list of pairs."""
     pairs = headers.items() if isinstance(headers, dict) else headers if isinstance(headers, list) else ()
     types = [str(pair[1]) for pair in pairs if len(pair) == 2 and str(pair[0]).lower() == "content-type"]
     return types[0].partition(";")[0].strip().lower() if types else ""

@@ -10,11 +10,11 @@ from tqdm import tqdm
 __all__ = ["ProgressBars"]
 
 _LONGEST_NAME = 32
-_COLUMNS, _LINES = 80, 24  # of a terminal that does not say how large it is, as in containers and CI
+_COLUMNS, _LINES = 80, 24  # for terminals of unknown size, as in containers and CI
 
 
 class ProgressBars:
-    """Bars for the source ``name``, one for each leg of its way, on standard error, a terminal if ``shown``."""
+    """Progress bars of the source ``name`` on standard error, one for each leg, if ``shown`` is true."""
 
     def __init__(self, name: str, *, shown: bool) -> None:
         visible = "".join(each if each.isprintable() else "?" for each in name)
@@ -32,7 +32,7 @@ class ProgressBars:
             bar.close()
 
     def at(self, leg: str, done: int, total: int | None) -> None:
-        """Show that ``done`` bytes of ``total`` are past a leg, of which "" is the only one; totals may come late."""
+        """Show ``done`` of ``total`` bytes for a leg, "" if there is only one. ``total`` may become known later."""
         if not self._shown:
             return
         bar = self._bars.get(leg) or self._add(leg, total)
@@ -41,7 +41,7 @@ class ProgressBars:
         bar.update(done - bar.n)
 
     def wait(self) -> None:
-        """Show that all is on its way, and that only the answer is waited for."""
+        """Show that everything has been sent and that the answer is awaited."""
         for bar in self._bars.values():
             bar.set_postfix_str("waiting for the answer")
 

@@ -1,4 +1,4 @@
-"""The result of sending one source, for people and as JSON. Pure."""
+"""The result of sending one source, as text and as JSON. No I/O."""
 
 import json
 from collections.abc import Mapping
@@ -8,17 +8,17 @@ from typing import Any
 
 __all__ = ["Answer", "SendError", "SendResult"]
 
-# As much of a foreign refusal as fits in a sentence.
+# Characters to quote of an error response that is not a problem document.
 _LONGEST_DETAIL = 300
 
 
 class SendError(Exception):
-    """A source got no answer; the text says why in one sentence, and what to do about it."""
+    """A source got no answer. The text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An upload API's or a relay's answer, its body as it came."""
+    """An upload API's or a relay's answer, with its body unchanged."""
 
     status: int
     media_type: str
@@ -26,12 +26,12 @@ class Answer:
 
     @property
     def is_success(self) -> bool:
-        # RFC 9110, section 15.4.4: what was asked for is done, and 303 says where to look at it.
+        # RFC 9110, section 15.4.4: the request was performed, and 303 refers to a description of the result.
         return 200 <= self.status < 300 or self.status == HTTPStatus.SEE_OTHER
 
     @property
     def content(self) -> Any:
-        """The body, parsed if it is JSON and text otherwise."""
+        """The body: the parsed document if it is JSON, else text."""
         text = self.body.decode("utf-8", "replace")
         if self.media_type == "application/json" or self.media_type.endswith("+json"):
             try:
@@ -42,7 +42,7 @@ class Answer:
 
     @property
     def problem(self) -> dict[str, Any]:
-        """What a refusal says, in the members of RFC 9457; one that is no such document is quoted in ``detail``."""
+        """The error as members of RFC 9457. The body of any other document is quoted in ``detail``."""
         content = self.content
         if self.media_type == "application/problem+json" and isinstance(content, dict):
             return {"title": _phrase(self.status), "status": self.status} | content
@@ -54,7 +54,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """What came of ``source``: an ``answer``, or a ``problem`` (in the members of RFC 9457) instead of one."""
+    """The result of ``source``: an ``answer``, or a ``problem`` (members of RFC 9457), or both if it was refused."""
 
     source: str
     answer: Answer | None = None
@@ -62,7 +62,7 @@ class SendResult:
 
     @classmethod
     def of(cls, source: str, answer: Answer) -> "SendResult":
-        """The outcome of a source that got an answer."""
+        """Return the result of a source that got an answer."""
         return cls(source, answer, None if answer.is_success else answer.problem)
 
     @property
@@ -71,14 +71,14 @@ class SendResult:
 
     @property
     def sentence(self) -> str:
-        """What a problem says: its title and detail."""
+        """The title and the detail of the problem."""
         words = [
             str(self.problem[member]) for member in ("title", "detail") if self.problem and self.problem.get(member)
         ]
         return ": ".join(words)
 
     def as_json(self) -> str:
-        """One object: ``source``, ``status`` (null where there was no answer), and ``answer`` or ``problem``."""
+        """Return a JSON object of ``source``, ``status`` (null without an answer), and ``answer`` or ``problem``."""
         said: dict[str, Any] = {"source": self.source, "status": self.answer.status if self.answer else None}
         if self.problem is not None:
             return json.dumps(said | {"status": said["status"] or self.problem.get("status"), "problem": self.problem})

@@ -1,8 +1,8 @@
-"""Send one source after another, each in one request: a file as a form, a URL as JSON.
+"""Send each source in one request: a file as a form, a URL as a JSON document.
 
-FILE, -   ─▶ POST /upload1, multipart, its exact length if that is known
+FILE, -   ─▶ POST /upload1, multipart, with Content-Length if the length is known
 http(s):… ─▶ POST /upload2, JSON ─▶ 200, the answer
-                                 └▶ 202, a job, followed to its end
+                                 └▶ 202, a job, which is followed to its end
 """
 
 import asyncio
@@ -36,10 +36,10 @@ _REMOTE = re.compile(r"https?://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendOptions:
-    """Where sources go, and what goes with them.
+    """The destination of the sources, and the fields and headers to send.
 
-    ``to`` is a relay's base URL or, with a path, an upload endpoint. ``field`` is the form field of each file,
-    ``fields`` are the others. ``cacert`` (PEM) is trusted instead of the system's CAs and ``own_ca``.
+    ``to`` is a relay's base URL or, with a path, an upload endpoint. ``field`` is the form field of each file, and
+    ``fields`` are additional ones. ``cacert`` (PEM) replaces the system's CAs and ``own_ca`` as the trusted CAs.
     """
 
     to: URL
@@ -50,17 +50,17 @@ class SendOptions:
     token: str | None = None
 
     def endpoint(self, path: str) -> URL:
-        """Where to post to: ``path`` of a relay, unless an endpoint was named."""
+        """Return the URL to post to: ``to`` if it has a path, else ``path`` of the relay."""
         return self.to if self.to.path != "/" else self.to.with_path(path, keep_query=True)
 
 
 def send(
     options: SendOptions, sources: Sequence[str], report: Callable[[SendResult], object], *, progress: bool
 ) -> bool:
-    """Send each of ``sources`` (paths, "-", or http and https URLs), and tell ``report`` what came of it.
+    """Send each of ``sources`` (paths, "-", or http and https URLs) and call ``report`` with each result.
 
-    Whether all of them were stored is returned. ``progress`` shows bars on standard error. Raises StartupError where
-    a CA file cannot be used.
+    ``progress`` shows progress bars on standard error. Return whether all sources were stored. Raises StartupError if a
+    CA file cannot be used.
     """
     return asyncio.run(_send(options, sources, report, progress=progress))
 
@@ -79,7 +79,7 @@ async def _send(
 
 
 class _Sender:
-    """The connections to where an errand goes."""
+    """The endpoints of one destination."""
 
     def __init__(self, options: SendOptions) -> None:
         self._options = options
@@ -115,13 +115,13 @@ class _Sender:
                 return SendResult.of(source, (await self._upload(file, bars)).answer)
         except SendError as failure:
             return SendResult(source, problem={"title": str(failure)})
-        except Problem as problem:  # of a file that was changed while it was read
+        except Problem as problem:  # the file was changed while it was read
             return SendResult(source, problem={"title": problem.detail})
 
     async def _upload(self, file: OpenedFile, bars: ProgressBars) -> Reply:
         form = _form(self._options, file)
         framed = await frame(form)
-        async with aclosing(form.parts), aclosing(_then(framed.blocks, bars.wait)) as blocks:
+        async with aclosing(form.parts), aclosing(_call_at_end(framed.blocks, bars.wait)) as blocks:
             return await self._forms.post(
                 replace(framed, blocks=blocks),
                 {hdrs.CONTENT_TYPE: f"multipart/form-data; boundary={framed.boundary.decode()}"},
@@ -164,7 +164,7 @@ def _form(options: SendOptions, file: OpenedFile) -> Form:
 def _document(options: SendOptions, source: str) -> bytes:
     members = dict(options.fields)
     if len(members) < len(options.fields) or options.field in members:
-        raise SendError("A field can be given only once with a URL; give each --field another name")
+        raise SendError("A field can be given only once with a URL. Use another name for each --field.")
     return json.dumps(members | {options.field: source}).encode()
 
 
@@ -181,7 +181,7 @@ async def _once(block: bytes) -> AsyncGenerator[bytes, None]:
         yield block
 
 
-async def _then(blocks: AsyncGenerator[bytes, None], ended: Callable[[], object]) -> AsyncGenerator[bytes, None]:
+async def _call_at_end(blocks: AsyncGenerator[bytes, None], ended: Callable[[], object]) -> AsyncGenerator[bytes, None]:
     async with aclosing(blocks):
         async for block in blocks:
             yield block

@@ -15,26 +15,28 @@ _LINE = re.compile(r"(?:[^:\s][^:]*:)?([A-Za-z0-9._~+/-]+=*)")
 
 
 def read_token(path: Path) -> str:
-    """The first token in a file: ``name:token``, or the token alone. Raises StartupError, which tells nothing of it.
+    """Return the first token in a file, from a line ``name:token`` or ``token``.
 
-    Empty lines and those that begin with # say nothing.
+    Empty lines and lines that begin with # are ignored. Raises StartupError, whose text never contains the token.
     """
     try:
         lines = path.read_text().splitlines()
     except UnicodeDecodeError:
         lines = []
     except OSError as error:
-        raise StartupError(f"the token file {path} cannot be read: {error.strerror}") from error
+        raise StartupError(
+            f"The token file {path} cannot be read: {error.strerror}. Choose a readable file."
+        ) from error
     for line in lines:
         if line.strip() and not line.startswith("#"):
             if match := _LINE.fullmatch(line.strip()):
                 return match[1]
             break
-    raise StartupError(f"the token file {path} does not begin with a token; write it as name:token, or alone")
+    raise StartupError(f"The token file {path} does not begin with a token. Write a line name:token or token.")
 
 
 def is_confidential(url: URL) -> bool:
-    """Whether nobody on the way to ``url`` can read what is sent there: https, or not leaving this machine."""
+    """Whether data sent to ``url`` stay confidential: the URL is https, or its host is the loopback."""
     try:
         loopback = ipaddress.ip_address(url.host or "").is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the probe finds out, from real upload APIs: the embedded one, common frameworks, and ones with faults."""
+"""The findings of the probe for the embedded upload API, common frameworks, and faulty APIs."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ def program(tmp_path):
                     env={**os.environ, "STORE": str(store)},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,  # they complain about the broken uploads, as they should
+                    stderr=subprocess.DEVNULL,  # they log errors for the broken uploads
                 )
                 stack.enter_context(process)
                 stack.callback(process.terminate)
@@ -64,7 +64,7 @@ def program(tmp_path):
 
 @pytest.fixture
 async def api():
-    """A factory of upload APIs that are a function of the request: it gives the URL."""
+    """A factory of upload APIs from a function of the request. Returns the URL."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(handler):
@@ -80,7 +80,7 @@ async def api():
 
 @pytest.fixture
 def report(capsys):
-    """The probe's JSON report."""
+    """Run the probe and return its JSON report."""
 
     async def run(*arguments):
         assert await asyncio.to_thread(main, ["probe", *arguments, "--no-patience", "--json"]) in {0, 1}
@@ -96,7 +96,7 @@ def values(found, *names):
 
 
 async def receive(request):
-    """Read a form: its files as name and filename, its fields as name and value, in order."""
+    """Read a form. Return its files (name and filename) and its fields (name and value), in order."""
     parts = []
     try:
         async for part in await request.multipart():
@@ -107,10 +107,10 @@ async def receive(request):
     return parts
 
 
-# -- upload APIs as they are
+# -- real upload APIs
 
 
-async def test_the_embedded_api_fits_without_further_flags(aiorelay_server, report):
+async def test_the_embedded_api_needs_no_further_flags(aiorelay_server, report):
     chain = await aiorelay_server()
     found = await report(f"{chain.rest2}/upload", "--cacert", str(chain.ca))
     assert list(found) == [*NAMES, "reasons"]
@@ -165,7 +165,7 @@ async def test_frameworks(command, accepts_chunked, filenames, flags, program, r
     assert not list((tmp_path / "store").glob("*cut*"))
 
 
-async def test_the_flags_found_for_a_picky_api_make_a_relay_that_feeds_it(program, report, aiorelay_server, tmp_path):
+async def test_a_relay_with_the_suggested_flags_uploads_to_a_strict_api(program, report, aiorelay_server, tmp_path):
     found = await report(f"http://{program(*DJANGO)}/upload")
     chosen = shlex.split(found["flags"])[1:]
     settings = {flag[2:].replace("-", "_"): value for flag, value in zip(chosen[::2], chosen[1::2], strict=True)}
@@ -179,7 +179,7 @@ async def test_the_flags_found_for_a_picky_api_make_a_relay_that_feeds_it(progra
     assert (tmp_path / "store" / "report.txt").read_text() == "whole"
 
 
-# -- uploads that break off
+# -- incomplete uploads
 
 
 async def test_an_api_that_answers_success_to_a_cut_upload_needs_the_spool(program, report, tmp_path):
@@ -190,7 +190,7 @@ async def test_an_api_that_answers_success_to_a_cut_upload_needs_the_spool(progr
     assert list((tmp_path / "store").glob("*-cut.txt"))
 
 
-async def test_a_cut_upload_is_told_over_tls_too(program, report, tmp_path):
+async def test_a_cut_upload_is_detected_over_tls(program, report, tmp_path):
     authority, pem = trustme.CA(), tmp_path / "server.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -199,25 +199,25 @@ async def test_a_cut_upload_is_told_over_tls_too(program, report, tmp_path):
     assert values(found, "tls_verified", "keeps_truncated") == {"tls_verified": True, "keeps_truncated": True}
 
 
-async def test_an_api_that_hangs_up_on_a_cut_upload_keeps_its_secret_and_gets_the_safe_mode(program, report, tmp_path):
+async def test_an_api_that_closes_the_connection_on_a_cut_upload_needs_the_spool(program, report, tmp_path):
     found = await report(f"http://{program(*KEEPS_TRUNCATED, 'hang-up')}/upload")
     assert found["keeps_truncated"] is None
     assert "--upstream-mode spool" in found["flags"]
     (kept,) = (tmp_path / "store").glob("*-cut.txt")
-    assert f"holds no {kept.name}" in found["reasons"]["keeps_truncated"]
+    assert f"has no {kept.name}" in found["reasons"]["keeps_truncated"]
 
 
-async def test_an_api_that_wants_a_length_is_told_as_one_that_accepts_no_chunks(program, report):
+async def test_an_api_that_needs_a_length_accepts_no_chunked_body(program, report):
     found = await report(f"http://{program(*KEEPS_TRUNCATED, 'answer')}/upload")
     assert values(found, "accepts_chunked", "needs_length") == {"accepts_chunked": False, "needs_length": True}
     assert "411" in found["reasons"]["needs_length"]
     assert "--upstream-chunked never" in found["flags"]
 
 
-# -- where nothing can be sent
+# -- no connection
 
 
-async def test_an_api_that_is_not_there_is_a_report_too(report):
+async def test_an_unreachable_api_gives_a_report(report):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     found = await report(f"http://127.0.0.1:{port}/upload")
@@ -226,7 +226,7 @@ async def test_an_api_that_is_not_there_is_a_report_too(report):
     assert reasons["reachable"] == "nothing listens there"
 
 
-async def test_a_name_that_no_resolver_takes(report):
+async def test_a_name_that_cannot_be_resolved(report):
     found = await report(f"http://{'a' * 64}.example/upload")
     assert found["reachable"] is False
     assert found["reasons"]["reachable"] == "its name cannot be resolved"
@@ -235,19 +235,19 @@ async def test_a_name_that_no_resolver_takes(report):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (TimeoutError(), "it does not take the connection in time"),
+        (TimeoutError(), "it does not accept the connection in time"),
         (OSError(113, "No route to host"), "no route to host"),
         (OSError(), "the connection fails"),
     ],
 )
-def test_why_a_connection_cannot_be_made_is_told(error, reason):
+def test_the_reason_of_a_failed_connection(error, reason):
     found = judge_unreached(Setup(URL("https://example.org/upload"), "somefile"), error)
     assert found["reachable"] == Finding(False, reason)
 
 
-async def test_an_api_that_goes_away_leaves_the_rest_open(report):
+async def test_an_api_that_stops_during_the_probe_leaves_findings_unknown(report):
     async def talk(reader, writer):
-        if await reader.readline():  # the first connection is a mere knock
+        if await reader.readline():  # the first connection is closed without a request
             server.close()
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         writer.close()
@@ -262,7 +262,7 @@ async def test_an_api_that_goes_away_leaves_the_rest_open(report):
         "reachable": True,
         "flags": f"serve --upstream {url} --upstream-mode spool",
     }
-    assert reasons["needs_length"] == "the chunked upload was not judged: it could not be reached any more"
+    assert reasons["needs_length"] == "the chunked upload was not evaluated: it could not be reached any more"
 
 
 async def test_an_http_api_asked_over_tls(api, report):
@@ -284,7 +284,7 @@ async def test_nothing_is_sent_to_an_api_that_does_not_verify(aiorelay_server, r
     assert chain.stored() == []
 
 
-async def test_an_api_that_does_not_verify_is_probed_if_told_so(aiorelay_server, report):
+async def test_an_api_that_does_not_verify_is_probed_with_insecure(aiorelay_server, report):
     chain = await aiorelay_server()
     found = await report(f"{chain.rest2}/upload", "--insecure")
     assert values(found, "tls_verified", "accepts_chunked") == {"tls_verified": False, "accepts_chunked": True}
@@ -299,7 +299,7 @@ async def test_the_ca_generated_on_this_machine_is_trusted(aiorelay_server, repo
     assert found["flags"] == f"serve --upstream {chain.rest2}/upload"
 
 
-# -- where an upload is refused
+# -- refused uploads
 
 
 async def test_an_api_that_wants_a_header(api, report):
@@ -357,7 +357,7 @@ async def test_a_refusal_comes_with_what_to_do(status, advice, api, report):
     assert found["reasons"]["needs_length"].endswith(advice)
 
 
-async def test_what_is_not_http_is_said_so(report):
+async def test_an_answer_that_is_not_http(report):
     async def talk(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"220 mail.example ESMTP\r\n")
@@ -369,10 +369,10 @@ async def test_what_is_not_http_is_said_so(report):
     assert found["answers_early"] is None
 
 
-# -- what answers tell
+# -- the meaning of answers
 
 
-async def test_success_without_the_name_that_other_answers_hold_is_none(api, report):
+async def test_a_success_without_the_file_name_is_no_success_if_other_answers_contain_it(api, report):
     async def answer(request):
         parts = [] if "Transfer-Encoding" in request.headers else await receive(request)
         return web.json_response({"files": parts})
@@ -382,7 +382,7 @@ async def test_success_without_the_name_that_other_answers_hold_is_none(api, rep
     assert "without naming the file" in found["reasons"]["accepts_chunked"]
 
 
-async def test_an_api_that_is_busy_says_nothing_about_the_upload(api, report):
+async def test_a_busy_answer_is_no_finding_about_the_upload(api, report):
     async def answer(request):
         if "Transfer-Encoding" in request.headers or "filename" not in await request.text():
             return web.Response(status=503)
@@ -399,12 +399,16 @@ async def test_an_api_that_is_busy_says_nothing_about_the_upload(api, report):
 @pytest.mark.parametrize(
     ("sees", "sensitive", "reason"),
     [
-        (lambda parts: (200, parts), False, "it takes fields before and after the file"),
+        (lambda parts: (200, parts), False, "it accepts fields before and after the file"),
         (lambda parts: (200 if parts[-1][0] == "somefile" else 400, parts), True, "it answered 400 to a field after"),
         (lambda parts: (200 if parts[0][0] == "somefile" else 400, parts), True, "it answered 400 to a field before"),
         (lambda parts: (200, parts[: [name for name, _ in parts].index("somefile") + 1]), True, "only fields before"),
         (lambda parts: (200, parts[[name for name, _ in parts].index("somefile") :]), True, "only fields after"),
-        (lambda parts: (200 if len(parts) == 1 else 400, parts), None, "it answered 400 to a form with a field"),
+        (
+            lambda parts: (200 if len(parts) == 1 else 400, parts),
+            None,
+            "400 to a form with an additional field",
+        ),
     ],
 )
 async def test_the_order_of_fields_and_file(sees, sensitive, reason, api, report):
@@ -427,7 +431,7 @@ async def test_the_order_of_fields_and_file(sees, sensitive, reason, api, report
     ],
     ids=["text", "html", "json", "location"],
 )
-async def test_a_name_survives_in_whichever_way_the_answer_tells_it(write, api, report):
+async def test_a_file_name_is_found_in_any_escaping(write, api, report):
     async def answer(request):
         return write(dict(await receive(request))["somefile"])
 
@@ -435,7 +439,7 @@ async def test_a_name_survives_in_whichever_way_the_answer_tells_it(write, api, 
     assert found["filenames"] == ["plain", "spaces", "utf-8", "quotes", "semicolons"]
 
 
-async def test_names_that_are_changed_or_refused_do_not_survive(api, report):
+async def test_changed_or_refused_names_are_reported(api, report):
     async def answer(request):
         name = dict(await receive(request))["somefile"]
         return web.Response(text=name.replace(" ", "_"), status=200 if name.isascii() else 400)
@@ -445,16 +449,16 @@ async def test_names_that_are_changed_or_refused_do_not_survive(api, report):
     assert found["reasons"]["filenames"] == "it changed spaces; it answered 400 to utf-8"
 
 
-async def test_answers_that_name_no_file_leave_open_which_names_survive(api, report):
+async def test_without_file_names_in_the_answers_the_finding_is_unknown(api, report):
     async def answer(request):
         return web.Response(status=204 if await receive(request) else 400)
 
     found = await report(await api(answer))
     assert found["filenames"] is None
-    assert "do not name the files; it took plain, spaces, utf-8" in found["reasons"]["filenames"]
+    assert "do not contain the file names; it accepted plain, spaces, utf-8" in found["reasons"]["filenames"]
 
 
-async def test_success_before_the_upload_is_whole_is_early(api, report):
+async def test_success_for_half_an_upload_is_an_early_answer(api, report):
     async def answer(request):
         has_file = b"filename" in await request.content.readany()
         return web.Response(status=202 if has_file else 400)
@@ -466,7 +470,7 @@ async def test_success_before_the_upload_is_whole_is_early(api, report):
 # -- the command
 
 
-async def test_people_get_a_line_for_each_finding(aiorelay_server, capsys):
+async def test_the_text_report_has_a_line_for_each_finding(aiorelay_server, capsys):
     chain = await aiorelay_server()
     assert (
         await asyncio.to_thread(main, ["probe", f"{chain.rest2}/upload", "--cacert", str(chain.ca), "--no-patience"])
@@ -477,10 +481,10 @@ async def test_people_get_a_line_for_each_finding(aiorelay_server, capsys):
     assert lines[-1] == shlex.join(["serve", "--upstream", f"{chain.rest2}/upload", "--upstream-ca", str(chain.ca)])
     assert "accepts_chunked: yes  (it answered 200 to a chunked upload)" in lines
     assert "needs_length: no" in lines
-    assert "filenames: plain, spaces, utf-8, quotes, semicolons  (all come back as they were sent)" in lines
+    assert "filenames: plain, spaces, utf-8, quotes, semicolons  (its answers contain all names unchanged)" in lines
 
 
-def test_people_get_unknown_for_what_was_not_found_out(capsys):
+def test_the_text_report_says_unknown(capsys):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert main(["probe", f"http://127.0.0.1:{port}/upload"]) == 1
@@ -490,17 +494,17 @@ def test_people_get_unknown_for_what_was_not_found_out(capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "aiorelay: the following arguments are required: URL; see aiorelay probe --help"),
-        (["ftp://example.org/"], "aiorelay: URL: 'ftp://example.org/' is no http or https URL; try https://"),
+        ([], "aiorelay: the following arguments are required: URL. See aiorelay probe --help."),
+        (["ftp://example.org/"], "aiorelay: URL: 'ftp://example.org/' is not an http or https URL; try https://"),
         (
             ["https://me:s3cret@a/"],
-            "aiorelay: URL: 'https://***@a/' has credentials in it; give them with --header, as 'Authorization: ...';",
+            "aiorelay: URL: 'https://***@a/' contains credentials; give them with --header, as 'Authorization: ...'.",
         ),
         (["http://a/", "--header", "Secret"], "aiorelay: --header: '***' is not a header line; write it as"),
         (["http://a/", "--header", "Content-Length: 1"], "aiorelay: --header: 'Content-Length: ***' is a header that"),
         (["http://a/", "--field", ""], "aiorelay: --field: '' is not a field name"),
-        (["http://a/", "--max-size=5"], "aiorelay: there is no flag --max-size; see aiorelay probe --help"),
-        (["http://a/", "http://b/"], "aiorelay: there is a word too many"),
+        (["http://a/", "--max-size=5"], "aiorelay: unrecognized arguments: --max-size. See aiorelay probe --help."),
+        (["http://a/", "http://b/"], "aiorelay: unrecognized arguments: http://b/. See aiorelay probe --help."),
     ],
 )
 def test_misuse_is_one_line_and_status_2(arguments, sentence, capsys):
@@ -516,7 +520,7 @@ def test_a_ca_that_cannot_be_read_is_status_1(tmp_path, capsys):
     assert "none.pem cannot be read" in capsys.readouterr().err
 
 
-def test_its_help_names_its_own_flags_alone(capsys):
+def test_its_help_lists_only_its_own_flags(capsys):
     assert main(["probe", "--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"  {flag} " in out for flag in ("--field", "--cacert", "--insecure", "--header", "--json"))

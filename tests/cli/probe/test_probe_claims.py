@@ -1,4 +1,4 @@
-"""What the probe must not claim, and what it measures."""
+"""Findings that the probe must not claim, and its measurements."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from aiorelay.cli.probe.uploads import ProbeUpload
 
 
 async def receive(request):
-    """Read a form: for each part's name its file name or its text."""
+    """Read a form. Return the file name or the text of each part by its name."""
     parts = {}
     try:
         async for part in await request.multipart():
@@ -26,7 +26,7 @@ async def receive(request):
 
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
-    """Run the probe on a handler: its exit status and its JSON report."""
+    """Run the probe against a handler. Return its exit status and its JSON report."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
     async def probe(handler, *arguments):
@@ -50,7 +50,7 @@ async def test_an_api_that_answers_200_to_everything_yields_no_findings(run):
     assert "missingparam" in found["reasons"]["flags"]
 
 
-async def test_a_wanted_field_and_name_are_sent(run):
+async def test_a_required_field_and_name_are_sent(run):
     async def index(request):
         form = await receive(request)
         if form.get(":action") != "file_upload":
@@ -75,7 +75,7 @@ async def test_a_redirect_is_reported_with_the_url_to_use(run):
     assert "; use http://" in found["reasons"]["flags"]
 
 
-async def test_an_api_that_cuts_a_dripping_body_needs_the_spool(run):
+async def test_an_api_that_times_out_a_dripping_body_needs_the_spool(run):
     async def impatient(request):
         try:
             async with asyncio.timeout(1.5):
@@ -89,7 +89,7 @@ async def test_an_api_that_cuts_a_dripping_body_needs_the_spool(run):
     assert "--upstream-mode spool" in found["flags"]
 
 
-async def test_an_api_that_refuses_a_longer_upload_at_once_is_not_impatient(run):
+async def test_an_immediate_refusal_of_a_longer_upload_is_not_a_timeout(run):
     async def small(request):
         if request.content_length is not None and request.content_length > 100_000:
             raise web.HTTPRequestEntityTooLarge(100_000, request.content_length)
@@ -102,7 +102,7 @@ async def test_an_api_that_refuses_a_longer_upload_at_once_is_not_impatient(run)
     assert "--upstream-mode spool" not in (found["flags"] or "")
 
 
-def test_the_boundary_appears_nowhere_else():
+def test_the_content_does_not_contain_the_boundary():
     upload = ProbeUpload("somefile", "mark")
     assert upload.body.count(upload.boundary.encode()) == 2
 

@@ -1,4 +1,4 @@
-"""``aiorelay send``: called as a function beside real relays, and as a program where signals and terminals count."""
+"""``aiorelay send``, called as a function with real relays, and as a program for signals and terminals."""
 
 import asyncio
 import fcntl
@@ -37,7 +37,7 @@ def _bare_environment(monkeypatch, tmp_path):
 
 @pytest.fixture
 def send(capfdbinary):
-    """Run ``aiorelay send`` in a thread: its exit status, standard output and standard error."""
+    """Run ``aiorelay send`` in a thread. Return its exit status, standard output and standard error."""
 
     async def run(*arguments):
         status = await asyncio.to_thread(main, ["send", *map(str, arguments)])
@@ -78,7 +78,7 @@ def answer_of(status, body, media_type="application/json", *more):
 # -- files
 
 
-async def test_file_goes_through_the_relay_and_the_answer_is_printed_as_it_is(aiorelay_server, send, tmp_path):
+async def test_file_is_sent_and_the_answer_is_printed_unchanged(aiorelay_server, send, tmp_path):
     chain = await aiorelay_server()
     (tmp_path / "report.pdf").write_bytes(b"%PDF")
     status, out, err = await send("report.pdf", *relay(chain))
@@ -98,7 +98,7 @@ async def test_file_goes_through_the_relay_and_the_answer_is_printed_as_it_is(ai
 
 
 @pytest.mark.parametrize("name", ["Ünï.txt", "日本 語.txt", "a b;c=d.txt", "-x.txt", "no-ending", 'q"uo"te.txt'])
-async def test_names_arrive_as_they_are(name, aiorelay_server, send, tmp_path):
+async def test_file_names_are_sent_unchanged(name, aiorelay_server, send, tmp_path):
     chain = await aiorelay_server()
     (tmp_path / name).write_bytes(b"x")
     status, out, _ = await send(f"./{name}", *relay(chain))
@@ -106,7 +106,7 @@ async def test_names_arrive_as_they_are(name, aiorelay_server, send, tmp_path):
     assert json.loads(out)["files"][0]["filename"] in {name, name.replace('"', "%22")}
 
 
-async def test_name_outside_utf_8_is_sent_in_replacement(aiorelay_server, send, tmp_path):
+async def test_undecodable_name_is_sent_with_replacement_characters(aiorelay_server, send, tmp_path):
     chain = await aiorelay_server()
     (tmp_path / os.fsdecode(b"\xff.txt")).write_bytes(b"x")
     status, out, _ = await send(os.fsdecode(b"\xff.txt"), *relay(chain))
@@ -117,21 +117,21 @@ async def test_name_outside_utf_8_is_sent_in_replacement(aiorelay_server, send, 
 @pytest.mark.parametrize(
     ("name", "media_type"), [("a.tar.gz", "application/gzip"), ("no-ending", "application/octet-stream")]
 )
-async def test_type_is_that_of_the_ending(name, media_type, aiorelay_server, send, tmp_path):
+async def test_media_type_depends_on_the_extension(name, media_type, aiorelay_server, send, tmp_path):
     chain = await aiorelay_server()
     (tmp_path / name).write_bytes(b"x")
     _, out, _ = await send(name, *relay(chain))
     assert json.loads(out)["files"][0]["content_type"] == media_type
 
 
-async def test_generated_ca_of_this_machine_is_found(aiorelay_server, send, tmp_path, monkeypatch):
+async def test_generated_ca_of_this_machine_is_trusted(aiorelay_server, send, tmp_path, monkeypatch):
     chain = await aiorelay_server()
     monkeypatch.setenv("AIORELAY_STATE_DIR", str(chain.ca.parent.parent))
     (tmp_path / "a").write_bytes(b"x")
     assert (await send("a", "--to", chain.rest1))[0] == 0
 
 
-async def test_every_source_is_sent_in_order_although_one_fails(aiorelay_server, send, tmp_path):
+async def test_sources_are_sent_in_order_even_if_one_fails(aiorelay_server, send, tmp_path):
     chain = await aiorelay_server(max_size=3)
     for name, content in {"a": b"a", "large": b"large", "b": b"b"}.items():
         (tmp_path / name).write_bytes(content)
@@ -140,8 +140,8 @@ async def test_every_source_is_sent_in_order_although_one_fails(aiorelay_server,
     assert [json.loads(line)["files"][0]["filename"] for line in out.splitlines()] == ["a", "b"]
     assert err.splitlines() == [
         "aiorelay: large: The upload is too large: A file may have at most 3 bytes (max-size).",
-        "aiorelay: missing: No such file or directory",
-        "aiorelay: .: It is a directory; send the files in it, or an archive of it",
+        "aiorelay: missing: No such file or directory.",
+        "aiorelay: .: It is a directory. Send the files in it, or an archive of it.",
     ]
 
 
@@ -158,10 +158,10 @@ async def test_json_is_one_object_for_each_source(aiorelay_server, send, tmp_pat
         413,
         "urn:aiorelay:too-large",
     )
-    assert missing == {"source": "missing", "status": None, "problem": {"title": "No such file or directory"}}
+    assert missing == {"source": "missing", "status": None, "problem": {"title": "No such file or directory."}}
 
 
-async def test_form_is_of_known_length_its_fields_before_the_file(recorder, send, tmp_path):
+async def test_form_has_a_content_length_and_fields_before_the_file(recorder, send, tmp_path):
     api = await recorder()
     (tmp_path / "a.png").write_bytes(b"png")
     status, out, _ = await send("a.png", "--to", api.url, "--field", "k=v=w", "--field", "ключ=", "--field", "k=2")
@@ -186,7 +186,7 @@ async def test_setting_field_names_the_field_of_the_file(recorder, send, tmp_pat
     assert 'name="upload"' in api.requests[0].parts[0][0]
 
 
-async def test_file_field_beats_the_setting(recorder, send, tmp_path, monkeypatch):
+async def test_file_field_overrides_the_setting(recorder, send, tmp_path, monkeypatch):
     monkeypatch.setenv("AIORELAY_FIELD", "upload")
     api = await recorder()
     (tmp_path / "a").write_bytes(b"a")
@@ -194,14 +194,14 @@ async def test_file_field_beats_the_setting(recorder, send, tmp_path, monkeypatc
     assert 'name="document"' in api.requests[0].parts[0][0]
 
 
-async def test_query_of_an_endpoint_is_sent_as_it_is(recorder, send, tmp_path):
+async def test_query_of_an_endpoint_is_sent_unchanged(recorder, send, tmp_path):
     api = await recorder()
     (tmp_path / "a").write_bytes(b"a")
     assert (await send("a", "--to", f"{api.url}?signed=%2B%2f"))[0] == 0
     assert api.requests[0].target == "/api?signed=%2B%2f"
 
 
-async def test_answer_that_is_no_problem_is_quoted_where_it_refuses(recorder, send, tmp_path):
+async def test_error_response_without_a_problem_document_is_quoted(recorder, send, tmp_path):
     api = await recorder(answering(answer_of(400, b"<p>no\n  thanks</p>", "text/html")))
     (tmp_path / "a").write_bytes(b"a")
     status, out, err = await send("a", "--to", api.url)
@@ -213,11 +213,14 @@ async def test_redirect_is_not_followed(recorder, send, tmp_path):
     (tmp_path / "a").write_bytes(b"a")
     status, _, err = await send("a", "--to", api.url)
     assert status == 1
-    assert err == "aiorelay: a: It is to be sent elsewhere; give that URL with --to: https://example.org/new\n"
+    assert (
+        err
+        == "aiorelay: a: The server redirects to https://example.org/new. Repeat with --to https://example.org/new.\n"
+    )
 
 
 @pytest.mark.parametrize("size", [64 * 2**20, None], ids=["file", "endless"])
-async def test_refusal_in_mid_upload_is_shown(size, recorder, send, tmp_path):
+async def test_refusal_during_the_upload_is_shown(size, recorder, send, tmp_path):
     refusal = json.dumps({"title": "Too large", "detail": "Not here."}).encode()
     api = await recorder(answering_early(answer_of(413, refusal, "application/problem+json")))
     with (tmp_path / "big").open("wb") as file:
@@ -227,7 +230,7 @@ async def test_refusal_in_mid_upload_is_shown(size, recorder, send, tmp_path):
     assert err.endswith(": Too large: Not here.\n")
 
 
-async def test_file_that_is_not_as_long_as_it_says_is_not_sent_whole(recorder, send):
+async def test_file_shorter_than_its_size_is_not_completed(recorder, send):
     api = await recorder()
     status, _, err = await send("/proc/self/status", "--to", api.url)
     assert status == 1
@@ -236,7 +239,7 @@ async def test_file_that_is_not_as_long_as_it_says_is_not_sent_whole(recorder, s
 
 
 async def test_memory_stays_flat(aiorelay_server, tmp_path):
-    """200 MiB take no more than one MiB takes, but for a few MiB."""
+    """Sending 200 MiB needs only a few MiB more than sending 1 MiB."""
     chain = await aiorelay_server()
     measured = "import resource, sys; from aiorelay.cli.main import main; status = main(sys.argv[1:]); "
     measured += "print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
@@ -268,7 +271,7 @@ async def test_standard_input_is_streamed_from_a_pipe(size, aiorelay_server):
     assert [path.stat().st_size for path in chain.stored()] == [size]
 
 
-async def test_standard_input_that_is_a_file_has_a_length(recorder, tmp_path):
+async def test_redirected_file_has_a_content_length(recorder, tmp_path):
     api = await recorder()
     (tmp_path / "a").write_bytes(b"content")
     with (tmp_path / "a").open("rb") as file:
@@ -283,7 +286,7 @@ async def test_standard_input_that_is_a_file_has_a_length(recorder, tmp_path):
     assert rest.parts[0][1] == b"tent"
 
 
-async def test_named_pipe_is_waited_for(recorder, send, tmp_path):
+async def test_named_pipe_is_read_to_its_end(recorder, send, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     api = await recorder()
     sending = asyncio.create_task(send("pipe", "--to", api.url))
@@ -292,16 +295,20 @@ async def test_named_pipe_is_waited_for(recorder, send, tmp_path):
     assert api.requests[0].parts[0][1] == b"late"
 
 
-async def test_closed_standard_input_is_one_sentence(recorder):
+async def test_closed_standard_input_is_one_line(recorder):
     api = await recorder()
     process = await asyncio.create_subprocess_exec(
         "sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "aiorelay", "send", "-", "--to", api.url,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    assert await finished(process) == (1, "", "aiorelay: -: Standard input is closed\n")
+    assert await finished(process) == (
+        1,
+        "",
+        "aiorelay: -: Standard input is closed. Redirect a file or a pipe to it.\n",
+    )
 
 
-async def test_interrupt_breaks_the_upload_off_with_status_130_and_no_traceback(recorder):
+async def test_interrupt_aborts_the_upload_with_status_130_and_no_traceback(recorder):
     api = await recorder()
     process = await program("-", "--to", api.url)
     process.stdin.write(b"x" * 1_000_000)
@@ -340,7 +347,7 @@ async def test_url_that_fails_while_it_is_fetched_is_one_line(aiorelay_server, r
     assert (json.loads(out)["status"], json.loads(out)["problem"]["title"]) == (502, "The source failed")
 
 
-async def test_relay_without_jobs_answers_at_once(recorder, send):
+async def test_relay_without_jobs_answers_synchronously(recorder, send):
     api = await recorder()
     status, out, _ = await send("https://example.org/a", "--to", api.url, "--field", "k=v")
     assert (status, out) == (0, '{"status": "done"}\n')
@@ -349,7 +356,7 @@ async def test_relay_without_jobs_answers_at_once(recorder, send):
 
 
 @pytest.mark.parametrize("fields", [["k=1", "k=2"], ["somefile=x"]])
-async def test_field_that_json_cannot_hold_is_refused(fields, recorder, send):
+async def test_repeated_field_is_refused_with_a_url(fields, recorder, send):
     api = await recorder()
     flags = [word for field in fields for word in ("--field", field)]
     status, _, err = await send("https://example.org/a", "--to", api.url, *flags)
@@ -378,7 +385,7 @@ def stream(*events):
 
 
 def telling(*streams):
-    """A relay that begins a job and tells of it: a stream for each connection, which ends by closing it."""
+    """A relay that starts a job and sends its events: one stream for each connection, ended by closing it."""
     left = list(streams)
 
     async def script(connection):
@@ -397,7 +404,7 @@ def telling(*streams):
     return script
 
 
-async def test_job_is_followed_over_broken_connections(recorder, send):
+async def test_job_is_followed_after_lost_connections(recorder, send):
     answer = {"status": 201, "headers": {"Content-Type": "application/json"}, "body": '{"id": 1}'}
     unavailable = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
     api = await recorder(
@@ -409,16 +416,16 @@ async def test_job_is_followed_over_broken_connections(recorder, send):
     assert asked == [[], ["5"], ["5"], ["5"]]
 
 
-async def test_job_that_the_relay_does_not_know_any_more_is_one_line(recorder, send):
+async def test_unknown_job_is_one_line(recorder, send):
     problem = json.dumps({"title": "Nothing there", "detail": "No such job."}).encode()
     api = await recorder(telling(answer_of(404, problem, "application/problem+json")))
     status, _, err = await send("https://example.org/a", "--to", api.url)
     assert status == 1
-    assert err.endswith("/a: The relay tells nothing of the job: Nothing there: No such job.\n")
+    assert err.endswith("/a: The relay refuses the events of the job: Nothing there: No such job.\n")
 
 
-async def test_job_elsewhere_is_not_followed(recorder, send):
-    """The token would go there."""
+async def test_job_of_another_origin_is_not_followed(recorder, send):
+    """The token must not be sent to another origin."""
     api = await recorder(answering(ACCEPTED.replace(b"/jobs/7", b"https://example.org/jobs/7")))
     assert (await send("https://example.org/a", "--to", api.url))[:2] == (0, "{}\n")
 
@@ -452,7 +459,7 @@ async def test_interrupt_cancels_the_job(recorder):
 
 
 async def on_a_terminal(*arguments, lines=30, columns=100):
-    """What ``aiorelay send`` prints on a terminal, its answers aside, and its exit status."""
+    """Run ``aiorelay send`` on a terminal. Return what it prints besides its answers, and its exit status."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     process = await program(*arguments, stderr=theirs, stdin=asyncio.subprocess.DEVNULL)
@@ -463,7 +470,7 @@ async def on_a_terminal(*arguments, lines=30, columns=100):
         while True:
             try:
                 shown += os.read(ours, 4096)
-            except OSError:  # EIO: nobody has the terminal open any more
+            except OSError:  # EIO: all processes have closed the terminal
                 return shown
 
     shown, (status, out, _) = await asyncio.gather(asyncio.to_thread(read), finished(process))
@@ -500,14 +507,14 @@ async def test_terminal_shows_both_legs_of_an_ingest(recorder):
 # -- trust
 
 
-async def test_unknown_ca_is_one_sentence_that_says_what_to_do(aiorelay_server, send, tmp_path):
+async def test_unknown_ca_is_one_line(aiorelay_server, send, tmp_path):
     chain = await aiorelay_server()
     (tmp_path / "a").write_bytes(b"a")
     trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
     for flags in ([], ["--cacert", "other.pem"]):
         status, _, err = await send("a", "--to", chain.rest1, *flags)
         assert status == 1
-        assert err == f"aiorelay: a: The certificate of {chain.rest1} is not trusted; give its CA with --cacert\n"
+        assert err == f"aiorelay: a: The certificate of {chain.rest1} is not trusted. Give its CA with --cacert.\n"
 
 
 EXPIRED = {"not_before": datetime.now(UTC) - timedelta(2), "not_after": datetime.now(UTC) - timedelta(1)}
@@ -516,11 +523,11 @@ EXPIRED = {"not_before": datetime.now(UTC) - timedelta(2), "not_after": datetime
 @pytest.mark.parametrize(
     ("name", "dates", "words"),
     [
-        ("example.org", {}, "is for other names; use one of them with --to"),
-        ("127.0.0.1", EXPIRED, "has expired; its operator has to renew it"),
+        ("example.org", {}, "is for other names. Use one of them with --to."),
+        ("127.0.0.1", EXPIRED, "has expired. Its operator must renew it."),
     ],
 )
-async def test_unfit_certificate_is_one_sentence(name, dates, words, recorder, send, tmp_path):
+async def test_invalid_certificate_is_one_line(name, dates, words, recorder, send, tmp_path):
     api = await recorder(tls=served(name, tmp_path, **dates))
     (tmp_path / "a").write_bytes(b"a")
     status, _, err = await send("a", "--to", api.url, "--cacert", "ca.pem")
@@ -536,30 +543,30 @@ def served(name, directory, **dates):
     return context
 
 
-async def test_cacert_without_a_certificate_is_one_sentence(send, tmp_path):
+async def test_cacert_without_a_certificate_is_one_line(send, tmp_path):
     (tmp_path / "a").write_bytes(b"a")
     status, _, err = await send("a", "--cacert", "a")
     assert status == 1
-    assert err.startswith(f"aiorelay: The file {tmp_path}/a holds no CA certificate in PEM form; see ")
+    assert err.startswith(f"aiorelay: The file {tmp_path}/a holds no CA certificate in PEM form. Choose ")
 
 
-async def test_server_that_is_not_there_is_one_sentence(recorder, send, tmp_path):
+async def test_unreachable_server_is_one_line(recorder, send, tmp_path):
     api = await recorder()
     (tmp_path / "a").write_bytes(b"a")
     origin = f"http://127.0.0.1:{api.port}"
     await api.__aexit__()
     status, _, err = await send("a", "--to", origin)
-    assert (status, err) == (1, f"aiorelay: a: {origin} cannot be reached; is the relay running there?\n")
+    assert (status, err) == (1, f"aiorelay: a: {origin} cannot be reached. Is the relay running there?\n")
 
 
-async def test_name_that_cannot_be_resolved_is_one_sentence(send, tmp_path):
+async def test_name_that_cannot_be_resolved_is_one_line(send, tmp_path):
     (tmp_path / "a").write_bytes(b"a")
     status, _, err = await send("a", "--to", "https://relay.invalid")
     assert status == 1
-    assert err == "aiorelay: a: The name relay.invalid cannot be resolved; give the relay's URL with --to\n"
+    assert err == "aiorelay: a: The name relay.invalid cannot be resolved. Give the relay's URL with --to.\n"
 
 
-async def test_wrong_scheme_is_one_sentence(aiorelay_server, recorder, send, tmp_path):
+async def test_wrong_scheme_is_one_line(aiorelay_server, recorder, send, tmp_path):
     async def script(connection):
         await connection.read()
         await connection.send(answer_of(400, b"what?"))
@@ -569,17 +576,21 @@ async def test_wrong_scheme_is_one_sentence(aiorelay_server, recorder, send, tmp
     _, _, err = await send("a", "--to", chain.rest1.replace("https", "http"))
     assert f"This port speaks HTTPS only. Use {chain.rest1} instead." in err
     _, _, err = await send("a", "--to", api.url.replace("http", "https"))
-    assert "does not speak TLS as it should; does its URL begin with http://?" in err
+    assert "is not a TLS server. Does its URL begin with http://?" in err
 
 
-async def test_answer_that_breaks_off_is_one_sentence(recorder, send, tmp_path):
+async def test_incomplete_answer_is_one_line(recorder, send, tmp_path):
     async def script(connection):
         await connection.request()
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
 
     api = await recorder(script)
     (tmp_path / "a").write_bytes(b"a")
-    assert await send("a", "--to", api.url) == (1, "", "aiorelay: a: The answer, 200, broke off\n")
+    assert await send("a", "--to", api.url) == (
+        1,
+        "",
+        "aiorelay: a: The connection was lost during the answer (status 200). Try again.\n",
+    )
 
 
 # -- the token
@@ -596,7 +607,7 @@ async def test_token_is_sent_and_never_printed(line, recorder, send, tmp_path):
     assert api.requests[0]["Authorization"] == "Bearer s3cret~"
 
 
-async def test_token_goes_along_to_the_job(recorder, send, tmp_path):
+async def test_token_is_sent_with_the_requests_for_the_job(recorder, send, tmp_path):
     answer = {"status": 200, "headers": {}, "body": "ok"}
     api = await recorder(telling(stream(event(9, state="done", answer=answer))))
     (tmp_path / "token").write_text("s3cret")
@@ -605,14 +616,14 @@ async def test_token_goes_along_to_the_job(recorder, send, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"# nothing\n", b"two words s3cret", b"a:b:c d", b"\xff\xfe"])
-def test_file_that_begins_with_no_token_is_refused_without_showing_it(content, tmp_path):
+def test_invalid_token_file_is_refused_without_showing_its_content(content, tmp_path):
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(StartupError, match="does not begin with a token") as refused:
         read_token(tmp_path / "token")
     assert "s3cret" not in str(refused.value)
 
 
-def test_token_file_that_is_not_there_is_one_sentence(tmp_path):
+def test_missing_token_file_is_an_error(tmp_path):
     with pytest.raises(StartupError, match="cannot be read: No such file"):
         read_token(tmp_path / "token")
 
@@ -630,7 +641,7 @@ def test_token_file_that_is_not_there_is_one_sentence(tmp_path):
         ("http://localhost.example.org", False),
     ],
 )
-def test_token_leaves_the_machine_only_over_tls(url, confidential):
+def test_token_is_sent_only_over_tls_or_loopback(url, confidential):
     assert is_confidential(URL(url)) is confidential
 
 
@@ -641,23 +652,26 @@ def test_token_leaves_the_machine_only_over_tls(url, confidential):
     ("arguments", "sentence"),
     [
         ([], "aiorelay: the following arguments are required: SOURCE"),
-        (["a", "--to", "ftp://example.org"], "aiorelay: --to: 'ftp://example.org' is no http or https URL"),
+        (["a", "--to", "ftp://example.org"], "aiorelay: --to: 'ftp://example.org' is not an http or https URL"),
         (
             ["a", "--to", "https://me:s3cret@example.org"],
-            "aiorelay: --to: 'https://***@example.org' has credentials in it; give a bearer token with --token-file;",
+            "aiorelay: --to: 'https://***@example.org' contains credentials; give a bearer token with --token-file.",
         ),
-        (["a", "--field", "novalue"], "aiorelay: --field: it is not a form field; write it as NAME=VALUE"),
-        (["a", "--field", "=v"], "aiorelay: --field: it is not a form field; write it as NAME=VALUE"),
-        (["a", "--max-size", "5"], "aiorelay: there is no flag --max-size"),
+        (["a", "--field", "novalue"], "aiorelay: --field: expected NAME=VALUE."),
+        (["a", "--field", "=v"], "aiorelay: --field: expected NAME=VALUE."),
+        (["a", "--max-size", "5"], "aiorelay: unrecognized arguments: --max-size."),
         (["-", "a", "-"], "aiorelay: SOURCE: standard input can be sent only once"),
-        (["a", "--token-file", "t", "--to", "http://example.org"], "aiorelay: --token-file: a token would be readable"),
+        (
+            ["a", "--token-file", "t", "--to", "http://example.org"],
+            "aiorelay: --token-file: the token would be sent unencrypted",
+        ),
     ],
 )
 async def test_misuse_is_one_line_and_status_2(arguments, sentence, send):
     status, out, err = await send(*arguments)
     assert (status, out) == (2, "")
     assert err.startswith(sentence)
-    assert err.endswith("; see aiorelay send --help\n")
+    assert err.endswith(". See aiorelay send --help.\n")
 
 
 async def test_flags_may_stand_among_the_sources(recorder, send, tmp_path):
@@ -668,7 +682,7 @@ async def test_flags_may_stand_among_the_sources(recorder, send, tmp_path):
     assert [request.parts[0][1] for request in api.requests] == [b"a", b"b"]
 
 
-# -- what is said of an answer
+# -- results
 
 
 @pytest.mark.parametrize(
@@ -684,7 +698,7 @@ async def test_flags_may_stand_among_the_sources(recorder, send, tmp_path):
         (Answer(400, "application/json", b"[" * 100_000), f"400 Bad Request: {'[' * 300}…"),
     ],
 )
-def test_refusal_in_one_sentence(answer, sentence):
+def test_sentence_of_a_refusal(answer, sentence):
     assert SendResult.of("a", answer).sentence == sentence
 
 
@@ -718,17 +732,17 @@ def test_answer_in_json(answer, content):
         ({"state": "done", "answer": {"status": 200, "body": {"a": 1}}}, True, ""),
         ({"state": "done", "answer": {"status": 400, "headers": {}, "body": "no"}}, False, "400 Bad Request: no"),
         ({"state": "failed", "problem": {"title": "T", "detail": "D", "status": 502}}, False, "T: D"),
-        ({"state": "lost"}, False, "The relay ended before the upload did; send it again"),
-        ({"state": "cancelled", "answer": None}, False, "The job ended as cancelled, without an answer"),
+        ({"state": "lost"}, False, "The relay stopped before the upload was complete. Send it again."),
+        ({"state": "cancelled", "answer": None}, False, "The job ended as cancelled without an answer. Send it again."),
     ],
 )
-def test_job_that_has_ended_in_one_sentence(job, stored, said):
+def test_result_of_an_ended_job(job, stored, said):
     outcome = result_of_job("a", job)
     assert (outcome.stored, outcome.sentence) == (stored, said)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.text("aü:, {}\x00", min_size=1)), max_size=5), st.data())
-def test_events_are_read_however_the_stream_is_cut(events, data):
+def test_events_are_parsed_from_any_block_sizes(events, data):
     body = "".join(f": comment\nevent: job\nid: {number}\ndata: {text}\n\n" for number, text in events).encode()
     if data.draw(st.booleans()):
         body = body.replace(b"\n", b"\r\n")
