@@ -181,7 +181,7 @@ def zipped(content: bytes, *, encrypted: bool = False) -> bytes:
             b"INSTREAM size limit exceeded. ERROR\0",
             Verdict("unscannable", "it is longer than clamd's StreamMaxLength"),
         ),
-        (b"stream: Can't allocate memory ERROR\0", Verdict("unscannable", "clamd gave up on it")),
+        (b"stream: Can't allocate memory ERROR\0", Verdict("unscannable", "clamd failed to scan it")),
     ],
 )
 def test_a_reply_is_judged(reply: bytes, verdict: Verdict) -> None:
