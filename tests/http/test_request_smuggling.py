@@ -291,7 +291,7 @@ async def test_a_refusal_is_logged_in_one_line(aiorelay_server, caplog):
     chain = await aiorelay_server(only="rest2")
     await answers(chain.rest2, chain.tls, NOT_HTTP["gzip, chunked"])
     (line,) = caplog.messages
-    assert line == "what came is not HTTP: The only Transfer-Encoding that is understood is chunked."
+    assert line == "rejected an invalid request: The only supported Transfer-Encoding is chunked."
 
 
 @pytest.mark.parametrize(
