@@ -70,13 +70,13 @@ def test_half_the_time_after_which_the_server_hangs_up_is_safe(clock, watched, l
 @pytest.mark.parametrize(("idle", "limit"), [(0.2, 0), (1.2, 0.6)])
 def test_a_hang_up_on_a_connection_that_was_kept_shortens_the_time(clock, idle, limit):
     keep_alive = KeepAlive(clock, seen=WATCH)
-    keep_alive.hung_up(idle)
+    keep_alive.server_closed(idle)
     assert keep_alive.limit() == limit
 
 
 def test_what_a_hang_up_taught_is_looked_into_again_after_a_minute(clock):
     keep_alive = KeepAlive(clock, seen=WATCH)
-    keep_alive.hung_up(1.2)
+    keep_alive.server_closed(1.2)
     clock.now += 59
     assert not keep_alive.wants_watch()
     clock.now += 1
@@ -86,7 +86,7 @@ def test_what_a_hang_up_taught_is_looked_into_again_after_a_minute(clock):
 
 def test_after_a_connection_broke_in_use_all_is_learnt_anew(clock):
     keep_alive = KeepAlive(clock, seen=WATCH)
-    keep_alive.forget()
+    keep_alive.reset()
     assert keep_alive.limit() == 0
     assert keep_alive.wants_watch()
 
@@ -95,7 +95,7 @@ def test_a_watch_counts_from_the_last_break(clock):
     keep_alive = KeepAlive(clock)
     keep_alive.watch()
     clock.now += 2
-    keep_alive.forget()
+    keep_alive.reset()
     clock.now += 0.9
     assert keep_alive.limit() == 0
 

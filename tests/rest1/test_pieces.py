@@ -106,4 +106,4 @@ async def test_allow_pieces_lets_them_through_and_the_log_says_so(relay, caplog)
     upstream, chain = await relay(allow_pieces=True)
     assert (await answer_to(chain, upload(of_dropzone(3)))).status == 200
     assert len(upstream.requests) == 1
-    assert caplog.messages.count("a piece of a file is let through (allow-pieces): the checks see the piece alone") == 1
+    assert caplog.messages.count("accepted a piece of a file (allow-pieces); the checks see only the piece") == 1

@@ -31,7 +31,7 @@ from processes import FREE_PORTS, Process, started
 from yarl import URL
 
 from aiorelay.multipart.framing import FramedBody
-from aiorelay.rest1.upstream import Upstream, Waits
+from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 
 MIB = 1024 * 1024
 SMALL = request("/upload1", form(part("somefile", b"content", "a.txt")))
@@ -584,7 +584,10 @@ async def test_who_still_reads_its_answer_does_not_cut_the_next_upload_on_its_co
 
     recorded = await recorder(script)
     async with Upstream(
-        URL(recorded.url), context=ssl.create_default_context(), waits=Waits(idle=60, answer=60), keeps_idle=60
+        URL(recorded.url),
+        context=ssl.create_default_context(),
+        timeouts=UpstreamTimeouts(idle=60, answer=60),
+        server_keep_alive=60,
     ) as upstream:
         async with post(b"first") as answer:
             await answer.read()
@@ -618,7 +621,7 @@ async def test_the_end_of_a_body_waits_for_no_answer(recorder, length):
 
     recorded = await recorder(script, tls=serving)
     async with Upstream(
-        URL(recorded.url), context=trusting, waits=Waits(idle=0.1, answer=60), keeps_idle=60
+        URL(recorded.url), context=trusting, timeouts=UpstreamTimeouts(idle=0.1, answer=60), server_keep_alive=60
     ) as upstream:
         for _ in range(3):
             async with upstream.post(FramedBody(b"b", length, blocks()), CIMultiDict(), "") as answer:
