@@ -7,21 +7,19 @@ __all__ = ["LONGEST", "WATCH", "KeepAlive"]
 
 LONGEST: Final = 1.5  # seconds; no connection that was idle for longer is reused
 WATCH: Final = 2 * LONGEST  # seconds; a longer watch of an idle connection would not change the limit
-_SHORTEST: Final = (
-    1.0  # seconds; if a server closes sooner, a delay on a busy machine could be enough to miss its limit
-)
-_MEASURE_AGAIN: Final = (
-    60.0  # seconds after a close by the server until it is measured again: it may have been a restart
-)
+# Seconds. If a server closes sooner, a delay on a busy machine could be enough to miss its limit.
+_SHORTEST: Final = 1.0
+# Seconds after a close by the server until it is measured again: the server may have been restarted.
+_MEASURE_AGAIN: Final = 60.0
 
 
 class KeepAlive:
     """The measured lifetime of one server's idle connections.
 
     Servers close idle connections without notice, after different times. If a request is sent at that moment, the
-    client cannot know whether it was processed (RFC 9112, section 9.3.1). A connection is therefore reused only within half of
-    the time for which one was observed to stay open. Before such an observation, each request uses a new connection.
-    ``clock`` returns seconds. ``seen`` is an initially known time in seconds.
+    client cannot know whether it was processed (RFC 9112, section 9.3.1). A connection is therefore reused only within
+    half of the time for which one was observed to stay open. Before such an observation, each request uses a new
+    connection. ``clock`` returns seconds. ``seen`` is an initially known time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float], seen: float = 0.0) -> None:
