@@ -256,7 +256,7 @@ async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") 
                 answer.close()
 
 
-# Failures of the upstream, first match: predicate of the detail, and error type of RFC 9209, section 2.3.
+# Failures of the upstream, first match: end of the detail, and error type of RFC 9209, section 2.3.
 _FAILURES: tuple[tuple[type[Exception], type[UpstreamProblem], str, str], ...] = (
     (aiohttp.SocketTimeoutError, UpstreamTimeout, "did not answer in time.", "http_response_timeout"),
     (TimeoutError, UpstreamFailed, "could not be reached in time.", "connection_timeout"),
@@ -332,9 +332,8 @@ class _Body(aiohttp.Payload):
     async def flush(self) -> None:
         """Wait until the written data are sent. aiohttp does not wait for that after an early response."""
         if self._transport is not None and self._writer is not None:
-            self._transport.set_write_buffer_limits(
-                1
-            )  # not 0: asyncio's TLS transport counts an empty buffer as reaching that limit
+            # Not 0: asyncio's TLS transport counts an empty buffer as reaching that limit.
+            self._transport.set_write_buffer_limits(1)
             await self._writer.drain()
 
     def is_flushed(self) -> bool:
