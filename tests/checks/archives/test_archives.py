@@ -53,14 +53,14 @@ from aiorelay.errors import ArchiveRefused
 KIB, MIB = 1 << 10, 1 << 20
 
 
-# --- Making archives, honest ones and others ------------------------------------------------------------------------
+# --- Making archives, valid and malicious ones ----------------------------------------------------------------------
 
 
 def extended_tar(pax_header: bytes) -> bytes:
     return extension(b"x", pax_header) + tar_header() + END_OF_TAR
 
 
-# --- What passes ----------------------------------------------------------------------------------------------------
+# --- Accepted files -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", PASSES.values(), ids=PASSES)
@@ -127,18 +127,18 @@ def test_what_other_programs_pack_passes(command: str, tmp_path: Path) -> None:
     assert verdict(packed) is None
 
 
-# --- What is refused ------------------------------------------------------------------------------------------------
+# --- Refused files -------------------------------------------------------------------------------------------------
 
 
 def bomb_of_overlaps(files: int, size: int) -> bytes:
-    """Make a zip whose entries all share one kernel: directory entries that point into each other's local headers."""
+    """Make a zip whose entries share the same compressed data (zip bomb with overlapping entries)."""
     kernel = Zipped(b"0", bytes(size))
     sharing = [Zipped(b"%d" % n, bytes(size), offset=0, local={}) for n in range(1, files)]
     return make_zip(kernel, *sharing)
 
 
 def quoted_overlap() -> bytes:
-    """Make a zip whose first entry quotes the second's local header in a stored deflate block, as zbsm does."""
+    """Make a zip whose first entry contains the second's local header in a stored deflate block (zbsm)."""
     inner = Zipped(b"b", NOISE[:100])
     quoted = inner.local_header()
     cover = struct.pack("<BHH", 0, 600, 600 ^ 0xFFFF) + NOISE[:600]
@@ -344,7 +344,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "overlaps the directory|ends too early",
     ),
     "an entry that is the directory": (lambda: make_zip(Zipped(), Zipped(b"b", offset=43)), "does not exist|overlap"),
-    # lies
+    # false declarations
     "another name": (lambda: lies(local={"name": b"b.txt"}), DISAGREE),
     "another method": (lambda: lies(local={"method": 0}), DISAGREE),
     "another size": (lambda: lies(local={"size": 6}), "disagree about its size"),
@@ -385,7 +385,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "another disk": (lambda: lies(central={"disk": 1}), "on another disk"),
     "an offset before the file": (lambda: make_zip(Zipped(), prefix=b"x" * 9, shift=-5), "is invalid"),
     "an offset behind the file": (lambda: make_zip(Zipped(), Zipped(offset=99_999)), "does not exist"),
-    # more, or fewer, entries than one would find
+    # entries that only some programs find
     "an entry that is not listed": (lambda: make_zip(Zipped(), gap=Zipped(b"b").local_header()), "does not list"),
     "an entry that is not listed, in front": (
         lambda: make_zip(Zipped(), prefix=Zipped(b"b").local_header() + b"x"),
@@ -489,7 +489,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "header is too long",
     ),
     "one volume of several": (lambda: tar_header(kind=b"M", size=b"00000000005\0") + bytes(512), "one volume"),
-    # what cannot be looked into
+    # unsupported formats
     "a 7z": (lambda: b"7z\xbc\xaf\x27\x1c" + NOISE, "cannot be inspected"),
     # damaged compression
     "a gzip that is cut": (lambda: gzip.compress(NOISE)[:-1], "ends too early"),
@@ -514,7 +514,7 @@ def test_refused(make: Callable[[], bytes], reason: str) -> None:
         inspect(io.BytesIO(make()), LIMITS)
 
 
-# --- The limits, at their edges -------------------------------------------------------------------------------------
+# --- Boundary values of limits -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("over", [False, True])
@@ -557,14 +557,14 @@ def test_the_size_is_limited_exactly(make: Callable[[int], bytes], *, over: bool
 
 @pytest.mark.parametrize("over", [False, True])
 def test_the_ratio_is_that_of_the_whole_file(*, over: bool) -> None:
-    """One entry may well compress better than that: what matters is what the file does as a whole."""
+    """One entry may exceed the ratio: the limit applies to the whole file."""
     packed = python_zip(("zeros", bytes(100_000)), ("noise", NOISE))
     ratio = 120_000 / len(packed)
     assert (verdict(packed, max_ratio=ratio - 0.01 if over else ratio) is not None) == over
 
 
 def zeros_in_gzip(head: bytes, mebibytes: int) -> bytes:
-    """Compress ``head`` and then zeros, without spending the time: one piece of the stream, repeated."""
+    """Compress ``head`` and many zeros quickly, by repeating one piece of the stream."""
     compressor = zlib.compressobj(9, wbits=31)
     start = compressor.compress(head) + compressor.flush(zlib.Z_FULL_FLUSH)
     piece = compressor.compress(bytes(MIB)) + compressor.flush(zlib.Z_FULL_FLUSH)
@@ -575,7 +575,7 @@ def zeros_in_gzip(head: bytes, mebibytes: int) -> bytes:
 @pytest.mark.parametrize(
     "limits", [LIMITS, UnpackLimits(max_ratio=10**6, max_size=50 * MIB, max_entries=1)], ids=["by ratio", "by size"]
 )
-def test_a_gibibyte_of_zeros_is_given_up_early_and_never_in_memory(head: bytes, limits: UnpackLimits) -> None:
+def test_a_gibibyte_of_zeros_is_refused_early_and_never_in_memory(head: bytes, limits: UnpackLimits) -> None:
     file = io.BytesIO(zeros_in_gzip(head, 1024))
     length = len(file.getvalue())
     tracemalloc.start()
@@ -589,7 +589,7 @@ def test_a_gibibyte_of_zeros_is_given_up_early_and_never_in_memory(head: bytes, 
     assert file.tell() < length / 5
 
 
-# --- The pure parts -------------------------------------------------------------------------------------------------
+# --- Pure functions -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -639,18 +639,18 @@ def test_a_link_leads_out(name: str, target: str, *, out: bool) -> None:
         ("sheet.xlsx", INNER[:512], True),
     ],
 )
-def test_an_archive_inside_is_told_by_its_ending_or_its_bytes(name: str, head: bytes, *, nested: bool) -> None:
+def test_a_nested_archive_is_detected_by_extension_or_bytes(name: str, head: bytes, *, nested: bool) -> None:
     assert is_archive(name, head) == nested
 
 
-def test_a_refusal_repeats_no_name() -> None:
+def test_a_refusal_does_not_contain_a_name() -> None:
     assert (
         verdict(make_zip(Zipped(b"x"), Zipped(b"../secret")))
         == "Entry 2 of the archive has a path that leads out of the archive."
     )
 
 
-# --- Whatever the bytes ---------------------------------------------------------------------------------------------
+# --- Random input ------------------------------------------------------------------------------------------------
 
 SAMPLES = [
     python_zip(*PLAIN[:2], ("b", NOISE[:50])),
@@ -666,7 +666,7 @@ SAMPLES = [
 ]
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # a slow machine is not a failure
 @given(
     st.sampled_from([b"", b"PK\3\4", b"PK\5\6", b"\x1f\x8b\x08", b"BZh91AY&SY", b"\xfd7zXZ\0", tar_header()]),
     st.binary(),
@@ -675,10 +675,10 @@ def test_any_bytes_pass_or_are_refused(head: bytes, data: bytes) -> None:
     verdict(head + data)
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # a slow machine is not a failure
 @given(st.sampled_from(SAMPLES), st.data())
-def test_any_damage_passes_or_is_refused(sample: bytes, data: st.DataObject) -> None:
-    """And what passes has only harmless names and an honest size to the standard library."""
+def test_damaged_archives_pass_or_are_refused(sample: bytes, data: st.DataObject) -> None:
+    """According to the standard library, accepted archives have harmless names and a correct size."""
     damaged = bytearray(sample)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(damaged) - 1))
@@ -710,7 +710,7 @@ MEMBERS = st.builds(
 
 
 def unpack_trustingly(members: Iterable[Tarred], root: Path) -> None:
-    """Do what the archive says, as a program without any care would."""
+    """Unpack an archive without any checks."""
     for member in members:
         with contextlib.suppress(OSError):
             (root / member.name).parent.mkdir(parents=True, exist_ok=True)
@@ -724,9 +724,9 @@ def unpack_trustingly(members: Iterable[Tarred], root: Path) -> None:
                 (root / member.name).write_bytes(member.data)
 
 
-@settings(deadline=None)  # a busy machine is no fault
+@settings(deadline=None)  # a slow machine is not a failure
 @given(st.lists(MEMBERS, min_size=1, max_size=6))
-def test_what_passes_unpacks_nowhere_else(members: list[Tarred]) -> None:
+def test_accepted_archives_unpack_within_the_directory(members: list[Tarred]) -> None:
     if verdict(make_tar(*members)) is not None:
         return
     with tempfile.TemporaryDirectory() as outside:
@@ -738,5 +738,5 @@ def test_what_passes_unpacks_nowhere_else(members: list[Tarred]) -> None:
                 assert (len(directories), files) == (1, [])
         for path in inside.rglob("*"):
             assert path.parent.resolve().is_relative_to(inside)
-            with contextlib.suppress(RuntimeError):  # a link to itself leads nowhere
+            with contextlib.suppress(RuntimeError):  # a link to itself
                 assert path.resolve().is_relative_to(inside)
