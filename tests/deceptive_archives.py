@@ -20,6 +20,7 @@ from archive_files import (
     NOISE,
     Tarred,
     Zipped,
+    as_id,
     deflated,
     make_tar,
     make_zip,
@@ -248,7 +249,7 @@ LIARS: dict[str, tuple[Callable[[], bytes], str]] = {
     },
     # formats that the check does not read
     **{
-        f"what this makes: {command}": (partial(made_by, command, BOMB), UNREADABLE)
+        f"what this makes: {as_id(command)}": (partial(made_by, command, BOMB), UNREADABLE)
         for command in (
             "zstd -cq hidden",
             "lz4 -cq hidden",

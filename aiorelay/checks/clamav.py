@@ -94,9 +94,9 @@ class ClamAV:
 
     def __call__(self, part: Part) -> "Scan | None":
         """Return a scan for a file, None for a plain field."""
-        return Scan(self._address, self._timeout, self._judge) if part.is_file else None
+        return Scan(self._address, self._timeout, self._handle) if part.is_file else None
 
-    def _judge(self, verdict: Verdict) -> Problem | None:
+    def _handle(self, verdict: Verdict) -> Problem | None:
         """Count and log a verdict. Return the problem to raise, or None if the file passes."""
         self._on_outcome(verdict.outcome)
         match verdict.outcome:
@@ -114,16 +114,16 @@ class ClamAV:
 
 
 class Scan:
-    """The scan of one file: a check that raises the ``Problem`` that ``judge`` returns.
+    """The scan of one file: a check that raises the ``Problem`` that ``handle`` returns.
 
     It uses a plain socket. When a write fails, an asyncio transport discards the data it has not read, including
     clamd's reason for closing the connection ("size limit exceeded").
     """
 
-    def __init__(self, address: ScannerAddress, timeout: float, judge: Callable[[Verdict], Problem | None]) -> None:
+    def __init__(self, address: ScannerAddress, timeout: float, handle: Callable[[Verdict], Problem | None]) -> None:
         self._address = address
         self._timeout = timeout
-        self._judge = judge
+        self._handle = handle
         self._connection: _Connection | None = None
         self._decided = False
         self._problem: Problem | None = None
@@ -152,7 +152,7 @@ class Scan:
 
     def _decide(self, verdict: Verdict | None) -> None:
         if verdict is not None:
-            self._problem = self._judge(verdict)
+            self._problem = self._handle(verdict)
             self._decided = True
 
     def _enforce(self) -> None:
@@ -221,16 +221,16 @@ async def _connect(address: ScannerAddress) -> socket.socket:
     """Connect to clamd, trying the addresses of its host in order. Raises OSError."""
     loop = asyncio.get_running_loop()
     if isinstance(address, Path):
-        return await _dial(socket.AF_UNIX, str(address))
+        return await _connect_to(socket.AF_UNIX, str(address))
     host, port = address
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for family, _, _, _, where in found[:-1]:
         with contextlib.suppress(OSError):
-            return await _dial(family, where)
-    return await _dial(found[-1][0], found[-1][4])
+            return await _connect_to(family, where)
+    return await _connect_to(found[-1][0], found[-1][4])
 
 
-async def _dial(family: int, where: str | tuple[Any, ...]) -> socket.socket:
+async def _connect_to(family: int, where: str | tuple[Any, ...]) -> socket.socket:
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
         connection.setblocking(False)

@@ -57,7 +57,7 @@ class ArchiveBudget:
     def for_document(self) -> "ArchiveBudget":
         """Return the budget of the document in the last entry. Refuse documents that are nested too deeply."""
         if self._depth >= _DEEPEST:
-            raise self._objection("is nested in too many documents")
+            raise self._refusal("is nested in too many documents")
         return ArchiveBudget(self._limits, self._size, self._sums, self._depth + 1)
 
     def declared(self, entries: int) -> None:
@@ -88,27 +88,27 @@ class ArchiveBudget:
         if "\0" in name or len(name) > _LONGEST_PATH:
             raise damaged(f"entry {self._sums.entries} has an invalid name")
         if leads_out(name):
-            raise self._objection("has a path that leads out of the archive")
+            raise self._refusal("has a path that leads out of the archive")
         self._parents.add(_key(name).rpartition("/")[0])
 
     def special(self) -> None:
         """Refuse the last entry as a device, a pipe or a socket."""
-        raise self._objection("is not a file, a directory or a link")
+        raise self._refusal("is not a file, a directory or a link")
 
     def encrypted(self) -> None:
         """Refuse the last entry as encrypted."""
-        raise self._objection("is encrypted and cannot be inspected")
+        raise self._refusal("is encrypted and cannot be inspected")
 
     def symlink(self, name: str, target: str) -> None:
         """Check that the last entry is a symbolic link within the archive."""
         if len(target) > _LONGEST_PATH or link_leads_out(name, target):
-            raise self._objection("is a link that leads out of the archive")
+            raise self._refusal("is a link that leads out of the archive")
         self._links.add(_key(name))
 
     def hardlink(self, target: str) -> None:
         """Check that the last entry is a hard link within the archive."""
         if not target or len(target) > _LONGEST_PATH or leads_out(target):
-            raise self._objection("is a link that leads out of the archive")
+            raise self._refusal("is a link that leads out of the archive")
 
     def content(self, name: str, head: bytes) -> None:
         """Refuse the last entry if its name or ``head``, its first ``HEAD`` bytes, is that of an archive."""
@@ -117,7 +117,7 @@ class ArchiveBudget:
 
     def nested(self) -> None:
         """Refuse the last entry as an archive, or as data that contain one."""
-        raise self._objection("is itself an archive")
+        raise self._refusal("is itself an archive")
 
     def finish(self) -> None:
         """Refuse entries below a link in the archive: their names do not show where they would be unpacked."""
@@ -128,7 +128,7 @@ class ArchiveBudget:
                 if at < len(parents) and (parents[at] == link or parents[at].startswith(link + "/")):
                     raise ArchiveRefused("The archive unpacks files through one of its links.")
 
-    def _objection(self, what: str) -> ArchiveRefused:
+    def _refusal(self, what: str) -> ArchiveRefused:
         return ArchiveRefused(f"Entry {self._sums.entries} of the archive {what}.")
 
 

@@ -77,10 +77,10 @@ def _entry(stream: "_Stream", block: bytes, budget: ArchiveBudget) -> None:
     size = header.size if extension.size is None else extension.size
     unpacked = [size, header.sparse_size or 0, extension.sparse_size or 0]
     budget.entry(max(unpacked))
-    _judge(stream, header, extension, size, budget)
+    _check_entry(stream, header, extension, size, budget)
 
 
-def _judge(stream: "_Stream", header: _Header, extension: _Extension, size: int, budget: ArchiveBudget) -> None:
+def _check_entry(stream: "_Stream", header: _Header, extension: _Extension, size: int, budget: ArchiveBudget) -> None:
     """Check the names, the type and the data of one entry."""
     names = _texts(extension.name, header.name)  # both, because a program may ignore the extension
     for name in names:

@@ -105,8 +105,8 @@ def libmagic() -> Callable[[bytes], str] | None:
         magic = import_module("magic")
     except ImportError:
         return None
-    judge: Callable[[bytes], str] = magic.Magic(mime=True).from_buffer
-    return judge
+    detect: Callable[[bytes], str] = magic.Magic(mime=True).from_buffer
+    return detect
 
 
 def accept(accepted: Accept, pool: Executor, finer: Callable[[bytes], str] | None) -> CheckFactory:
@@ -117,9 +117,9 @@ def accept(accepted: Accept, pool: Executor, finer: Callable[[bytes], str] | Non
     """
 
     def make(part: Part) -> Check | None:
-        return FirstBytesCheck(lambda head: judge(part, head), HEAD) if part.is_file else None
+        return FirstBytesCheck(lambda head: check_head(part, head), HEAD) if part.is_file else None
 
-    async def judge(part: Part, head: bytes) -> None:
+    async def check_head(part: Part, head: bytes) -> None:
         found = detect_media_type(head)
         _compare(part.media_type, found)
         if accepted.has_extension(part.filename or "") or accepted.has_type(found):

@@ -29,6 +29,7 @@ from archive_files import (
     TREE,
     Tarred,
     Zipped,
+    as_id,
     deflated,
     end64_records,
     end_record,
@@ -195,7 +196,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     # paths
     **{
-        f"the path {path} in a {kind}": (partial(make, path), OUT)
+        f"the path {as_id(path)} in a {kind}": (partial(make, path), OUT)
         for path in (
             "../a",
             "a/../../b",
@@ -220,7 +221,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: extension(b"x", pax_record(b"path", b"nice")) + tar_header(b"../a") + END_OF_TAR,
         OUT,
     ),
-    "a path in Solaris' pax": (
+    "a path in pax of Solaris": (
         lambda: extension(b"X", pax_record(b"path", b"../a")) + tar_header(b"nice") + END_OF_TAR,
         OUT,
     ),
@@ -234,7 +235,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a name without end in a tar": (lambda: make_tar(Tarred("n" * 60_000)), "invalid name"),
     # links and devices
     **{
-        f"a link {name} to {target!r} in a {kind}": (partial(make, name, target), LINK_OUT)
+        f"a link {name} to {as_id(target)} in a {kind}": (partial(make, name, target), LINK_OUT)
         for name, target in [
             *(("l", ".."), ("l", "../a"), ("a/l", "../../b"), ("l", "/etc"), ("l", "C:\\"), ("l", "..\\a")),
             *(("a/l", "b/../.."), ("l", "a/.."), ("./l", "../a"), ("a//l", "../../a"), (".", "a"), ("l", "\\a")),
@@ -476,12 +477,22 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "within the headers of an entry",
     ),
     **{
-        f"the pax header {data!r}": (partial(extended_tar, data), "pax header")
-        for data in (
-            *(b"x", b"99 path=a\n", b"0 path=a\n", b"8 path=a\n", b"10 pathaa\n", b"10 path=aa", b"-1 path=a\n"),
-            *(b"9" * 5000, pax_record(b"size", b"-1"), pax_record(b"size", b"1e9"), pax_record(b"size", b"")),
-            *(pax_record(b"a", b"b") * 1001, b"000000010 path=a\n"),
-        )
+        f"a pax header with {what}": (partial(extended_tar, data), "pax header")
+        for what, data in {
+            "no length": b"x",
+            "a length beyond its end": b"99 path=a\n",
+            "a length of 0": b"0 path=a\n",
+            "a length that is too short": b"8 path=a\n",
+            "no equals sign": b"10 pathaa\n",
+            "no newline": b"10 path=aa",
+            "a negative length": b"-1 path=a\n",
+            "a length of 5000 digits": b"9" * 5000,
+            "a length with many zeros": b"000000010 path=a\n",
+            "a negative size": pax_record(b"size", b"-1"),
+            "a fractional size": pax_record(b"size", b"1e9"),
+            "an empty size": pax_record(b"size", b""),
+            "1001 records": pax_record(b"a", b"b") * 1001,
+        }.items()
     },
     "a name of 2 MiB": (lambda: extension(b"L", b"a/" * MIB) + tar_header() + END_OF_TAR, "header is too long"),
     "a pax header of 2 MiB": (
