@@ -31,7 +31,8 @@ __all__ = ["Rest2"]
 class Rest2:
     """The storing server.
 
-    ``checks`` run on every file. ``timeouts`` apply to reading requests. ``access``, if given, authenticates clients.
+    ``checks`` run on every file. ``timeouts`` apply to requests and responses. ``access`` authenticates clients, if
+    given.
     """
 
     def __init__(
