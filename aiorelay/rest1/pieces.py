@@ -27,12 +27,12 @@ def is_piece(headers: Mapping[str, str], query: str, *, resumable: bool = False)
 
     ``Content-Range`` in a request means a partial PUT (RFC 9110, section 14.5). ``Upload-Offset`` and ``Upload-Length``
     are sent by FilePond and by clients of resumable uploads. The latter send ``Upload-Complete: ?1`` if the body is the
-    whole file.
+    whole file. With ``resumable``, these fields are ignored.
     """
     if "Content-Range" in headers:
         return True
     if resumable:
-        return _tells_of_pieces(dict(parse_qsl(query)))
+        return _declares_several(dict(parse_qsl(query)))
     complete = headers.get("Upload-Complete")
     if complete is not None:
         return complete.strip() != "?1" or headers.get("Upload-Offset", "0").strip() != "0"
