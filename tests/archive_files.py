@@ -1,10 +1,11 @@
-"""Archives that tests write, field by field."""
+"""Archives that tests write field by field."""
 
 import bz2
 import gzip
 import io
 import lzma
 import random
+import re
 import stat
 import struct
 import tarfile
@@ -20,6 +21,11 @@ from aiorelay.errors import ArchiveRefused
 
 LIMITS = UnpackLimits(max_ratio=100, max_size=10 << 30, max_entries=10_000)
 NOISE = random.Random(1).randbytes(20_000)  # incompressible, so that the ratio limit does not apply  # noqa: S311
+
+
+def as_id(text: str) -> str:
+    """Return the words of a path or command, for a test id that can be typed."""
+    return " ".join(re.findall(r"[\w.,:/=+*-]+", text.replace("\\", " backslash ")))
 
 
 def verdict(data: bytes, **limits: float) -> str | None:
@@ -38,7 +44,7 @@ def deflated(data: bytes) -> bytes:
 
 @dataclass
 class Zipped:
-    """One entry of a zip; ``local`` and ``central`` lie about what that header would rightly say."""
+    """One entry of a zip. ``local`` and ``central`` replace correct values of these headers."""
 
     name: bytes = b"a.txt"
     data: bytes = b"hello"

@@ -20,6 +20,7 @@ from archive_files import (
     NOISE,
     Tarred,
     Zipped,
+    as_id,
     deflated,
     make_tar,
     make_zip,
@@ -37,10 +38,10 @@ TAR = make_tar(Tarred("hidden", BOMB))
 SMALL_TAR = make_tar(Tarred("hidden", b"hello"))
 GIF = b"GIF89a" + NOISE[:1018]
 DAMAGED = "damaged or ambiguous"
-NESTED = "is an archive itself"
-HIDDEN_TAR = "a tar is hidden"
+NESTED = "is itself an archive"
+HIDDEN_TAR = "hidden tar"
 UNLISTED = "does not list"
-UNREADABLE = "cannot be looked into"
+UNREADABLE = "cannot be inspected"
 TOO_MUCH = "unpacks to more than"
 
 
@@ -130,7 +131,7 @@ LIARS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "another checksum in both headers": (
         lambda: make_zip(Zipped(local={"crc": 1}, central={"crc": 1})),
-        "does not hold what it says",
+        "size or checksum of an entry is wrong",
     ),
     "lzma data cut short": (lambda: make_zip(Zipped(method=14, packed=zip_lzma(b"hello")[:-3])), "ends too early"),
     "lzma data without properties": (lambda: make_zip(Zipped(method=14, packed=b"\0")), "cannot be inflated"),
@@ -150,7 +151,7 @@ LIARS: dict[str, tuple[Callable[[], bytes], str]] = {
         for method in (1, 6, 9, 95, 98)
     },
     # entries that only some programs find
-    "a descriptor within stored data": (with_early_descriptor, "seems to end within its data"),
+    "a descriptor within stored data": (with_early_descriptor, "descriptor within its data"),
     "a zip64 field that disagrees with its header": (with_long_local_sizes, "zip64 field and the directory disagree"),
     "an unlisted entry behind a gap": (
         lambda: make_zip(Zipped(), gap=NOISE[:99] + HIDDEN_ENTRY.local_header() + HIDDEN_ENTRY.contents()),
@@ -178,7 +179,7 @@ LIARS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "two other names": (
         lambda: make_zip(Zipped(b"a", extra=unicode_path(b"a", b"b") + unicode_path(b"a", b"../c"))),
-        "two other names",
+        "two Unicode names",
     ),
     # archives inside, whatever the method, and behind other data
     **{
@@ -203,13 +204,13 @@ LIARS: dict[str, tuple[Callable[[], bytes], str]] = {
         for kind in ("zip", "tar")
         for what, make, reason in [
             ("a bomb", lambda: document(Zipped(b"word/media/a.bmp", BOMB)), TOO_MUCH),
-            ("a lie", lambda: document(Zipped(packed=deflated(BOMB))), "does not hold what it says"),
+            ("a lie", lambda: document(Zipped(packed=deflated(BOMB))), "size or checksum of an entry is wrong"),
             ("an archive", lambda: document(Zipped(b"a.zip", HIDDEN, 0)), NESTED),
             ("a path out", lambda: document(Zipped(b"../a")), "path that leads out"),
             ("many entries", lambda: document(*(Zipped(b"%d" % n) for n in range(60))), "more than 50 entries"),
             ("data after its end", lambda: document() + b"x", "data after its end"),
             ("a tar in a gap", lambda: make_zip(Zipped(b"mimetype"), gap=bytes(463) + SMALL_TAR), DAMAGED + "|itself"),
-            ("documents in documents", lambda: matryoshka(3), "in too many others"),
+            ("documents in documents", lambda: matryoshka(3), "nested in too many documents"),
         ]
     },
     # tars that some programs find
@@ -248,7 +249,7 @@ LIARS: dict[str, tuple[Callable[[], bytes], str]] = {
     },
     # formats that the check does not read
     **{
-        f"what this makes: {command}": (partial(made_by, command, BOMB), UNREADABLE)
+        f"what this makes: {as_id(command)}": (partial(made_by, command, BOMB), UNREADABLE)
         for command in (
             "zstd -cq hidden",
             "lz4 -cq hidden",

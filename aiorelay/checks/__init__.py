@@ -1,18 +1,18 @@
-"""Checks: what judges a file while it streams, built-in or the user's own.
+"""Checks of files while they stream, built in or supplied by the user.
 
-    factory(part) ─▶ Check or None        feed · feed · … · finish        close, whatever happened
+    factory(part) ─▶ Check or None        feed · feed · … · finish        close, always
                        └─ ThreadedCheck ─▶ Validator: plain functions, run in a thread, a large piece at a time
 
-    pipeline         the protocols, and a form whose parts pass through their checks
-    configured       the checks that the settings turn on, cheapest first
+    pipeline         the protocols, and a form that runs checks while its parts are read
+    configured       the checks that the settings enable, cheapest first
     size             ``max-size``
     digests          Content-Digest, Repr-Digest, and ``sha256`` of a JSON source
     wanted_digests   Want-Repr-Digest
-    clamav           a ClamAV daemon
-    validators       the user's own, named ``package.module:name``
-    media_type/      ``accept``: the type that the first bytes tell
-    archives/        ``archive-*``: what a zip or tar would unpack to
+    clamav           a virus scan by a ClamAV daemon
+    validators       user-supplied checks, named ``package.module:name``
+    media_type/      ``accept``: the media type, detected from the first bytes
+    archives/        ``archive-*``: the entries and the unpacked size of zip and tar files
 
-A check objects by raising a ``Problem``. Bytes are passed on as soon as every check was fed: the verdict has to fall
-before the form's closing boundary, which is held back until every part has been read to its end.
+A check refuses a part by raising a ``Problem``. A block is passed on as soon as every check has received it. The
+verdict must be known before the form's closing boundary, which is held back until all parts have been read.
 """

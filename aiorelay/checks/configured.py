@@ -1,4 +1,4 @@
-"""Build the checks that the settings turn on, cheapest first."""
+"""Build the checks that the settings enable, cheapest first."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -25,10 +25,11 @@ def configured_checks(
     on_scan: Callable[[ScanOutcome], None],
     on_timeout: Callable[[], object],
 ) -> list[CheckFactory]:
-    """The makers of the checks that ``settings`` turn on.
+    """Return the factories of the checks that ``settings`` enable.
 
-    ``pool`` runs what is slow, ``threads`` what may hang, ``spool`` makes room for what must be whole to be judged.
-    ``on_scan`` counts scans, ``on_timeout`` validators that were given up.
+    ``pool`` runs CPU-bound work, ``threads`` runs validators, which may hang. ``spool`` creates a spool for a file that
+    can only be checked when it is complete. ``on_scan`` is called with the outcome of each virus scan, ``on_timeout``
+    for each validator that timed out.
     """
     factories = [max_size(settings.max_size), *first_bytes_checks(settings, pool)]
     if settings.archive_limits is not None:

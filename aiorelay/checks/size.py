@@ -1,4 +1,4 @@
-"""``max-size``: refuse a file over the limit, by its declared length at once, by counting in any case."""
+"""``max-size``: refuse a file over the limit, by its declared length if it has one and by counting its bytes."""
 
 from aiorelay.checks.pipeline import Check, CheckFactory
 from aiorelay.errors import TooLarge
@@ -14,7 +14,7 @@ _UNITS = tuple(
 
 
 def format_size(size: int) -> str:
-    """Write ``size`` bytes in the largest unit that it is a whole number of: ``1 MiB``, ``1500 bytes``."""
+    """Format ``size`` in the largest unit that divides it exactly: ``1 MiB``, ``1500 bytes``."""
     for unit, name in _UNITS:
         if size and size % unit == 0:
             return f"{size // unit} {name}"
@@ -22,7 +22,7 @@ def format_size(size: int) -> str:
 
 
 def max_size(limit: int) -> CheckFactory:
-    """Refuse, with ``TooLarge``, a file of more than ``limit`` bytes: no byte beyond them is passed on."""
+    """Refuse a file of more than ``limit`` bytes with ``TooLarge``. No byte beyond the limit is passed on."""
     problem = f"A file may have at most {format_size(limit)} (max-size)."
 
     def make(part: Part) -> Check | None:
@@ -46,7 +46,7 @@ class _Counter:
             raise TooLarge(self._problem)
 
     async def finish(self) -> None:
-        """Nothing is left to say."""
+        """Do nothing: ``feed`` has checked every byte."""
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no resources to release."""

@@ -1,4 +1,4 @@
-"""``validator``: checks of the user's own, named ``package.module:name``."""
+"""``validator``: user-supplied checks, named ``package.module:name``."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -15,12 +15,11 @@ __all__ = ["load_validator"]
 def load_validator(
     name: str, pool: Executor, *, timeout: float | None = None, on_timeout: Callable[[], object] = lambda: None
 ) -> CheckFactory:
-    """Find the callable ``name``, ``(file: FileInfo) -> Validator``, and make a check of it for every file.
+    """Import the callable ``name``, ``(file: FileInfo) -> Validator``, and return a check factory that uses it.
 
-    It is called, and its validators run, in threads of ``pool``, one call at a time for each file: they may be slow,
-    but none may take longer than ``timeout`` seconds for a piece of the file or for its verdict. ``on_timeout`` is
-    called for each that does.
-    Raises ``InvalidValueError`` if there is no such callable.
+    The callable and its validators run in threads of ``pool``, one call at a time for each file. They may block, but a
+    piece of the file and the verdict may each take at most ``timeout`` seconds. ``on_timeout`` is called for each
+    validator that exceeds it. Raises ``InvalidValueError`` if there is no such callable.
     """
     make_validator = cast("Callable[[FileInfo], Validator]", find_validator(name))
 
@@ -41,7 +40,7 @@ def load_validator(
 
 
 class _LazyValidator:
-    """A validator that is only made when it is first needed: in its thread, where it may take its time."""
+    """Create the user's validator at its first use: in a thread, because creating it may block."""
 
     def __init__(self, make: Callable[[FileInfo], Validator], file: FileInfo) -> None:
         self._make = make

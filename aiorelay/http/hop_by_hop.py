@@ -1,8 +1,8 @@
-"""Hop-by-hop header fields: none is passed on, and none can be set for the upstream."""
+"""Hop-by-hop header fields, which are not passed on and cannot be set for the upstream."""
 
 __all__ = ["HOP_BY_HOP"]
 
-# RFC 9110, section 7.6.1, with Proxy-Authenticate, Proxy-Authorization and Trailer, which end at the next hop too.
+# RFC 9110, section 7.6.1, and Proxy-Authenticate, Proxy-Authorization and Trailer, which also apply to one hop.
 HOP_BY_HOP = frozenset(
     {
         "connection",

@@ -16,7 +16,7 @@ _PHRASES = frozenset(HTTPStatus)  # 460 is not among them: it is a status of tus
 
 
 def problem_details(problem: Problem, instance: str) -> dict[str, str | int]:
-    """A problem in the members of RFC 9457; ``instance`` is the id of the request that met it."""
+    """Return the members of RFC 9457 for a problem. ``instance`` is the ID of the request."""
     return {
         "type": problem.type_uri or f"urn:aiorelay:{problem.code}",
         "title": problem.title,
@@ -28,7 +28,7 @@ def problem_details(problem: Problem, instance: str) -> dict[str, str | int]:
 
 
 def problem_response(problem: Problem, instance: str) -> web.Response:
-    """The answer that a problem is; ``instance`` is the id of the request that met it."""
+    """Return the response for a problem. ``instance`` is the ID of the request."""
     return web.Response(
         status=problem.status,
         reason=problem.title if problem.status not in _PHRASES else HTTPStatus(problem.status).phrase,
@@ -40,19 +40,21 @@ def problem_response(problem: Problem, instance: str) -> web.Response:
 
 @web.middleware
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into its answer; what nobody foresaw becomes ``internal`` and is logged."""
+    """Convert exceptions of a handler to responses. Unexpected exceptions are logged and become ``internal``."""
     try:
         return await handler(request)
     except Problem as problem:
         return problem_response(problem, request_id.get())
     except web.HTTPNotFound:
-        return problem_response(NotFound(f"There is no {request.path}."), request_id.get())
+        return problem_response(NotFound(f"There is no resource at {request.path}."), request_id.get())
     except web.HTTPMethodNotAllowed as refused:
         allowed = refused.headers[hdrs.ALLOW]
-        not_allowed = MethodNotAllowed(f"{request.path} answers only {allowed}.", headers={"Allow": allowed})
+        not_allowed = MethodNotAllowed(f"{request.path} supports only {allowed}.", headers={"Allow": allowed})
         return problem_response(not_allowed, request_id.get())
     except ClientGone:
-        return web.Response(status=400)  # for nobody: aiohttp wants one, and finds the connection closed
-    except Exception:  # noqa: BLE001 - the last resort: logged with its traceback, and told to nobody
-        log.exception("Unforeseen failure of %s %s", request.method, request.path)
-        return problem_response(Internal("The log of the relay has the rest."), request_id.get())
+        return web.Response(status=400)  # aiohttp requires a response, but the connection is closed
+    except Exception:  # noqa: BLE001 - the last handler: the traceback is logged, and not sent to the client
+        log.exception("Unexpected failure of %s %s", request.method, request.path)
+        return problem_response(
+            Internal("An unexpected error occurred. The log of the relay has the details."), request_id.get()
+        )

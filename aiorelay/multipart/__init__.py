@@ -1,7 +1,7 @@
-"""multipart/form-data, in and out (RFC 7578; RFC 2046, section 5.1).
+"""Parse and write multipart/form-data (RFC 7578; RFC 2046, section 5.1).
 
 form        Form and Part: a part is a named stream of bytes, read once
-parser      a body as a Form, strict
-part_head   the head of a part, read strictly and written canonically
-framing     a Form as one body: its length promised first, its closing boundary sent last
+parser      parse a body into a Form, strictly
+part_head   parse the head of a part strictly, and write it in a canonical form
+framing     write a Form as one body: its length is known first, its closing boundary is sent last
 """

@@ -1,8 +1,8 @@
-"""Form and Part: a form is parts in order, a part is a named stream of bytes that is read once.
+"""Form and Part: a form is a sequence of parts, a part is a named stream of bytes that is read once.
 
     request ─▶ Form ─▶ checked Form ─▶ one upstream request
 
-Back-pressure is the iterator: nothing here buffers, and a refusal is an exception raised out of it.
+The iterators provide back-pressure: nothing is buffered. A refusal is an exception raised by an iterator.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -15,14 +15,13 @@ __all__ = ["FileInfo", "Form", "Part"]
 class Part:
     """One part of a form (RFC 7578, section 4).
 
-    ``filename`` is None for a plain field. ``size`` is the exact length in bytes where it is known before
-    the bytes are. ``chunks`` yields non-empty blocks and is read once, to its end, before the next part is
-    asked for; it raises a ``Problem`` where the bytes turn out not to be what was promised.
+    ``filename`` is None for a plain field. ``size`` is the exact length in bytes, or None if it is not known in
+    advance. ``chunks`` yields non-empty blocks. It is read once, to its end, before the next part is requested. It
+    raises a ``Problem`` if the content differs from what was declared.
 
-    ``headers`` are the part's other head lines, in order. ``head`` is the head as it was received, blank
-    line included, and before it the CRLFs that preceded the form's first boundary; it is None for a part that was
-    never in a form. ``faithful`` says that those bytes, sent on
-    as they are, read just as the other members say.
+    ``headers`` are the other header fields of the part, in order. ``head`` is the head as received, including the
+    blank line and, for the first part, the CRLFs before the form's first boundary. It is None for a part that was not
+    received in a form. ``faithful`` is true if ``head`` can be sent unchanged without changing the meaning of the part.
     """
 
     name: str
@@ -36,15 +35,15 @@ class Part:
 
     @property
     def is_file(self) -> bool:
-        """Whether this part is a file input, if only an empty one."""
+        """Whether this part is a file input. An empty one counts."""
         return self.filename is not None
 
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What is known of a file before its bytes: the members of its part, without the stream.
+    """What is known of a file before its content: the members of its part, without the stream.
 
-    ``size`` is None where the length is not known before the end.
+    ``size`` is None if the length is not known in advance.
     """
 
     name: str
@@ -55,11 +54,11 @@ class FileInfo:
 
 @dataclass(slots=True)
 class Form:
-    """Parts in order, as they will be framed.
+    """A form: its parts in order, its boundary and its length.
 
-    ``boundary`` separates them (RFC 2046, section 5.1.1, without the leading dashes). ``length`` is the
-    exact length in bytes of the whole body, as received (or, for parts that were never in a form, as
-    framed canonically), or None where it is not known. Closing ``parts`` lets go of whatever is behind them.
+    ``boundary`` separates the parts (RFC 2046, section 5.1.1, without the leading dashes). ``length`` is the exact
+    length of the body in bytes, or None if it is not known: the length as received or, if the parts were not received
+    in a form, the length when framed canonically. Closing ``parts`` releases the resources of all parts.
     """
 
     boundary: bytes

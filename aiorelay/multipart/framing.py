@@ -1,12 +1,11 @@
-"""Write a Form as one multipart body: its exact length first, its closing boundary last.
+"""Write a Form as one multipart body: its exact length is known first, its closing boundary is sent last.
 
-    opening (fields, the first file's head) │ bytes, later heads │ CRLF--boundary--
-    read before the first byte goes out     │ as they come       │ only once every part has ended well
+    opening (fields, the first file's head) │ content, later heads │ CRLF--boundary--
+    read before the first byte is sent      │ as received          │ only after all parts have ended without error
 
-The length is arithmetic, not luck: what the client declared, plus what the heads read so far grew or
-shrank by. A head that comes after the promise is sent in as many bytes as it was received in. And the last
-bytes of the promise, as many as the closing boundary takes, are never filled with anything else: else a
-client that leaves its closing boundary out would complete the upstream's request for us.
+The length is computed: the client's Content-Length, plus the change in size of the heads up to the first file. A later
+head is sent with the size in which it was received. The last bytes of the length are reserved for the closing boundary.
+Without this, a client that omits its closing boundary could complete the request to the upstream.
 """
 
 from collections.abc import AsyncGenerator, Iterable
@@ -18,7 +17,7 @@ from aiorelay.multipart.part_head import pad, write_head
 
 __all__ = ["FramedBody", "canonical_length", "frame"]
 
-# Blocks smaller than this wait for the next one: a small upload leaves in a single write.
+# Bytes. Smaller blocks are joined, so that a small upload is sent in a single write.
 _COALESCE = 32 * 1024
 
 
@@ -26,9 +25,9 @@ _COALESCE = 32 * 1024
 class FramedBody:
     """A body ready to be sent.
 
-    ``length`` is its exact length in bytes, or None where it is not known. ``blocks`` yields the body and
-    raises, before the first byte of the closing boundary, whatever its parts raise. ``unchanged`` says that the
-    body is, as far as can be known before it is read, the very bytes that were received.
+    ``length`` is its exact length in bytes, or None if it is not known. ``blocks`` yields the body. Exceptions of the
+    parts are raised before the first byte of the closing boundary. ``unchanged`` is true if the body is expected to be
+    identical to the received one.
     """
 
     boundary: bytes
@@ -38,8 +37,8 @@ class FramedBody:
 
 
 def canonical_length(boundary: bytes, parts: Iterable[Part]) -> int | None:
-    """The length of the body that ``frame`` makes of parts which were never in a form; None if one is unknown."""
-    total = len(_closing(boundary))  # with a final CRLF, less the one that does not go before the first delimiter
+    """Return the framed length of parts that were not received in a form, or None if a size is unknown."""
+    total = len(_closing(boundary))  # plus a final CRLF, minus the CRLF that the first delimiter lacks
     for part in parts:
         if part.size is None:
             return None
@@ -48,14 +47,14 @@ def canonical_length(boundary: bytes, parts: Iterable[Part]) -> int | None:
 
 
 async def frame(form: Form) -> FramedBody:
-    """Read a form up to its first file and promise the length of its whole body.
+    """Read a form up to its first file and compute the length of the whole body.
 
-    The fields before that file are held in memory: whoever made the form has bounded them. Raises what the
-    form's iterators raise.
+    The fields before that file are held in memory; the parser has limited their size. Raises what the form's iterators
+    raise.
     """
     opening: list[bytes] = []
     growth = 0
-    unchanged = form.length is not None  # else later heads are written anew, whatever they are
+    unchanged = form.length is not None  # if the length is not known, later heads are rewritten
     first_file: Part | None = None
     async for part in form.parts:
         head = write_head(part)
@@ -74,12 +73,12 @@ async def frame(form: Form) -> FramedBody:
 async def _blocks(
     boundary: bytes, length: int | None, waiting: list[bytes], part: Part | None, parts: AsyncGenerator[Part, None]
 ) -> AsyncGenerator[bytes, None]:
-    promise = _Promise(length, len(_closing(boundary)))
-    size = promise.take(sum(map(len, waiting)))
+    remaining = _Remaining(length, len(_closing(boundary)))
+    size = remaining.take(sum(map(len, waiting)))
     while part is not None:
         async for chunk in part.chunks:
             waiting.append(chunk)
-            size += promise.take(len(chunk))
+            size += remaining.take(len(chunk))
             if size >= _COALESCE:
                 yield waiting[0] if len(waiting) == 1 else b"".join(waiting)
                 waiting, size = [], 0
@@ -87,13 +86,13 @@ async def _blocks(
         if part is not None:
             head = write_head(part) if length is None else _head_of_same_length(part)
             waiting += (_delimiter(boundary), head)
-            size += promise.take(len(head) + len(_delimiter(boundary)))
-    waiting.append(_closing(boundary) + promise.epilogue())
+            size += remaining.take(len(head) + len(_delimiter(boundary)))
+    waiting.append(_closing(boundary) + remaining.epilogue())
     yield b"".join(waiting)
 
 
-class _Promise:
-    """What is left of the promised length, without the bytes that belong to the closing boundary."""
+class _Remaining:
+    """The remaining bytes of the declared length, without those of the closing boundary."""
 
     def __init__(self, length: int | None, closing: int) -> None:
         self._left = None if length is None else length - closing
@@ -106,25 +105,25 @@ class _Promise:
         return size
 
     def epilogue(self) -> bytes:
-        """The CRLFs after the closing boundary: as many as the client sent, for they were promised, or else one."""
+        """Return the CRLFs after the closing boundary: those that the length includes, or one if it is unknown."""
         if self._left is None:
             return b"\r\n"
         if self._left % 2:
-            raise AssertionError(f"{self._left} bytes of the promised length are not accounted for")
+            raise AssertionError(f"{self._left} bytes of the declared length were not sent")
         return b"\r\n" * (self._left // 2)
 
 
 def _head_of_same_length(part: Part) -> bytes:
-    """The head of a part whose length is promised already."""
+    """Return the head of a part with the size that the declared length includes."""
     if part.head is None:
-        return write_head(part)  # never in a form: its canonical head is what was promised
+        return write_head(part)  # not received in a form: the length includes the canonical head
     if part.faithful:
         return part.head
     padded = pad(write_head(part), len(part.head))
     if padded is None:
         raise MalformedForm(
-            f"The head of {part.name!r} cannot be rewritten without changing the promised length; "
-            "send its file first, or the form without a Content-Length."
+            f"The head of {part.name!r} cannot be rewritten without changing the declared length. "
+            "Send its file first, or send the form without a Content-Length."
         )
     return padded
 

@@ -1,13 +1,12 @@
 """Parse a multipart body strictly into a Form (RFC 2046, section 5.1; RFC 7578).
 
-A form that two parsers could read differently is refused, by name of what is wrong with it. aiohttp's
-MultipartReader is not used: it skips what stands before the first boundary and after the last, forgives
-what a strict reader must refuse, and does not show a head in the bytes it came in, which the promised
-length of the upstream's request is built on.
+A form that two parsers could read differently is refused with the reason. aiohttp's MultipartReader is not used: it
+ignores data before the first and after the last boundary, accepts malformed forms, and does not provide the bytes of a
+head, which are needed to compute the length of the upstream request.
 
-One scan of large blocks: ``bytes.find`` looks for the boundary, and only a tail that could begin its line is
-kept back, so that a block of file bytes is nearly always handed on as the object that came in. A line counts as
-begun after a bare LF or CR too: readers there are that take it so, and they would find parts that nobody checked.
+Blocks are scanned for the boundary with ``bytes.find``. Only a tail that could be the beginning of a boundary line is
+kept, so that nearly all blocks are passed on without a copy. A bare LF or CR also ends a line, because some parsers
+accept it and would find parts that were not checked.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -25,32 +24,31 @@ _MAX_HEAD = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FormLimits:
-    """How many parts a form may have, and how many bytes all its fields (the parts without a file) together."""
+    """The maximum number of parts, and the maximum size in bytes of all fields (parts without a file) together."""
 
     parts: int
     fields_size: int
 
 
 def read_form(content_type: str, length: int | None, read: Callable[[], Awaitable[bytes]], limits: FormLimits) -> Form:
-    """A multipart/form-data body as a Form.
+    """Parse a multipart/form-data body into a Form.
 
-    ``content_type`` is the request's, ``length`` its Content-Length in bytes or None, and ``read`` gives the
-    body's next block, or ``b""`` at its end. Raises ``MalformedForm``, here for the boundary and out of the
-    form's iterators for the rest; they also raise ``Truncated``, ``TooManyParts``, ``TooLarge`` and whatever
-    ``read`` raises.
+    ``content_type`` is that of the request, ``length`` its Content-Length in bytes or None. ``read`` returns the next
+    block of the body, or ``b""`` at its end. Raises ``MalformedForm`` if the boundary is invalid. The form's iterators
+    raise ``MalformedForm``, ``Truncated``, ``TooManyParts``, ``TooLarge`` and whatever ``read`` raises.
     """
     boundary = read_boundary(content_type)
     return Form(boundary, _Scanner(boundary, read, limits).parts(), length)
 
 
 async def require_file(form: Form, field: str) -> AsyncGenerator[Part, None]:
-    """Pass a form's parts on, and raise ``MissingFile`` at their end if none called ``field`` was a file.
+    """Yield the parts of a form. Raise ``MissingFile`` at the end if none named ``field`` was a file.
 
-    A browser sends an input that nobody filled in as an empty file without a name: that is no file.
+    An empty file without a name does not count: browsers send it for a file input that was not filled in.
     """
     found = False
 
-    async def noting(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def note_content(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         nonlocal found
         async for chunk in chunks:
             found = True
@@ -62,14 +60,14 @@ async def require_file(form: Form, field: str) -> AsyncGenerator[Part, None]:
                 if part.filename:
                     found = True
                 else:
-                    part.chunks = noting(part.chunks)
+                    part.chunks = note_content(part.chunks)
             yield part
     if not found:
         raise MissingFile(f"No file was sent in the form field {field!r}.")
 
 
 class _Scanner:
-    """One pass over a form's body: what was read ahead is ``_block[_at:]``."""
+    """Scan a form's body once. ``_block[_at:]`` has been read but not yet used."""
 
     def __init__(self, boundary: bytes, read: Callable[[], Awaitable[bytes]], limits: FormLimits) -> None:
         self._delimiter = b"\r\n--" + boundary
@@ -84,7 +82,7 @@ class _Scanner:
     async def parts(self) -> AsyncGenerator[Part, None]:
         await self._expect_first_boundary()
         count = 0
-        while await self._another():
+        while await self._part_follows():
             count += 1
             if count > self._limits.parts:
                 raise TooManyParts(f"The form has more than {self._limits.parts} parts.")
@@ -125,8 +123,8 @@ class _Scanner:
             await self._more()
         self._at += len(opening)
 
-    async def _another(self) -> bool:
-        """Read what follows a boundary: true before another part, false at the end of the last one."""
+    async def _part_follows(self) -> bool:
+        """Read the bytes after a boundary. Return true if another part follows, false after the closing boundary."""
         while len(self._block) - self._at < 2:
             await self._more()
         after = self._block[self._at : self._at + 2]
@@ -134,12 +132,12 @@ class _Scanner:
         if after == b"\r\n":
             return True
         if after != b"--":
-            raise MalformedForm("A line begins with the boundary but is not one.")
+            raise MalformedForm("A line begins with the boundary but is not a delimiter.")
         await self._skip_crlfs()
         return False
 
     async def _skip_crlfs(self) -> bytes:
-        """Skip CRLFs, of which clients send none, one or two before and after a form, and return them."""
+        """Skip CRLFs and return them. Clients send up to two before and after a form."""
         skipped = 0
         while skipped < _MAX_HEAD:
             if len(rest := self._block[self._at : self._at + 2]) < 2:
@@ -156,7 +154,7 @@ class _Scanner:
 
     async def _head(self) -> bytes:
         """A part's head with the blank line that ends it."""
-        self._at -= 2  # the CRLF of the boundary line, so that a blank line right after it is found
+        self._at -= 2  # start at the CRLF of the boundary line, to find a blank line directly after it
         sought = self._at
         while (end := self._block.find(b"\r\n\r\n", sought)) < 0 and len(self._block) - self._at < _MAX_HEAD + 4:
             sought = max(0, len(self._block) - self._at - 3)
@@ -170,9 +168,9 @@ class _Scanner:
         return head
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
-        """The bytes up to the next boundary, which is read too."""
+        """Yield the content up to the next boundary, and read that boundary."""
         delimiter = self._delimiter
-        # The head's last CRLF is scanned too: some readers take a boundary right after it for the part's end.
+        # Include the last CRLF of the head: for some parsers, a boundary directly after it ends the part.
         lead = 2
         self._at -= lead
         while True:
@@ -186,7 +184,7 @@ class _Scanner:
                 if end > at + lead:
                     yield block[at + lead : end]
                 return
-            cut = len(block) - _undecided(delimiter, block, at)
+            cut = len(block) - _possible_delimiter(delimiter, block, at)
             self._block, self._at = block[cut:], 0
             if cut > at:
                 if cut > at + lead:
@@ -202,7 +200,7 @@ class _Scanner:
             yield chunk
 
     async def _more(self) -> None:
-        """Read another block behind the bytes not yet used."""
+        """Read another block and append it to the unused bytes."""
         block = await self._read()
         if not block:
             raise Truncated("The form ends before its closing boundary.")
@@ -211,7 +209,7 @@ class _Scanner:
 
 
 async def _of_size(chunks: AsyncGenerator[bytes, None], size: int, name: str) -> AsyncGenerator[bytes, None]:
-    """Hold a part to the Content-Length in its own head."""
+    """Yield the content of a part. Raise ``MalformedForm`` if its size differs from the part's Content-Length."""
     left = size
     async for chunk in chunks:
         left -= len(chunk)
@@ -219,14 +217,14 @@ async def _of_size(chunks: AsyncGenerator[bytes, None], size: int, name: str) ->
             break
         yield chunk
     if left:
-        raise MalformedForm(f"The part {name!r} is not as long as its own Content-Length says.")
+        raise MalformedForm(f"The length of the part {name!r} differs from its Content-Length.")
 
 
 def _find(delimiter: bytes, block: bytes, start: int) -> int:
-    """Where ``delimiter`` first begins in ``block[start:]``, or -1.
+    """Return the index of the first ``delimiter`` in ``block[start:]``, or -1.
 
-    Raises ``MalformedForm`` if a bare CR or LF and the boundary come before it: PHP and Werkzeug take that for
-    a delimiter.
+    Raises ``MalformedForm`` if the boundary after a bare CR or LF precedes it: PHP and Werkzeug read that as a
+    delimiter.
     """
     dashes = delimiter[2:]
     if block.find(dashes, start) < 0:
@@ -240,8 +238,8 @@ def _find(delimiter: bytes, block: bytes, start: int) -> int:
     return after_lf - 1
 
 
-def _undecided(delimiter: bytes, block: bytes, start: int) -> int:
-    """How many bytes at the end of ``block[start:]`` could begin a line that begins with the boundary."""
+def _possible_delimiter(delimiter: bytes, block: bytes, start: int) -> int:
+    """Return how many bytes at the end of ``block[start:]`` could be the beginning of a boundary line."""
     tail = block[max(start, len(block) - len(delimiter) + 1) :]
     line_end = max(tail.rfind(b"\r"), tail.rfind(b"\n"))
     if line_end < 0 or not delimiter.startswith(tail[line_end + 1 :], 2):

@@ -1,11 +1,11 @@
-"""Hold back the last bytes of a body until the verdict on it, and send them slowly meanwhile.
+"""Hold back the last bytes of a body until the verdict, and send them slowly meanwhile.
 
-    look_ahead ─▶ ended: the body is whole, judged, and the upload API has not heard of it
-               └▶ more than LIMIT bytes: what exceeds LIMIT is sent, the rest kept back
+    look_ahead ─▶ at the end: the body is complete and checked before the upload API is contacted
+               └▶ more than LIMIT bytes: those that exceed LIMIT are sent, the others held back
 
-A verdict may take minutes: a virus scanner, a validator that asks somebody. Meanwhile the upload API sees a slow
-client, not a silent one, whose request its own timeouts would end. The closing boundary is not among the bytes kept
-back: the iterator of blocks gives it only after the verdict.
+A verdict may take minutes, for example of a virus scanner. The upload API must not end the request by its timeouts in
+that time, so it receives a few bytes now and then. The closing boundary is not among the bytes held back: the iterator
+of blocks yields it only after the verdict.
 """
 
 import asyncio
@@ -19,20 +19,20 @@ from aiorelay.errors import UpstreamTimeout
 __all__ = ["LIMIT", "HeldBack"]
 
 LIMIT: Final = 256 * 1024
-"""Bytes that are looked ahead, and kept back of a longer body."""
+"""Bytes that are read before the upload API is contacted, and held back of a longer body."""
 
-# Seconds without a block after which the bytes kept back begin to be passed on, and between two of their pieces.
+# Seconds without a block after which the slow sending begins, and seconds between two sends.
 _TICK: Final = 1.0
-# Bytes a second. Apache's mod_reqtimeout is often set to want 500.
+# Bytes per second. A common minimum of Apache's mod_reqtimeout is 500.
 _RATE: Final = 1024
-# The last so many bytes are passed on one at a time: a verdict that takes long still finds something to send.
+# The last bytes are sent one per tick, so that some remain during a long wait for the verdict.
 _RESERVE: Final = 1024
 
 Put = Callable[[bytes | memoryview], Awaitable[object]]
 
 
 class HeldBack:
-    """The ``blocks`` of one body on their way upstream. Raises what they raise."""
+    """Pass the ``blocks`` of one body on, the last ones delayed. Raises what the iterator raises."""
 
     def __init__(self, blocks: AsyncIterator[bytes]) -> None:
         self._blocks = blocks
@@ -40,30 +40,30 @@ class HeldBack:
         self._size = 0
         self._ended = False
         self._waiting_since: float | None = None
-        self._dripped = 0
+        self._sent_slowly = 0
 
     async def look_ahead(self) -> None:
-        """Read until more than ``LIMIT`` bytes are held, or to the body's end."""
+        """Read until more than ``LIMIT`` bytes are held, or to the end of the body."""
         while not self._ended and self._size <= LIMIT:
             await self._read()
 
     async def write_to(self, put: Put) -> None:
-        """Give the whole body to ``put``, in order. While a block is awaited, ``put`` is called by another task."""
+        """Write the whole body with ``put``, in order. While a block is awaited, another task may call ``put``."""
         if not self._ended:
-            dripping = asyncio.create_task(self._drip(put))
+            slow_sending = asyncio.create_task(self._send_slowly(put))
             try:
                 while not self._ended:
                     await self._read()
                     while self._held and self._size - len(self._held[0]) >= LIMIT:
                         await put(self._take(len(self._held[0])))
             finally:
-                dripping.cancel()
+                slow_sending.cancel()
         if self._held:
             await put(self._held[0] if len(self._held) == 1 else b"".join(self._held))
 
     async def _read(self) -> None:
         self._waiting_since = asyncio.get_running_loop().time()
-        self._dripped = 0
+        self._sent_slowly = 0
         block = await anext(self._blocks, None)
         self._waiting_since = None
         if block is None:
@@ -72,10 +72,10 @@ class HeldBack:
             self._held.append(block)
             self._size += len(block)
 
-    async def _drip(self, put: Put) -> None:
-        """Pass on slowly what is held, whenever a block is awaited for longer than a tick."""
+    async def _send_slowly(self, put: Put) -> None:
+        """Send held bytes slowly whenever the next block takes longer than a tick."""
         loop = asyncio.get_running_loop()
-        # The upload API is gone or takes no more: whoever writes the blocks learns of it, too, and tells.
+        # If the upload API fails, the task that writes the blocks gets the same error and reports it.
         with suppress(OSError, UpstreamTimeout):
             while True:
                 await asyncio.sleep(_TICK)
@@ -86,17 +86,17 @@ class HeldBack:
                     await put(self._take(due))
 
     def _due(self, waited: float) -> int:
-        """How many bytes to pass on after a wait of ``waited`` seconds: what exceeds ``LIMIT``, then ``_RATE``."""
+        """Return how many bytes to send after ``waited`` seconds: those that exceed ``LIMIT``, then at ``_RATE``."""
         surplus = max(0, self._size - LIMIT)
-        owed = int(_RATE * (waited + _TICK)) - self._dripped
+        owed = int(_RATE * (waited + _TICK)) - self._sent_slowly
         slowly = min(owed, self._size - surplus - _RESERVE)
         if slowly <= 0:
             slowly = min(1, self._size - surplus)
-        self._dripped += slowly
+        self._sent_slowly += slowly
         return surplus + slowly
 
     def _take(self, size: int) -> bytes | memoryview:
-        """Take ``size`` bytes, of those held, from the front."""
+        """Remove and return the first ``size`` held bytes."""
         self._size -= size
         taken: list[bytes | memoryview] = []
         while size:

@@ -1,4 +1,4 @@
-"""Detect uploads that are one piece of a file: checks would judge the piece, not the file."""
+"""Detect uploads of one piece of a file: the checks would see only that piece."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
@@ -11,8 +11,8 @@ from aiorelay.observability.logs import log
 
 __all__ = ["is_piece", "refuse_piece", "warn_of_piece", "watch_fields"]
 
-# Form fields or query parameters that uploaders send with each piece: the piece's index, and the field with the number
-# of pieces. Most send them with a file in one piece too.
+# Form fields or query parameters that uploaders send with each piece: the index of the piece, and the field with the
+# number of pieces. Most also send them for a file in one piece.
 _COUNT_BESIDE: Final = {
     "dzchunkindex": "dztotalchunkcount",  # Dropzone
     "resumableChunkNumber": "resumableTotalChunks",  # Resumable.js
@@ -23,63 +23,63 @@ _LONGEST_COUNT = 20
 
 
 def is_piece(headers: Mapping[str, str], query: str, *, resumable: bool = False) -> bool:
-    """Whether a request says in its head that its body is not the whole file.
+    """Whether the head of a request declares that its body is not a whole file.
 
-    ``Content-Range`` is for answers, and never means a whole file in a request (RFC 9110, section 14.5);
-    ``Upload-Offset`` and ``Upload-Length`` come from FilePond and from clients of resumable uploads, which say
-    ``Upload-Complete: ?1`` where the body is the whole file.
+    ``Content-Range`` in a request means a partial PUT (RFC 9110, section 14.5). ``Upload-Offset`` and ``Upload-Length``
+    are sent by FilePond and by clients of resumable uploads. The latter send ``Upload-Complete: ?1`` if the body is the
+    whole file. With ``resumable``, these fields are ignored.
     """
     if "Content-Range" in headers:
         return True
     if resumable:
-        return _tells_of_pieces(dict(parse_qsl(query)))
+        return _declares_several(dict(parse_qsl(query)))
     complete = headers.get("Upload-Complete")
     if complete is not None:
         return complete.strip() != "?1" or headers.get("Upload-Offset", "0").strip() != "0"
-    return "Upload-Offset" in headers or "Upload-Length" in headers or _tells_of_pieces(dict(parse_qsl(query)))
+    return "Upload-Offset" in headers or "Upload-Length" in headers or _declares_several(dict(parse_qsl(query)))
 
 
 async def watch_fields(form: Form, on_piece: Callable[[], None]) -> AsyncGenerator[Part, None]:
-    """Pass a form's parts on; call ``on_piece``, which may raise, once its fields tell that its file is a piece."""
-    told: dict[str, str] = {}
-    is_told = False
+    """Yield the parts of a form. Call ``on_piece`` once, which may raise, if its fields declare a piece of a file."""
+    values: dict[str, str] = {}
+    is_reported = False
 
-    def tell() -> None:
-        nonlocal is_told
-        if not is_told:
-            is_told = True
+    def report() -> None:
+        nonlocal is_reported
+        if not is_reported:
+            is_reported = True
             on_piece()
 
-    async def noting(name: str, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def record_value(name: str, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         value = b""
         async for chunk in chunks:
             value += chunk[: _LONGEST_COUNT - len(value)]
             yield chunk
-        told[name] = value.decode(errors="replace")
-        if name in _COUNT_BESIDE.values() and told[name] != "1":
-            tell()
+        values[name] = value.decode(errors="replace")
+        if name in _COUNT_BESIDE.values() and values[name] != "1":
+            report()
 
     async with aclosing(form.parts) as parts:
         async for part in parts:
             if not part.is_file and (part.name in _COUNT_BESIDE or part.name in _COUNT_BESIDE.values()):
-                part.chunks = noting(part.name, part.chunks)
+                part.chunks = record_value(part.name, part.chunks)
             yield part
-    if _tells_of_pieces(told):
-        tell()
+    if _declares_several(values):
+        report()
 
 
 def refuse_piece() -> None:
     """Raise ``PartialUpload``."""
     raise PartialUpload(
-        "This is one piece of a file, and checks must see the whole: send each file in one request "
-        "(switch chunking off in the uploader)."
+        "The upload is one piece of a file, but the checks need the whole file. "
+        "Send each file in one request (disable chunking in the uploader)."
     )
 
 
 def warn_of_piece() -> None:
-    """Log that a piece is let through."""
-    log.warning("a piece of a file is let through (allow-pieces): the checks see the piece alone")
+    """Log that a piece of a file is accepted."""
+    log.warning("accepted a piece of a file (allow-pieces); the checks see only the piece")
 
 
-def _tells_of_pieces(fields: Mapping[str, str]) -> bool:
+def _declares_several(fields: Mapping[str, str]) -> bool:
     return any(index in fields and fields.get(count) != "1" for index, count in _COUNT_BESIDE.items())

@@ -1,7 +1,7 @@
 """Send one framed body to the upload API as one POST, and return its answer.
 
-blocks ─▶ held back ─▶ POST ─▶ answer     a block that raises cuts the connection: the body never ends
-                         ◀───────────     an answer that comes before the end ends the sending
+blocks ─▶ HeldBack ─▶ POST ─▶ answer     an exception in the blocks aborts the connection: the body never ends
+                        ◀───────────     a refusal before the end of the body stops the sending
 """
 
 import asyncio
@@ -28,21 +28,21 @@ from aiorelay.rest1.held_back import HeldBack
 from aiorelay.rest1.keep_alive import KeepAlive
 from aiorelay.rest1.upstream_connection import Connector
 
-__all__ = ["Upstream", "Waits"]
+__all__ = ["Upstream", "UpstreamTimeouts"]
 
-# What the connection takes at once, and what it, and TLS before it, may keep: each of them copies what it cannot send.
+# Bytes written at once, and bytes that the transport may buffer. The transport and TLS each copy what they cannot send.
 _PIECE = 64 * 1024
-_KEPT = 64 * 1024
-# What aiohttp would add by itself; the client's own are passed on, and nothing is added for it.
-_NOT_OURS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
+_WRITE_BUFFER = 64 * 1024
+# Header fields that aiohttp would add. Those of the client are passed on; missing ones are not added.
+_NO_AUTO_HEADERS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waits:
-    """How long an upload API is waited for, in seconds.
+class UpstreamTimeouts:
+    """Timeouts of an upload API in seconds.
 
-    ``idle``: for it to take a block. ``answer``: for its answer, after the last block. ``connect``: for a connection,
-    TLS included.
+    ``idle``: for sending a block. ``answer``: for the response, after the last block. ``connect``: for connecting,
+    including TLS.
     """
 
     idle: float
@@ -51,11 +51,11 @@ class Waits:
 
 
 class Upstream:
-    """An upload API behind ``url``, for as long as the context lasts.
+    """A client of the upload API at ``url``, used as a context manager.
 
-    ``context`` verifies an https one, as ``server_name`` if that is given. ``headers`` are added to every request.
-    ``keeps_idle`` is how long in seconds it is known to leave an idle connection open. ``tracing`` is told of every
-    exchange.
+    ``context`` verifies the certificate of an https URL, for ``server_name`` if it is given. ``headers`` are added to
+    every request. ``server_keep_alive`` is the time in seconds for which the server is known to keep an idle connection
+    open, or 0. ``tracing`` records every exchange.
     """
 
     def __init__(
@@ -65,28 +65,30 @@ class Upstream:
         context: ssl.SSLContext,
         server_name: str | None = None,
         headers: Iterable[tuple[str, str]] = (),
-        waits: Waits,
-        keeps_idle: float = 0.0,
+        timeouts: UpstreamTimeouts,
+        server_keep_alive: float = 0.0,
         tracing: Tracing = NO_TRACING,
     ) -> None:
         self.url = url
         self._context = context
         self._server_name = server_name
         self._headers = tuple(headers)
-        self._waits = waits
-        self._watchdog = Watchdog(waits.idle)
-        self._keeps_idle = keeps_idle
+        self._timeouts = timeouts
+        self._watchdog = Watchdog(timeouts.idle)
+        self._server_keep_alive = server_keep_alive
         self._tracing = tracing
         self._redirect_warned = False
 
     async def __aenter__(self) -> Self:
-        self._keep_alive = KeepAlive(asyncio.get_running_loop().time, self._keeps_idle)
+        self._keep_alive = KeepAlive(asyncio.get_running_loop().time, self._server_keep_alive)
         self._connector = Connector(self._keep_alive, ssl=self._context if self.url.scheme == "https" else True)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._waits.connect, sock_read=self._waits.answer),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.answer
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_NOT_OURS,
+            skip_auto_headers=_NO_AUTO_HEADERS,
             auto_decompress=False,
             trust_env=False,
             max_line_size=32 * 1024,
@@ -108,12 +110,12 @@ class Upstream:
         *,
         notice: float = 0.0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a body, and give the answer for as long as the context lasts.
+        """Send a body, and return the response as a context manager.
 
-        The connection is opened once there is something to send: a body of at most ``held_back.LIMIT`` bytes is read
-        to its end first. ``query`` is joined to the URL's own as it is. ``on_sent`` is told how many bytes of the body
-        have been written so far, after each block. The first byte waits for ``notice`` seconds on its connection.
-        Raises whatever ``framed.blocks`` raises, and ``UpstreamFailed`` or ``UpstreamTimeout``.
+        A body of at most ``held_back.LIMIT`` bytes is read to its end before the connection is opened. ``query`` is
+        appended to that of the URL unchanged. ``on_sent`` is called after each block with the number of bytes of the
+        body written so far. After connecting, the first byte of the body is delayed by ``notice`` seconds. Raises
+        whatever ``framed.blocks`` raises, ``UpstreamFailed`` and ``UpstreamTimeout``.
         """
         held_back = HeldBack(framed.blocks)
         await held_back.look_ahead()
@@ -121,7 +123,7 @@ class Upstream:
         with self._tracing.exchange(headers, self.url) as answered:
             body = _Body(framed.length, on_sent)
             exchange = asyncio.create_task(self._exchange(body, headers, query))
-            exchange.add_done_callback(body.abandon)
+            exchange.add_done_callback(body.exchange_ended)
             try:
                 await self._send(held_back, body, exchange, notice)
                 answer = await self._answer(exchange, body)
@@ -132,38 +134,38 @@ class Upstream:
                 await _end(exchange, body)
 
     def _warn_of_redirect(self, status: int) -> None:
-        """Warn once: a client that follows a redirect sends its body again, past the relay (RFC 9110, section 15.4)."""
+        """Warn once: a client that follows a redirect sends its body around the relay (RFC 9110, section 15.4)."""
         if status in {307, 308} and not self._redirect_warned:
             self._redirect_warned = True
-            log.warning("the upload API redirects (%d): clients would go around the relay; correct --upstream", status)
+            log.warning("the upload API redirects (%d), and clients would bypass the relay; correct --upstream", status)
 
     async def _answer(self, exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> aiohttp.ClientResponse:
-        """Wait for the answer, for so long as ``waits`` says, however lively its head drips."""
+        """Wait for the head of the response. The timeout applies to the whole head, not to each read."""
         try:
-            async with asyncio.timeout(self._waits.answer) as waiting:
+            async with asyncio.timeout(self._timeouts.answer) as waiting:
                 answer = await exchange
         except (aiohttp.ClientError, OSError, TimeoutError) as failure:
-            self._keep_alive.forget()
+            self._keep_alive.reset()
             raise _problem(
                 aiohttp.SocketTimeoutError() if waiting.expired() else failure, reached=body.reached
             ) from failure
-        if answer.status < 200:  # RFC 9110, section 15.2: no end of a request that did not ask for another protocol
+        if answer.status < 200:  # RFC 9110, section 15.2: not final, and the request has no Upgrade
             raise UpstreamFailed(
                 "The upload API answered with a status that is not final.", error="http_protocol_error"
             )
         if _is_success(answer.status) and not body.is_whole:
             raise UpstreamFailed(
-                "The upload API answered before it had the whole body, and took no more of it.",
+                "The upload API answered before it had received the whole body, and read no more of it.",
                 error="connection_terminated",
             )
         return answer
 
     async def reachable(self) -> bool:
-        """Whether a connection to the upstream can be made, TLS included."""
+        """Return whether a connection to the upstream, including TLS, can be established."""
         host, port = self.url.host, self.url.port
         context = self._context if self.url.scheme == "https" else None
         try:
-            async with asyncio.timeout(self._waits.connect / 2):
+            async with asyncio.timeout(self._timeouts.connect / 2):
                 _, writer = await asyncio.open_connection(
                     host, port, ssl=context, server_hostname=(self._server_name or host) if context else None
                 )
@@ -184,7 +186,7 @@ class Upstream:
     async def _send(
         self, held_back: HeldBack, body: "_Body", exchange: "asyncio.Task[aiohttp.ClientResponse]", notice: float
     ) -> None:
-        """Write the body to its end, or until an answer makes the rest of it pointless."""
+        """Write the body to its end, or until the upstream refuses it."""
         try:
             async with asyncio.timeout(None) as sending:
                 exchange.add_done_callback(lambda done: _stop_if_final(done, sending))
@@ -197,29 +199,28 @@ class Upstream:
                 raise
 
     async def _write(self, held_back: HeldBack, body: "_Body") -> None:
-        taking = True
+        is_accepting = True
 
         async def put(block: bytes | memoryview) -> None:
-            # Where the upstream takes no more, the rest is read all the same, if for nobody: what may be wrong with it
-            # is the better answer.
-            nonlocal taking
-            if taking:
-                taking = await self._is_taken(body.put(block))
+            # If the upstream accepts no more data, keep reading the body: a failed check is the more useful answer.
+            nonlocal is_accepting
+            if is_accepting:
+                is_accepting = await self._is_accepted(body.put(block))
 
         await held_back.write_to(put)
-        body.finish(whole=taking and await self._is_taken(body.flush()))
+        body.finish(whole=is_accepting and await self._is_accepted(body.flush()))
 
-    async def _is_taken(self, writing: Awaitable[None]) -> bool:
-        """Await ``writing``, and say whether the connection was there to take it. Raises ``UpstreamTimeout``."""
+    async def _is_accepted(self, writing: Awaitable[None]) -> bool:
+        """Await ``writing``. Return false if the connection has failed. Raises ``UpstreamTimeout``."""
         try:
             with self._watchdog.watching():
                 await writing
         except TimeoutError:
             raise UpstreamTimeout(
-                f"The upload API took no byte for {self._watchdog.seconds:g} s.", error="connection_write_timeout"
+                f"The upload API accepted no data for {self._watchdog.seconds:g} s.", error="connection_write_timeout"
             ) from None
         except (OSError, aiohttp.ClientError):
-            return False  # the exchange ends too, and knows why
+            return False  # the exchange fails too, with the reason
         return True
 
 
@@ -229,50 +230,55 @@ def _pieces(block: bytes | memoryview) -> Iterator[memoryview]:
 
 
 def _is_success(status: int) -> bool:
-    """Whether an answer means that the body was taken: 2xx, or 303 (RFC 9110, section 15.4.4)."""
+    """Whether a status means that the body was accepted: 2xx, or 303 (RFC 9110, section 15.4.4)."""
     return status < 300 or status == 303
 
 
 def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: asyncio.Timeout) -> None:
-    """End the sending once the exchange has failed or its answer is one of refusal."""
+    """Stop the sending if the exchange has failed or the response is a refusal."""
     if not exchange.cancelled() and (exchange.exception() is not None or not _is_success(exchange.result().status)):
-        with suppress(RuntimeError):  # the sending had ended by itself
+        with suppress(RuntimeError):  # the sending has already ended
             sending.reschedule(0)
 
 
 async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> None:
-    """Let go of the connection, cancelled or not; one whose exchange is not complete is cut."""
-    body.drop()
+    """Release the connection, even if cancelled. Abort it if the exchange is not complete."""
+    body.release()
     exchange.cancel()
     try:
         await wait_until_done(exchange)
     finally:
         answer = None if exchange.cancelled() or exchange.exception() is not None else exchange.result()
-        # A connection that the answer has let go of may be the next upload's by now, with that one's bytes in it.
-        if answer is None or (answer.connection is not None and not (answer.closed and body.is_out())):
-            body.cut()
+        # A connection that the response has released may already be in use by another upload.
+        if answer is None or (answer.connection is not None and not (answer.closed and body.is_flushed())):
+            body.abort()
             if answer is not None:
                 answer.close()
 
 
-# What went wrong with the upstream, the first that fits: in words, and as RFC 9209, section 2.3 names it.
+# Failures of the upstream, first match: end of the detail, and error type of RFC 9209, section 2.3.
 _FAILURES: tuple[tuple[type[Exception], type[UpstreamProblem], str, str], ...] = (
     (aiohttp.SocketTimeoutError, UpstreamTimeout, "did not answer in time.", "http_response_timeout"),
     (TimeoutError, UpstreamFailed, "could not be reached in time.", "connection_timeout"),
-    (aiohttp.ClientConnectorDNSError, UpstreamFailed, "has a name that cannot be resolved.", "dns_error"),
+    (aiohttp.ClientConnectorDNSError, UpstreamFailed, "has a host name that cannot be resolved.", "dns_error"),
     (
         aiohttp.ClientConnectorCertificateError,
         UpstreamFailed,
-        "has a certificate that cannot be verified; --upstream-ca names its CA.",
+        "has a certificate that cannot be verified. Set --upstream-ca to its CA.",
         "tls_certificate_error",
     ),
-    (aiohttp.ClientSSLError, UpstreamFailed, "does not speak TLS as it should.", "tls_protocol_error"),
-    (aiohttp.ClientConnectorError, UpstreamFailed, "cannot be reached; is it running?", "connection_refused"),
-    (aiohttp.ClientResponseError, UpstreamFailed, "answered with what is not HTTP.", "http_protocol_error"),
+    (aiohttp.ClientSSLError, UpstreamFailed, "failed in the TLS handshake.", "tls_protocol_error"),
+    (
+        aiohttp.ClientConnectorError,
+        UpstreamFailed,
+        "cannot be reached. Check that it is running.",
+        "connection_refused",
+    ),
+    (aiohttp.ClientResponseError, UpstreamFailed, "answered with invalid HTTP.", "http_protocol_error"),
     (
         aiohttp.ClientOSError,
         UpstreamFailed,
-        "reset the connection; if it had answered before, its answer was lost with it.",
+        "reset the connection. If it had answered, the answer was lost.",
         "connection_terminated",
     ),
     (Exception, UpstreamFailed, "closed the connection without an answer.", "connection_terminated"),
@@ -280,7 +286,7 @@ _FAILURES: tuple[tuple[type[Exception], type[UpstreamProblem], str, str], ...] =
 
 
 def _problem(failure: Exception, *, reached: bool) -> UpstreamProblem:
-    """Tell a failure of the exchange in words that hold no address."""
+    """Convert a failure of the exchange to a problem whose detail contains no address."""
     kind, words, error = next(row[1:] for row in _FAILURES if isinstance(failure, row[0]))
     return kind(f"The upload API {words}", error=error, reached=reached)
 
@@ -292,9 +298,9 @@ def _with_query(url: str, query: str) -> str:
 
 
 class _Body(aiohttp.Payload):
-    """A request body that its owner writes itself, through the writer that ``opened`` gives.
+    """A request body that its owner writes with ``put`` after ``opened`` is done.
 
-    Written in the owner's own task: what its blocks raise is raised there, and there is no queue between.
+    The owner writes in its own task, so that exceptions of the blocks are raised there and no queue is needed.
     """
 
     def __init__(self, length: int | None, on_sent: Callable[[int], object]) -> None:
@@ -312,44 +318,45 @@ class _Body(aiohttp.Payload):
         self._is_over: asyncio.Future[None] = loop.create_future()
 
     async def put(self, block: bytes | memoryview) -> None:
-        """Write a block after those that others write. Raises an ``OSError`` or ``ClientError`` if that cannot be."""
+        """Write a block. Concurrent calls write one after another. Raises ``OSError`` or ``ClientError``."""
         if self._writer is None:
-            raise ConnectionResetError("the exchange was over before it began")
+            raise ConnectionResetError("the exchange ended before the body was opened")
         async with self._writing:
             if self._transport is not None and not self._transport.is_closing():
-                self.reached = True  # before it was: where the connection breaks meanwhile, some of it may have arrived
+                self.reached = True  # set before the write: some of it may arrive even if it fails
             for piece in _pieces(block):
                 await self._writer.write(piece)
             self._sent += len(block)
         self._on_sent(self._sent)
 
     async def flush(self) -> None:
-        """Wait until what was written has left: an answer that came before the end lets nobody wait for it."""
+        """Wait until the written data are sent. aiohttp does not wait for that after an early response."""
         if self._transport is not None and self._writer is not None:
-            self._transport.set_write_buffer_limits(1)  # of 0, asyncio's TLS says that nothing reaches it already
+            # Not 0: asyncio's TLS transport counts an empty buffer as reaching that limit.
+            self._transport.set_write_buffer_limits(1)
             await self._writer.drain()
 
-    def is_out(self) -> bool:
-        """Whether all of it was written, and the kernel has all that was."""
+    def is_flushed(self) -> bool:
+        """Whether the whole body was written and passed to the kernel."""
         return self.is_whole and self._transport is not None and self._transport.get_write_buffer_size() == 0
 
-    def cut(self) -> None:
-        """Drop its connection, and what was written but not sent: an upstream that reads no more would keep both."""
+    def abort(self) -> None:
+        """Abort the connection and discard unsent data: an upstream that does not read would keep both open."""
         if self._transport is not None:
             self._transport.abort()
 
     def finish(self, *, whole: bool) -> None:
-        """The owner writes no more; ``whole`` says whether the connection has taken all of it."""
+        """End the writing. ``whole``: the connection has accepted the whole body."""
         self.is_whole = whole
         self._is_over.set_result(None)
 
-    def drop(self) -> None:
-        """The owner lets go of it, finished or not."""
+    def release(self) -> None:
+        """Release the body, whether it is finished or not."""
         if not self._is_over.done():
             self._is_over.cancel()
 
-    def abandon(self, _exchange: object) -> None:
-        """The exchange is over: nobody will ask for the body any more."""
+    def exchange_ended(self, _exchange: object) -> None:
+        """Set ``opened``, because the exchange has ended and will not open the body."""
         if not self.opened.done():
             self.opened.set_result(None)
 
@@ -359,11 +366,11 @@ class _Body(aiohttp.Payload):
     async def write_with_length(self, writer: AbstractStreamWriter, _content_length: int | None) -> None:
         self._writer, self._transport = writer, writer.transport
         if self._transport is not None:
-            self._transport.set_write_buffer_limits(_KEPT)
+            self._transport.set_write_buffer_limits(_WRITE_BUFFER)
         self.opened.set_result(None)
-        with suppress(asyncio.CancelledError):  # by aiohttp, when an answer is complete though the body is not
+        with suppress(asyncio.CancelledError):  # aiohttp cancels this when the response is complete before the body
             await wait_until_done(self._is_over)
-        self._is_over.result()  # or cancelled: a return would send a valid end
+        self._is_over.result()  # raises if cancelled: returning would send a valid end of the body
 
     def decode(self, _encoding: str = "utf-8", _errors: str = "strict") -> str:
-        raise TypeError("a body in flight has no text")
+        raise TypeError("a streamed body has no text")

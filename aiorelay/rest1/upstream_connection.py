@@ -1,7 +1,7 @@
-"""Connections to one upload API: which ones are reused, and answers read from one that broke.
+"""Connections to one upload API: reuse of idle connections, and reading the response of a failed connection.
 
-Connector ─▶ KeepAlive       how long a connection may be idle and be used again
-          └▶ AnswerRescue    sees each connection's events, and reads what is left in a broken one
+Connector ─▶ KeepAlive             how long a connection may be idle before it is reused
+          └▶ RecoveringProtocol    forwards the events of a connection, and reads the data left after a failure
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from aiorelay.rest1.keep_alive import LONGEST, WATCH, KeepAlive
 __all__ = ["Connector"]
 
 _RECEIVE = 64 * 1024
-# More than any answer to a refused upload: a peer that never stops sending must not hold up the event loop.
+# Bytes, more than any response to a refused upload. A peer that never stops sending must not block the event loop.
 _LIMIT = 4 * 1024 * 1024
 _REFUSALS = (b"HTTP/1.1 4", b"HTTP/1.1 5")
 
 
 class Connector(aiohttp.TCPConnector):
-    """Connections of which none is used again that ``keep_alive`` advises against, or that the server has closed."""
+    """Connector that reuses a connection only within the limit of ``keep_alive`` and while the server keeps it open."""
 
     def __init__(self, keep_alive: KeepAlive, **options: Any) -> None:
         super().__init__(limit=0, keepalive_timeout=LONGEST, **options)
@@ -38,37 +38,37 @@ class Connector(aiohttp.TCPConnector):
         traces: list[Any],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
     ) -> aiohttp.connector.Connection:
-        """Give a connection that nothing has come from since its last use. Raises ``aiohttp.ClientError``."""
+        """Return a connection with no data received since its last use. Raises ``aiohttp.ClientError``."""
         while True:
             connection = await super().connect(req, traces, timeout)
-            rescue = AnswerRescue.of(connection, self._keep_alive)
-            if rescue is None:
+            recovering = RecoveringProtocol.of(connection, self._keep_alive)
+            if recovering is None:
                 return connection
-            if rescue.is_reusable():
-                rescue.idle_since = None
-                connection.add_callback(partial(self._used, connection, rescue))
+            if recovering.is_reusable():
+                recovering.idle_since = None
+                connection.add_callback(partial(self._exchange_ended, connection, recovering))
                 return connection
-            rescue.retire()
+            recovering.retire()
             connection.close()
 
     def unwatch(self) -> None:
-        """Watch no connection any more."""
+        """Stop watching an idle connection."""
         self._end_watch(is_open=True)
 
-    def _used(self, connection: aiohttp.connector.Connection, rescue: "AnswerRescue") -> None:
-        """An exchange is over, its connection still open: let it be idle, or see to its end."""
+    def _exchange_ended(self, connection: aiohttp.connector.Connection, recovering: "RecoveringProtocol") -> None:
+        """Handle the end of an exchange: keep the connection for reuse, or close it."""
         protocol = connection.protocol
         if protocol is None or not protocol.is_connected():
             return
         if protocol.should_close or not self._keep_alive.limit():
             if not protocol.should_close and self._keep_alive.wants_watch():
-                self._begin_watch(rescue.duplicate())
-            rescue.retire()
+                self._begin_watch(recovering.duplicate())
+            recovering.retire()
         else:
-            rescue.idle_since = asyncio.get_running_loop().time()
+            recovering.idle_since = asyncio.get_running_loop().time()
 
     def _begin_watch(self, idle: socket.socket | None) -> None:
-        """Leave a connection open that will not be used again, to see how long the server does."""
+        """Keep a connection open without reusing it, to measure when the server closes it."""
         if idle is not None:
             loop = asyncio.get_running_loop()
             loop.add_reader(idle, partial(self._end_watch, is_open=False))
@@ -85,12 +85,12 @@ class Connector(aiohttp.TCPConnector):
         self._keep_alive.end_watch(is_open=is_open)
 
 
-class AnswerRescue(asyncio.Protocol):
-    """Forward a transport's events to its protocol, and what is left in the socket before ``connection_lost``.
+class RecoveringProtocol(asyncio.Protocol):
+    """Forward the events of a transport to ``protocol``, and unread data of the socket before ``connection_lost``.
 
-    asyncio closes a transport at the first failed write and reads no more. Linux keeps the bytes that arrived before
-    the reset: a duplicate of the socket, which outlives the transport, can still read them. ``idle_since`` is the
-    loop's time at which the last exchange ended, None during one.
+    asyncio closes a transport at the first failed write and stops reading. Linux keeps the bytes received before the
+    reset. A duplicate of the socket, which stays open longer than the transport, can read them. ``idle_since`` is the
+    loop's time at the end of the last exchange, or None during an exchange.
     """
 
     def __init__(
@@ -104,7 +104,10 @@ class AnswerRescue(asyncio.Protocol):
 
     @classmethod
     def of(cls, connection: aiohttp.connector.Connection, keep_alive: KeepAlive) -> Self | None:
-        """The one that belongs to ``connection``; where it cannot have one it is not used again."""
+        """Return the instance for ``connection``, attached at the first call.
+
+        Return None if that is not possible; the connection is then not reused.
+        """
         transport, protocol = connection.transport, connection.protocol
         if transport is None or protocol is None:
             return None
@@ -115,12 +118,12 @@ class AnswerRescue(asyncio.Protocol):
         if transport.is_closing() or duplicate is None:
             protocol.force_close()
             return None
-        rescue = cls(transport, protocol, duplicate, keep_alive)
-        transport.set_protocol(rescue)
-        return rescue
+        recovering = cls(transport, protocol, duplicate, keep_alive)
+        transport.set_protocol(recovering)
+        return recovering
 
     def is_reusable(self) -> bool:
-        """Whether it is new, or has been idle for a short time, and nothing has come since: no byte and no end."""
+        """Whether it is new, or idle within the limit without data or an end of the connection received."""
         if self.idle_since is None:
             return True
         if asyncio.get_running_loop().time() - self.idle_since > self._keep_alive.limit():
@@ -134,19 +137,19 @@ class AnswerRescue(asyncio.Protocol):
         return False
 
     def duplicate(self) -> socket.socket | None:
-        """Another duplicate of the socket, which keeps the connection open; None if no file descriptor is left."""
+        """Return another duplicate of the socket, which keeps it open, or None if no file descriptor is available."""
         return _duplicate(self._duplicate)
 
     def retire(self) -> None:
-        """Close the connection without waiting for the server to agree, as asyncio does over TLS."""
+        """Close the connection without waiting for the TLS closing handshake of the server."""
         if self._transport.get_write_buffer_size():
             self._protocol.force_close()
         else:
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        # Servers that refuse often hang up a moment later, with the body unread and without a word of it in the answer:
-        # the next upload would find the connection closed.
+        # After a refusal, servers often close the connection without reading the body or sending "Connection: close".
+        # The next upload must not be sent on such a connection.
         if data.startswith(_REFUSALS):
             self._protocol.force_close()
         self._protocol.data_received(data)
@@ -168,24 +171,24 @@ class AnswerRescue(asyncio.Protocol):
         self._protocol.connection_lost(exc)
         if self.idle_since is not None:
             idle = asyncio.get_running_loop().time() - self.idle_since
-            if idle < self._keep_alive.limit():  # or it was closed here
-                self._keep_alive.hung_up(idle)
+            if idle < self._keep_alive.limit():  # otherwise the relay closed it
+                self._keep_alive.server_closed(idle)
 
     def _received(self) -> bytes:
-        """Read what the kernel has kept, without waiting."""
+        """Return the data left in the socket, without waiting."""
         received = bytearray()
         try:
             while len(received) < _LIMIT and (data := self._duplicate.recv(_RECEIVE, socket.MSG_DONTWAIT)):
                 received += data
         except OSError:
-            pass  # nothing is left, or the reset itself
+            pass  # no more data, or the reset
         return bytes(received)
 
     def _decrypted(self, data: bytes) -> bytes:
         tls = self._transport.get_extra_info("ssl_object")
         if tls is None:
             return data
-        # Private: without it, the answer over TLS is lost as it would be without all of this.
+        # Private attributes. If they are missing, the response over TLS is lost.
         incoming = getattr(getattr(self._transport, "_ssl_protocol", None), "_incoming", None)
         if incoming is None:
             return b""
@@ -195,12 +198,12 @@ class AnswerRescue(asyncio.Protocol):
             while block := tls.read(_RECEIVE):
                 plain += block
         except ssl.SSLError:
-            pass  # no complete record is left
+            pass  # no further complete record
         return bytes(plain)
 
 
 def _duplicate(connection: socket.socket | None) -> socket.socket | None:
     try:
         return None if connection is None else socket.socket(fileno=os.dup(connection.fileno()))
-    except OSError:  # no file descriptor is left, or the connection is closed
+    except OSError:  # no file descriptor is available, or the connection is closed
         return None

@@ -29,9 +29,10 @@ __all__ = ["Rest2"]
 
 
 class Rest2:
-    """The storing server; ``checks`` judge every file, clients are waited for with ``timeouts``.
+    """The storing server.
 
-    ``access``, if there is one, says who may come in.
+    ``checks`` run on every file. ``timeouts`` apply to requests and responses. ``access`` authenticates clients, if
+    given.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Rest2:
         self._timeouts = timeouts
 
     def app(self, track: Middleware) -> web.Application:
-        """The application, in which ``track`` keeps account of the requests in flight."""
+        """Return the application. ``track`` is the middleware that counts the requests in progress."""
         app = web.Application(
             middlewares=[
                 track,
@@ -67,33 +68,33 @@ class Rest2:
         return app
 
     def drain(self) -> None:
-        """Take no more uploads; those under way go on."""
+        """Refuse new uploads. Uploads in progress continue."""
         self._draining = True
 
     async def _upload(self, request: web.Request) -> web.Response:
         if self._access is not None:
             self._access.admit(request)
         if self._draining:
-            raise ShuttingDown("The server takes no more uploads; try again soon.")
+            raise ShuttingDown("The server is shutting down and accepts no more uploads. Try again later.")
         if request.content_type != "multipart/form-data":
-            raise WrongContentType("/upload takes a multipart/form-data body.")
+            raise WrongContentType("/upload requires a multipart/form-data body.")
         body = RequestBody(request, self._timeouts)
         form = read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
         form = checked(form, self._checks)
         async with self._store.receive() as incoming, aclosing(form.parts):
             files = await _receive(form, incoming)
             if not files:
-                raise MissingFile("The form carries no file.")
+                raise MissingFile("The form contains no file. Send at least one.")
             directory = await incoming.keep()
-        described = [_described(part, directory / file.name, file) for part, file in files]
-        return web.json_response({"status": "done", "path": described[0]["path"], "files": described})
+        descriptions = [_describe(part, directory / file.name, file) for part, file in files]
+        return web.json_response({"status": "done", "path": descriptions[0]["path"], "files": descriptions})
 
 
 async def _receive(form: Form, incoming: Incoming) -> list[tuple[Part, StoredFile]]:
     files = []
     async for part in form.parts:
         block = await anext(part.chunks, b"")
-        if part.filename is None or not (part.filename or block):  # a field, or an input that nobody filled in
+        if part.filename is None or not (part.filename or block):  # a field, or a file input that was not filled in
             async for _ in part.chunks:
                 pass
             continue
@@ -105,7 +106,7 @@ async def _receive(form: Form, incoming: Incoming) -> list[tuple[Part, StoredFil
     return files
 
 
-def _described(part: Part, path: Path, file: StoredFile) -> dict[str, str | int]:
+def _describe(part: Part, path: Path, file: StoredFile) -> dict[str, str | int]:
     return {
         "field": part.name,
         "filename": part.filename or "",

@@ -1,14 +1,14 @@
 """Store files completely or not at all.
 
     receive()              file(), write() …, close()          keep()
-    .incoming-X made  ───▶ .incoming-X/name, …            ───▶ renamed to X: <root>/X/name
-    and locked             hashed as they are written          or, left without keep(), all removed
+    .incoming-X created ──▶ .incoming-X/name, …           ───▶ renamed to X: <root>/X/name
+    and locked              hashed while written               or, without keep(), removed
 
-One form is one directory, and one rename publishes all of it: there is no moment at which a file has its final
-path and is not complete. Whoever dies leaves an ``.incoming-*`` behind, whose lock (flock) died with its process;
-the next start takes that lock and removes the directory. A directory whose lock is held is alive and left alone.
-The lock is the kernel's: a store that several machines share over a network must not be swept by one of them
-while another writes, and a filesystem without flock is not swept at all.
+Each form has its own directory, which one rename publishes: a file at its final path is always complete. A process
+that is killed leaves an ``.incoming-*`` directory, and the kernel releases its lock (flock). The next start locks and
+removes such directories. A directory that is still locked is in use and is kept. The lock works on one machine only: if
+several machines share a store over a network, none may start while another writes. On a filesystem without flock,
+nothing is removed at the start.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ __all__ = ["Incoming", "Store", "stored"]
 
 _THREADS: Final = 8
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
-_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # O_EXCL: nor through a link that lies there
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # O_EXCL also refuses to follow an existing symbolic link
 _INCOMING: Final = ".incoming-"
-_OURS: Final = re.compile(re.escape(_INCOMING) + "[0-9a-f]{32}")
+_INCOMING_NAME: Final = re.compile(re.escape(_INCOMING) + "[0-9a-f]{32}")
 
 
 class Store:
-    """Where the storing server keeps its files, below the directory ``root``.
+    """The directory ``root``, in which the storing server keeps its files.
 
-    With ``fsync``, what ``keep()`` has published is on the disk, directory entries included; without, it is
-    in the page cache, safe from a kill but not from a power cut.
+    With ``fsync``, files and directory entries are on the disk when ``keep()`` returns. Without it, they are in the
+    page cache and survive the end of the process but not a power failure.
     """
 
     def __init__(self, root: Path, *, fsync: bool) -> None:
@@ -51,22 +51,22 @@ class Store:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
 
     def open(self) -> None:
-        """Make the root if there is none, and sweep away what a killed process left in it.
+        """Create the root if it is missing, and remove incomplete uploads of processes that were killed.
 
-        Raises ``StartupError`` if no upload could be written here. A full disk is no such reason: space
-        comes back.
+        Raises ``StartupError`` if no upload can be written to it. A full disk is not an error here, because space may
+        become free.
         """
         try:
-            _make_root(self.root, durable=self._fsync)
+            _create_root(self.root, durable=self._fsync)
             self._root_fd = os.open(self.root, _DIRECTORY)
             _sweep(self._root_fd)
-            _try_out(self._root_fd)
+            _check_writable(self._root_fd)
         except OSError as error:
             self.close()
             raise StartupError(f"cannot store files in {self.root}: {error.strerror}; see --store") from error
 
     def close(self) -> None:
-        """Let go of the root. Every ``receive()`` must have been left before."""
+        """Close the root. All contexts from ``receive()`` must have ended before."""
         self._pool.shutdown()
         if self._root_fd >= 0:
             os.close(self._root_fd)
@@ -78,11 +78,11 @@ class Store:
 
 
 class Incoming:
-    """The files of one form, in a directory of their own that nobody takes for theirs before ``keep()``.
+    """The files of one form, in a temporary directory that ``keep()`` publishes.
 
-    Entering makes the directory. Leaving without ``keep()`` having returned, for whatever reason, removes it
-    and what it holds, and returns only when that is done, cancelled or not. Every method raises
-    ``StorageFull`` or ``Internal``, with the OSError as its cause.
+    Entering the context creates the directory. Leaving it before ``keep()`` has returned removes the directory and its
+    files; the exit waits for the removal even if it is cancelled. Every method raises ``StorageFull`` or ``Internal``,
+    with the OSError as its cause.
     """
 
     def __init__(self, root: Path, root_fd: int, pool: Executor, *, fsync: bool) -> None:
@@ -98,7 +98,7 @@ class Incoming:
 
     async def __aenter__(self) -> Self:
         with storage_problems():
-            self._name, self._fd = _make_incoming(self._root_fd)
+            self._name, self._fd = _create_incoming(self._root_fd)
         self._final = self._name.removeprefix(_INCOMING)
         return self
 
@@ -113,7 +113,7 @@ class Incoming:
             removal.result()
 
     def file(self, filename: str) -> "Writer":
-        """Begin a file under the safe name of what the client calls it, numbered if the form has that already."""
+        """Create a file under the safe form of ``filename``, with a number if the form has that name twice."""
         with storage_problems():
             name, fd = self._create(safe(filename))
         writer = Writer(name, fd, self._pool, fsync=self._fsync)
@@ -121,12 +121,12 @@ class Incoming:
         return writer
 
     async def keep(self) -> Path:
-        """Publish all files at once, and return the directory that they are in from now on.
+        """Publish all files at once, and return their final directory.
 
-        Every writer must have been closed. Once this has returned, nothing takes the files away any more.
+        Every writer must have been closed. After the return, the files are not removed by this object.
         """
         if not all(writer.complete for writer in self._writers):
-            raise RuntimeError("a file of the form is not written to its end")
+            raise RuntimeError("a file of the form is not complete")
         with storage_problems():
             if self._fsync:
                 self._publishing = self._pool.submit(self._publish)
@@ -136,16 +136,16 @@ class Incoming:
         self._kept = True
         return self._root / self._final
 
-    def _create(self, wished: str) -> tuple[str, int]:
-        name, number = wished, self._numbers.get(wished, 1)
+    def _create(self, wanted: str) -> tuple[str, int]:
+        name, number = wanted, self._numbers.get(wanted, 1)
         while True:
             try:
                 fd = os.open(name, _NEW_FILE, 0o666, dir_fd=self._fd)
             except FileExistsError:
                 number += 1
-                name = numbered(wished, number)
+                name = numbered(wanted, number)
             else:
-                self._numbers[wished] = number
+                self._numbers[wanted] = number
                 return name, fd
 
     def _publish(self) -> None:
@@ -157,40 +157,40 @@ class Incoming:
             os.fsync(self._root_fd)
 
     def _remove(self) -> None:
-        """Take everything away, in a thread, after the threads that still work for this form.
+        """Remove the directory, in a thread, after the pending jobs of this form.
 
-        They stood before us in the pool's queue, so waiting for them here cannot keep them from running.
+        Those jobs were queued in the pool before this one, so waiting for them here cannot block them.
         """
         wait(job for job in (self._publishing, *(writer.pending for writer in self._writers)) if job is not None)
         try:
             for writer in self._writers:
                 writer.abandon()
-            if self._published:  # and yet nobody was told so
+            if self._published:  # keep() was cancelled after the rename
                 os.rename(self._final, self._name, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
             for writer in self._writers:
                 os.unlink(writer.name, dir_fd=self._fd)
             os.rmdir(self._name, dir_fd=self._root_fd)
         except FileNotFoundError:
-            pass  # somebody emptied the store under us, and that is what we were about to do
+            pass  # already removed by someone else
         except OSError as error:
-            log.warning("cannot remove %s (%s); the next start sweeps it", self._root / self._name, error.strerror)
+            log.warning("cannot remove %s (%s); the next start removes it", self._root / self._name, error.strerror)
         finally:
             os.close(self._fd)
 
 
 def stored(root: Path) -> list[Path]:
-    """All files kept below ``root``, sorted; none that is still coming in."""
-    # Those that are coming in are not even looked into: they may be gone by then.
+    """Return all files kept below ``root``, sorted, without incomplete uploads."""
+    # Incoming directories are not listed: they may disappear meanwhile.
     kept = (path for path in root.glob("*") if not path.name.startswith(_INCOMING))
     return sorted(path for directory in kept for path in directory.glob("*") if path.is_file())
 
 
-def _make_root(root: Path, *, durable: bool) -> None:
+def _create_root(root: Path, *, durable: bool) -> None:
     missing = [directory for directory in (root, *root.parents) if not directory.exists()]
     root.mkdir(parents=True, exist_ok=True)
     if durable:
-        for made in missing:
-            _sync_directory(made.parent)
+        for created in missing:
+            _sync_directory(created.parent)
 
 
 def _sync_directory(path: Path) -> None:
@@ -201,8 +201,8 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def _make_incoming(root_fd: int) -> tuple[str, int]:
-    """Make an incoming directory; return its name and its descriptor, which holds its lock."""
+def _create_incoming(root_fd: int) -> tuple[str, int]:
+    """Create an incoming directory. Return its name and its locked file descriptor."""
     while True:
         name = _INCOMING + secrets.token_hex(16)
         os.mkdir(name, dir_fd=root_fd)
@@ -218,10 +218,10 @@ def _make_incoming(root_fd: int) -> tuple[str, int]:
         os.close(fd)
 
 
-def _try_out(root_fd: int) -> None:
-    """Do what every upload begins with."""
+def _check_writable(root_fd: int) -> None:
+    """Create and remove an incoming directory. Raises OSError, except for a full disk."""
     try:
-        name, fd = _make_incoming(root_fd)
+        name, fd = _create_incoming(root_fd)
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -232,22 +232,22 @@ def _try_out(root_fd: int) -> None:
 
 def _sweep(root_fd: int) -> None:
     for name in os.listdir(root_fd):
-        if _OURS.fullmatch(name):
+        if _INCOMING_NAME.fullmatch(name):
             try:
                 _sweep_one(root_fd, name)
             except FileNotFoundError:
-                pass  # kept or removed meanwhile, by whoever shares the store
+                pass  # kept or removed meanwhile by another process
             except OSError as error:
-                log.warning("cannot sweep %s from the store (%s)", name, error.strerror)
+                log.warning("cannot remove %s from the store (%s)", name, error.strerror)
 
 
 def _sweep_one(root_fd: int, name: str) -> None:
     fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
     try:
         if not try_lock(fd):
-            return  # alive
-        # The lock may be free because the upload was kept between our open and our lock: look whether the name
-        # still means this directory. It cannot change any more, for only the lock's holder renames.
+            return  # in use by another process
+        # If the upload was kept between open and flock, the lock was free. Check that the name still refers to this
+        # directory; it cannot change now, because only the holder of the lock renames.
         if os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=root_fd, follow_symlinks=False)):
             shutil.rmtree(name, dir_fd=root_fd)
     finally:

@@ -43,7 +43,7 @@ from aiorelay.rest1.resumable.completion import Completion
 from aiorelay.rest1.resumable.routes import ResumableRoutes
 from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import SizeLimits
-from aiorelay.rest1.upstream import Upstream, Waits
+from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 from aiorelay.rest1.web.pages import Pages
 from aiorelay.rest2 import store as stores
 from aiorelay.rest2.app import Rest2
@@ -264,8 +264,8 @@ async def _upstream(shared: ServerContext, traced: Tracing) -> AsyncGenerator[Up
         context=context,
         server_name=identity.name if settings.upstream is None else None,
         headers=settings.upstream_header,
-        waits=Waits(idle=settings.idle_timeout, answer=settings.answer_timeout),
-        keeps_idle=HEAD_DEADLINE if settings.upstream is None else 0.0,
+        timeouts=UpstreamTimeouts(idle=settings.idle_timeout, answer=settings.answer_timeout),
+        server_keep_alive=HEAD_DEADLINE if settings.upstream is None else 0.0,
         tracing=traced,
     ) as upstream:
         yield upstream

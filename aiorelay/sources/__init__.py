@@ -1,6 +1,6 @@
-"""What the relay reads by itself: files that JSON documents name, and raw bodies, as forms.
+"""Build forms from files that JSON documents name, local or remote, and from raw bodies.
 
-ingest           the JSON document, its sources opened, and the form that is made of them
-address_rules    which addresses and hosts may be dialled, pure
+ingest           parse the JSON document, open its sources, and build the form
+address_rules    which addresses and hosts the relay may connect to, pure
 fetch/           a remote file as a stream
 """

@@ -1,10 +1,9 @@
-"""Which addresses and hosts a remote source may have. Pure.
+"""Decide which addresses and hosts a remote source may have (protection against SSRF). Pure.
 
-``refusal`` names the range for which an address is refused; ``HostRules`` says whether a host is on the
-operator's list. Nothing here resolves, dials or reads anything. The tables hold the special-purpose address
-registries of IANA (RFC 6890 and its successors), multicast, and the metadata services of the clouds. They are
-our own because ``ipaddress.is_global`` changes between Python releases and calls multicast, NAT64 and
-site-local addresses global.
+``refusal`` returns the range for which an address is refused. ``HostRules`` matches a host against the operator's
+list. The table contains the special-purpose address registries of IANA (RFC 6890 and its successors), multicast, and
+the metadata services of clouds. ``ipaddress.is_global`` is not used: it differs between Python releases and is true
+for multicast, NAT64 and site-local addresses.
 """
 
 import unicodedata
@@ -17,11 +16,11 @@ __all__ = ["HostRules", "IPAddress", "IPNetwork", "Listener", "refusal"]
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
 Listener: TypeAlias = tuple[str, int]
-"""Address and port, as ``getsockname()`` gives them."""
+"""Address and port, as returned by ``getsockname()``."""
 
-# The first match names the range, so what is narrow stands before what is wide.
+# The first match is reported, so narrow ranges precede wide ones.
 _RANGES: tuple[tuple[str, str], ...] = (
-    # Metadata services hand out the machine's own credentials. 168.63.129.16 is routed like a public address.
+    # Metadata services return credentials of the machine. 168.63.129.16 is routed like a public address.
     ("cloud metadata", "169.254.169.254/32"),  # most clouds
     ("cloud metadata", "169.254.170.2/32"),  # AWS, container tasks
     ("cloud metadata", "169.254.170.23/32"),  # AWS, pod identity
@@ -83,9 +82,9 @@ _RANGES: tuple[tuple[str, str], ...] = (
 )
 _TABLE: tuple[tuple[str, IPNetwork], ...] = tuple((name, ip_network(block)) for name, block in _RANGES)
 
-_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA gives out; the rest of IPv6 is not in use
+_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA assigns; the rest of IPv6 is unassigned or special
 _IPV4_MAPPED = IPv6Network("::ffff:0:0/96")
-_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052; an IPv6-only host reaches the IPv4 world through it
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052; gives IPv6-only hosts access to IPv4
 
 
 def _assumed_local(_address: IPAddress) -> bool:
@@ -100,12 +99,12 @@ def refusal(
     own: Collection[Listener] = (),
     local: Callable[[IPAddress], bool] = _assumed_local,
 ) -> str | None:
-    """Name the range for which ``address`` may not be dialled, or None if it may. The address itself is not named.
+    """Return the range for which ``address`` is refused, or None if it is allowed. The result never names the address.
 
-    An IPv4-mapped or NAT64 address is judged by the IPv4 address it carries. ``allowed`` opens all that it
-    covers, metadata services and own listeners included, but never an address with a zone. ``own`` are the
-    relay's listeners; one that is bound to the unspecified address is at every address of this machine, which
-    ``local`` can tell (without it, any address counts as one). What is not an IP address is refused.
+    An IPv4-mapped or NAT64 address is treated as the IPv4 address embedded in it. Addresses in ``allowed`` are always
+    allowed, including metadata services and the relay's own listeners, unless they have a zone. ``own`` are the relay's
+    listeners. A listener on the unspecified address accepts at every address for which ``local`` is true; by default
+    that is any address. A string that is not an IP address is refused.
     """
     try:
         given = ip_address(address)
@@ -113,25 +112,25 @@ def refusal(
         return "not an IP address"
     if isinstance(given, IPv6Address) and given.scope_id is not None:
         return "scoped address"
-    carried = _carried(given)
-    if any(given in network or carried in network for network in allowed):
+    effective = _unwrap_ipv4(given)
+    if any(given in network or effective in network for network in allowed):
         return None
-    if any(_is_at(carried, port, listener, local) for listener in own):
+    if any(_is_listener(effective, port, listener, local) for listener in own):
         return "the relay's own listener"
-    return _named_range(carried)
+    return _named_range(effective)
 
 
-def _carried(address: IPAddress) -> IPAddress:
-    """Unwrap the IPv4 address of an IPv4-mapped or NAT64 address; any other stays as it is."""
+def _unwrap_ipv4(address: IPAddress) -> IPAddress:
+    """Return the IPv4 address embedded in an IPv4-mapped or NAT64 address, or the address itself."""
     if address in _IPV4_MAPPED or address in _NAT64:
         return IPv4Address(int(address) & 0xFFFF_FFFF)
     return address
 
 
-def _is_at(address: IPAddress, port: int, listener: Listener, local: Callable[[IPAddress], bool]) -> bool:
+def _is_listener(address: IPAddress, port: int, listener: Listener, local: Callable[[IPAddress], bool]) -> bool:
     if port != listener[1]:
         return False
-    bound = _carried(ip_address(listener[0].partition("%")[0]))
+    bound = _unwrap_ipv4(ip_address(listener[0].partition("%")[0]))
     return address == bound or (bound.is_unspecified and local(address))
 
 
@@ -143,17 +142,17 @@ def _named_range(address: IPAddress) -> str | None:
         return None
     if address not in _GLOBAL_UNICAST:
         return f"outside of global unicast {_GLOBAL_UNICAST}"
-    # RFC 5214 section 6.1: an interface identifier of 0000:5efe or 0200:5efe carries an IPv4 address behind it.
-    # The mask leaves out its universal and group bits.
+    # RFC 5214, section 6.1: an IPv4 address follows an interface identifier of 0000:5efe or 0200:5efe.
+    # The mask ignores the universal and group bits.
     if (int(address) >> 32) & 0xFCFF_FFFF == 0x0000_5EFE:
         return "ISATAP"
     return None
 
 
 class HostRules:
-    """The operator's list of hosts: ``example.org`` is that name, ``*.example.org`` any name below it.
+    """The operator's list of hosts. ``example.org`` matches that name, ``*.example.org`` any subdomain.
 
-    Names compare as DNS does, without regard to case, a final dot or the script they are written in.
+    The comparison ignores case and a final dot. Unicode names and their A-labels (IDNA) are equal.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
@@ -162,20 +161,20 @@ class HostRules:
         self._below = tuple(name[1:] for name in names if name.startswith("*."))
 
     def __bool__(self) -> bool:
-        """Whether there are any rules; without them every host is right."""
+        """Whether there are any rules. Without rules, every host is allowed."""
         return bool(self._exact or self._below)
 
     def names(self, host: str) -> bool:
-        """Whether a rule names ``host``, a host name or an IP address."""
+        """Whether a rule matches ``host``, a host name or an IP address."""
         name = _ascii_name(host)
         return name in self._exact or any(name.endswith(suffix) and name != suffix for suffix in self._below)
 
 
 def _ascii_name(host: str) -> str:
-    """Host name in lower case, IDNA A-labels and no final dot.
+    """Return a host name in lower case with IDNA A-labels and without a final dot.
 
-    This is the part of UTS #46 (non-transitional) that spells one name alike: compatibility forms, case and
-    the ideographic full stops. It judges no label: one that IDNA forbids simply equals no host.
+    This is the mapping of UTS #46 (non-transitional): compatibility forms, case and ideographic full stops. Labels are
+    not validated: one that IDNA forbids matches no host.
     """
     plain = unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower()
     labels = plain.strip("[]").removesuffix(".").split(".")

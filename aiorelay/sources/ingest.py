@@ -1,7 +1,7 @@
 """Build forms from raw bodies and from files that a JSON document names, local or remote.
 
 raw body ──────────────┐
-{"somefile": SOURCE} ──┴─▶ Form, its length the sources' own plus the framing, if all of them are known
+{"somefile": SOURCE} ──┴─▶ Form; its length is known if the lengths of all sources are
 """
 
 import json
@@ -28,16 +28,16 @@ __all__ = ["Ingest", "Source", "Sources", "raw_form", "read_ingest"]
 
 _MEMBERS = {"source", "filename", "content_type", "sha256"}
 _URL = re.compile(r"https?://", re.IGNORECASE)
-# RFC 9110, section 8.3.1, with parameters left to whoever reads them.
+# RFC 9110, section 8.3.1; parameters are not validated.
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*(;[\t -~]*)?")
 _MULTIPART = re.compile(r"multipart/", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
-_OCTETS = "application/octet-stream"
+_OCTET_STREAM = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file to read or fetch: an absolute path or an http(s) URL, and what is to be said of it."""
+    """One file to read or fetch: an absolute path or an http(s) URL, and optional metadata."""
 
     location: str
     filename: str | None = None
@@ -51,7 +51,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """What a JSON request asks for: plain fields, then files, all of them in the form field ``field``."""
+    """The content of a JSON request: plain fields, and files for the form field ``field``."""
 
     field: str
     fields: tuple[tuple[str, str], ...]
@@ -59,7 +59,7 @@ class Ingest:
 
 
 def read_ingest(body: bytes, field: str) -> Ingest:
-    """Read a JSON request. Raises ``MalformedJson``, ``MissingFile`` or ``BadSource``."""
+    """Parse a JSON request. Raises ``MalformedJson``, ``MissingFile`` or ``BadSource``."""
     try:
         document = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -69,19 +69,19 @@ def read_ingest(body: bytes, field: str) -> Ingest:
     named = document.pop(field, None)
     sources = named if isinstance(named, list) else [] if named is None else [named]
     if not sources:
-        raise MissingFile(f"The JSON names no file; its member {field!r} must be a path, a URL, an object or a list.")
+        raise MissingFile(f"The JSON names no file. Its member {field!r} must be a path, a URL, an object or a list.")
     for name, value in document.items():
         if not isinstance(value, str):
-            raise BadSource(f"The member {name!r} is not a string; only {field!r} may be anything else.")
-        if not name or "\\" in name or "\0" in name:  # as ``multipart.part_head`` does
-            raise BadSource("A member that is empty or holds a backslash or NUL cannot be the name of a form field.")
+            raise BadSource(f"The member {name!r} must be a string. Only {field!r} may have another type.")
+        if not name or "\\" in name or "\0" in name:  # the same rule as in ``multipart.part_head``
+            raise BadSource("The name of a form field must not be empty or contain a backslash or NUL.")
     return Ingest(field, tuple(document.items()), tuple(_source(each) for each in sources))
 
 
 class Sources:
-    """Opens what JSON requests name: local files below ``roots``, remote ones through ``fetcher``.
+    """Opens the sources of JSON requests: local files below ``roots``, remote files through ``fetcher``.
 
-    ``pool`` does the arithmetic of their checksums.
+    ``pool`` runs the computation of checksums.
     """
 
     def __init__(self, fetcher: Fetcher, roots: Sequence[Path], pool: Executor) -> None:
@@ -90,8 +90,8 @@ class Sources:
         self._pool = pool
 
     async def judge(self, ingest: Ingest, limits: FormLimits) -> None:
-        """Raise what can be said against ``ingest`` without asking the network: what ``form`` would raise, too."""
-        _bound(ingest, limits)
+        """Raise the problems of ``ingest`` that can be found without network access. ``form`` raises them too."""
+        _check_limits(ingest, limits)
         for source in ingest.sources:
             if source.is_remote:
                 self._fetcher.judge(source.location)
@@ -101,13 +101,13 @@ class Sources:
     async def form(
         self, ingest: Ingest, limits: FormLimits, *, on_total: Callable[[int], object] = lambda _total: None
     ) -> Form:
-        """The form that ``ingest`` describes.
+        """Return the form that ``ingest`` describes.
 
-        Local files are opened here, and a remote one if there is just one, so that a refusal comes early and the
-        length is known. Of several remote files each is fetched when its turn comes. Raises what opening raises.
-        ``on_total`` is told the bytes of all files together, once and as soon as that is known, if ever.
+        Local files are opened here, and a remote file if it is the only one, so that refusals are early and the length
+        is known. If there are several remote files, each is fetched when its part is reached. Raises the problems of
+        opening a source. ``on_total`` is called once with the total bytes of all files, as soon as that is known.
         """
-        _bound(ingest, limits)
+        _check_limits(ingest, limits)
         remote = sum(source.is_remote for source in ingest.sources)
         fields = [_field(name, value) for name, value in ingest.fields]
         boundary = _boundary()
@@ -115,13 +115,13 @@ class Sources:
         stack = AsyncExitStack()
         try:
             for source in ingest.sources:
-                ahead = not source.is_remote or remote == 1
-                opened.append(await self._open(source, ingest.field, stack) if ahead else None)
+                is_opened_now = not source.is_remote or remote == 1
+                opened.append(await self._open(source, ingest.field, stack) if is_opened_now else None)
         except BaseException:
             await stack.aclose()
             raise
         known = [part for part in opened if part is not None]
-        _tell_total(opened, on_total)
+        _report_total(opened, on_total)
         length = canonical_length(boundary, fields + known) if len(known) == len(opened) else None
         return Form(boundary, self._parts(ingest, fields, opened, stack, on_total), length)
 
@@ -136,14 +136,14 @@ class Sources:
         async with stack:
             for field in fields:
                 yield field
-            for place, source in enumerate(ingest.sources):
-                part = opened[place]
+            for index, source in enumerate(ingest.sources):
+                part = opened[index]
                 if part is not None:
                     yield part
                     continue
-                async with AsyncExitStack() as turn:
-                    opened[place] = part = await self._open(source, ingest.field, turn)
-                    _tell_total(opened, on_total)
+                async with AsyncExitStack() as resources:
+                    opened[index] = part = await self._open(source, ingest.field, resources)
+                    _report_total(opened, on_total)
                     yield part
 
     async def _open(self, source: Source, field: str, stack: AsyncExitStack) -> Part:
@@ -169,10 +169,10 @@ def raw_form(
     media_type: str | None,
     fields: Iterable[tuple[str, str]] = (),
 ) -> Form:
-    """A raw body of ``length`` bytes (or None), which ``read`` gives block by block, as a form of one file.
+    """Return a form of one file, whose content is a raw body.
 
-    ``fields`` go before the file. Raises ``WrongContentType`` if the body says that it is itself a form, or another
-    body of several parts.
+    ``length`` is the length of the body in bytes or None. ``read`` returns its next block, or ``b""`` at the end.
+    ``fields`` precede the file. Raises ``WrongContentType`` if ``media_type`` is multipart.
     """
     if media_type is not None and _MULTIPART.match(media_type):
         raise WrongContentType("A raw body is one file. Send a form with POST.")
@@ -198,7 +198,7 @@ def _source(value: Any) -> Source:
     if not isinstance(value, dict) or not all(isinstance(member, str) for member in value.values()):
         raise BadSource('A source is a path, a URL, or an object of strings such as {"source": …, "filename": …}.')
     if unknown := value.keys() - _MEMBERS:
-        raise BadSource(f"A source has no member {min(unknown)!r}; it may have {', '.join(sorted(_MEMBERS))}.")
+        raise BadSource(f"A source has no member {min(unknown)!r}. Its members are {', '.join(sorted(_MEMBERS))}.")
     source = Source(value.get("source", ""), value.get("filename"), value.get("content_type"), value.get("sha256"))
     if not source.is_remote and not source.location.startswith("/"):
         raise BadSource("A source must be an absolute local path or an http(s) URL.")
@@ -211,14 +211,14 @@ def _source(value: Any) -> Source:
     return source
 
 
-def _bound(ingest: Ingest, limits: FormLimits) -> None:
+def _check_limits(ingest: Ingest, limits: FormLimits) -> None:
     if len(ingest.fields) + len(ingest.sources) > limits.parts:
-        raise TooManyParts(f"The JSON makes more than {limits.parts} parts.")
+        raise TooManyParts(f"The JSON has more than {limits.parts} fields and files.")
     if sum(_field(name, value).size or 0 for name, value in ingest.fields) > limits.fields_size:
         raise TooLarge(f"The JSON's fields together are larger than {limits.fields_size} bytes.")
 
 
-def _tell_total(opened: Iterable[Part | None], on_total: Callable[[int], object]) -> None:
+def _report_total(opened: Iterable[Part | None], on_total: Callable[[int], object]) -> None:
     sizes = [None if part is None else part.size for part in opened]
     known = [size for size in sizes if size is not None]
     if len(known) == len(sizes):
@@ -233,7 +233,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _field(name: str, value: str) -> Part:
@@ -253,19 +253,19 @@ def _file(
 
 
 def _safe(filename: str) -> str:
-    """A filename's last component without NUL, which no parser agrees on; empty where nothing is left."""
+    """Return a filename's last component without NUL, which parsers treat differently. It may be empty."""
     name = last_component(filename).replace("\0", "")
     return "" if name in {".", ".."} else name
 
 
 def media_type_of_one_file(media_type: str | None) -> str | None:
-    """What a server calls its file, if a part may be called so: a multipart type would nest a form in the form."""
+    """Return ``media_type``, or None if it is malformed or multipart: a part must not contain a form."""
     is_one = media_type is not None and _MEDIA_TYPE.fullmatch(media_type) and not _MULTIPART.match(media_type)
     return media_type if is_one else None
 
 
 def _type_of(filename: str | None) -> str:
-    return media_type_by_extension(filename or "") or _OCTETS
+    return media_type_by_extension(filename or "") or _OCTET_STREAM
 
 
 def _boundary() -> bytes:

@@ -1,10 +1,11 @@
-"""Every check, through the whole relay: what passes arrives whole, what fails at its last byte is never complete."""
+"""Every check, through the whole relay: accepted uploads arrive complete, refused ones never do."""
 
 import asyncio
 import base64
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import zipfile
 from dataclasses import dataclass, field, replace
@@ -26,10 +27,11 @@ from peers import (
 
 from aiorelay import Part, Refused
 
-CONTENT = bytes(range(14, 256)) * 1500  # no CR: one at the end of what arrived would be the closing boundary's
+# Without CR: a CR at the end of the received bytes would belong to the closing boundary.
+CONTENT = bytes(range(14, 256)) * 1500
 
 
-# -- the ways in
+# -- ways to upload
 
 
 def form_of(content: bytes, filename: str = "a.bin") -> bytes:
@@ -37,7 +39,7 @@ def form_of(content: bytes, filename: str = "a.bin") -> bytes:
 
 
 class Entrance:
-    """Ways to upload ``content`` to a relay: each gives the request's bytes."""
+    """Ways to upload ``content`` to a relay. Each method returns the bytes of the request."""
 
     def __init__(self, tmp_path: Path, start_recorder) -> None:
         self._directory = tmp_path
@@ -83,7 +85,7 @@ MODES = ["stream", "spool"]
 
 @pytest.fixture(autouse=True)
 def no_system_trust(monkeypatch, tmp_path):
-    """Spare every relay the loading of the system's certificates, which takes longer than most tests."""
+    """Prevent the loading of the system's certificates, which takes longer than most tests."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
 
@@ -102,7 +104,7 @@ def relay(aiorelay_server, tmp_path):
 
 
 def assert_never_complete(upstream: Recorder) -> None:
-    """No request was whole, and of the closing boundary not even its CRLF has arrived."""
+    """Assert that no request was complete, and that no byte of the closing boundary has arrived."""
     assert upstream.requests == []
     for connection in upstream.connections:
         if connection.received:
@@ -113,7 +115,7 @@ def assert_never_complete(upstream: Recorder) -> None:
 
 
 async def refusal(relay, recorder, sent: bytes, mode: str, **settings: object) -> Message:
-    """Ask for an upload that must fail: of a recorder, which sees no end, and of a store, where nothing is left."""
+    """Send an upload that must fail, to a recorder and to a store. Nothing may be complete or left there."""
     upstream = await recorder()
     chain = await relay(only="rest1", upstream=upstream.url, upstream_mode=mode, **settings)
     problem = await ask(chain.rest1, chain.tls, sent)
@@ -135,7 +137,7 @@ def verdict(problem: Message) -> tuple[int, str]:
 
 
 async def stored(relay, sent: bytes, **settings: object) -> bytes:
-    """What is stored of an upload that must succeed."""
+    """Send an upload that must succeed, and return the stored content."""
     chain = await relay(**settings)
     answer = await ask(chain.rest1, chain.tls, sent)
     assert answer.status == 200, answer.body
@@ -147,7 +149,7 @@ async def stored(relay, sent: bytes, **settings: object) -> bytes:
 
 
 class LastByte:
-    """A user's validator, which refuses what ends with an exclamation mark."""
+    """A user's validator, which refuses content that ends with an exclamation mark."""
 
     def __init__(self, part: Part) -> None:
         self.last = b""
@@ -162,7 +164,7 @@ class LastByte:
 
 
 class Broken(LastByte):
-    """One that fails in a way of its own."""
+    """A validator that raises an unexpected exception."""
 
     def finish(self) -> None:
         if self.last == b"!":
@@ -171,7 +173,7 @@ class Broken(LastByte):
 
 @pytest.fixture
 async def clamd():
-    """A stand-in for clamd that finds a signature in whatever ends with an exclamation mark."""
+    """A server that speaks like clamd and finds a signature in content that ends with an exclamation mark."""
 
     async def scan(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
@@ -187,7 +189,7 @@ async def clamd():
 
 
 def zipped(content: bytes) -> bytes:
-    """A zip whose last byte belongs to the length of the comment behind it."""
+    """A zip whose last byte is part of the length of its comment."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr(zipfile.ZipInfo("a.txt"), content)
@@ -196,7 +198,7 @@ def zipped(content: bytes) -> bytes:
 
 @dataclass
 class FileCheck:
-    """A check, a file that passes it, and one that fails it at its last byte, with the problem that this is."""
+    """A check, a file that passes it, a file that fails at its last byte, and the expected problem."""
 
     settings: dict[str, object]
     good: bytes
@@ -224,28 +226,40 @@ FILE_CHECKS = {
 }
 
 
-@pytest.fixture(params=FILE_CHECKS)
+def with_modes(*parameters):
+    """Return all combinations of ``parameters``, each with one mode: every value meets every mode.
+
+    The mode decides when the checked body is sent. It does not interact with the way of the upload or its check.
+    """
+    return [
+        (*(values[index] for values, index in zip(parameters, indexes, strict=True)), MODES[sum(indexes) % len(MODES)])
+        for indexes in itertools.product(*(range(len(values)) for values in parameters))
+    ]
+
+
+@pytest.fixture
 def check(request, clamd):
     found = FILE_CHECKS[request.param]
     return replace(found, settings={"clamd": clamd}) if found.needs_clamd else found
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("way", BODIES + SOURCES)
+CHECKED = with_modes(list(FILE_CHECKS), BODIES + SOURCES)
+
+
+@pytest.mark.parametrize(("check", "way", "mode"), CHECKED, indirect=["check"])
 async def test_a_file_that_passes_arrives_byte_for_byte(relay, entrance, check, way, mode):
     sent = await getattr(entrance, way)(check.good)
     assert await stored(relay, sent, upstream_mode=mode, **check.settings) == check.good
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("way", BODIES + SOURCES)
+@pytest.mark.parametrize(("check", "way", "mode"), CHECKED, indirect=["check"])
 async def test_a_file_that_fails_at_its_last_byte_is_never_complete(relay, recorder, entrance, check, way, mode):
     sent = await getattr(entrance, way)(check.bad)
     assert verdict(await refusal(relay, recorder, sent, mode, **check.settings)) == check.problem
 
 
 @pytest.mark.parametrize("way", ["form", "chunked_form"])
-async def test_the_second_file_is_checked_as_the_first(relay, recorder, way):
+async def test_the_second_file_is_checked_like_the_first(relay, recorder, way):
     body = form(part("somefile", CONTENT, "a.bin"), part("other", CONTENT + b"!", "b.bin"), part("note", "last"))
     sent = request("/upload1", body, chunked=way == "chunked_form")
     problem = await refusal(relay, recorder, sent, "stream", validator=[f"{__name__}:LastByte"])
@@ -253,7 +267,7 @@ async def test_the_second_file_is_checked_as_the_first(relay, recorder, way):
     assert problem.json()["detail"] == "Do not shout."
 
 
-async def test_fields_are_not_checked_as_files_are(relay):
+async def test_fields_are_not_checked_as_files(relay):
     body = form(part("note", "shout!"), part("somefile", CONTENT, "a.bin"))
     settings = {"validator": [f"{__name__}:LastByte"], "accept": [".bin"]}
     assert await stored(relay, request("/upload1", body), **settings) == CONTENT
@@ -280,39 +294,36 @@ ALTERED = CONTENT[:-1] + b"!"
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("way", SOURCES)
-async def test_a_source_with_the_sha256_that_is_promised_arrives(relay, entrance, way, mode):
+async def test_a_source_that_matches_its_sha256_arrives(relay, entrance, way, mode):
     sent = await getattr(entrance, way)(CONTENT, sha256=hashlib.sha256(CONTENT).hexdigest().upper())
     assert await stored(relay, sent, upstream_mode=mode) == CONTENT
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("way", SOURCES)
-async def test_a_source_whose_last_byte_is_not_as_promised_is_never_complete(relay, recorder, entrance, way, mode):
+async def test_a_source_with_a_wrong_last_byte_is_never_complete(relay, recorder, entrance, way, mode):
     sent = await getattr(entrance, way)(ALTERED, sha256=hashlib.sha256(CONTENT).hexdigest())
     assert verdict(await refusal(relay, recorder, sent, mode)) == (422, "digest-mismatch")
 
 
 ALGORITHMS = ["sha-256", "sha-512"]
 DIGESTS = [("Content-Digest", way) for way in BODIES] + [("Repr-Digest", "raw"), ("Repr-Digest", "chunked_raw")]
+DIGESTED = [(*name_and_way, algorithm, mode) for name_and_way, algorithm, mode in with_modes(DIGESTS, ALGORITHMS)]
 
 
 def body_of(way: str, content: bytes) -> bytes:
-    """What the digest of a request's body is of."""
+    """The body of a request, of which the digest is computed."""
     return form_of(content) if "form" in way else content
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(("name", "way"), DIGESTS)
-async def test_a_body_that_has_its_digest_arrives(relay, entrance, name, way, algorithm, mode):
+@pytest.mark.parametrize(("name", "way", "algorithm", "mode"), DIGESTED)
+async def test_a_body_that_matches_its_digest_arrives(relay, entrance, name, way, algorithm, mode):
     sent = await getattr(entrance, way)(CONTENT, f"{name}: {digest(body_of(way, CONTENT), algorithm)}")
     assert await stored(relay, sent, upstream_mode=mode) == CONTENT
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(("name", "way"), DIGESTS)
-async def test_a_body_whose_last_file_byte_is_not_its_digests_is_never_complete(
+@pytest.mark.parametrize(("name", "way", "algorithm", "mode"), DIGESTED)
+async def test_a_body_with_a_wrong_last_file_byte_is_never_complete(
     relay, recorder, entrance, name, way, algorithm, mode
 ):
     sent = await getattr(entrance, way)(ALTERED, f"{name}: {digest(body_of(way, CONTENT), algorithm)}")
@@ -336,7 +347,7 @@ async def test_the_digest_of_a_json_body_is_of_the_json(relay, recorder, tmp_pat
     assert verdict(await refusal(relay, recorder, altered, "stream")) == (422, "digest-mismatch")
 
 
-async def test_of_two_digests_each_must_be_right(relay, recorder, entrance):
+async def test_both_of_two_digests_must_match(relay, recorder, entrance):
     given = f"Content-Digest: {digest(CONTENT)}, {digest(ALTERED, 'sha-512')}"
     for content in (CONTENT, ALTERED):
         sent = await entrance.raw(content, given)
@@ -344,14 +355,14 @@ async def test_of_two_digests_each_must_be_right(relay, recorder, entrance):
 
 
 @pytest.mark.parametrize("way", ["form", "local"])
-async def test_the_digest_of_a_representation_is_not_that_of_the_body_it_travels_in(relay, entrance, way):
-    """A form or a JSON document is none: what its Repr-Digest would be of is not for the relay to say."""
+async def test_repr_digest_of_a_form_or_json_is_not_checked(relay, entrance, way):
+    """A form or a JSON document is not the representation, so the relay does not check its Repr-Digest."""
     sent = await getattr(entrance, way)(CONTENT, f"Repr-Digest: {digest(b'something else')}")
     assert await stored(relay, sent) == CONTENT
 
 
 @pytest.mark.parametrize("name", ["Content-Digest", "Content-MD5"])
-async def test_a_digest_goes_on_with_a_form_that_does_not_change(relay, recorder, name):
+async def test_the_digest_of_an_unchanged_form_is_passed_on(relay, recorder, name):
     upstream = await recorder()
     chain = await relay(only="rest1", upstream=upstream.url)
     body = form(part("note", "text"), part("somefile", CONTENT, "a.bin", "Content-Type: text/plain"))
@@ -367,7 +378,7 @@ SWAPPED = b'Content-Type: text/plain\r\nContent-Disposition: form-data; name="so
 @pytest.mark.parametrize(
     ("first", "chunked"), [(True, False), (True, True), (False, True)], ids=["length", "chunked", "chunked, later"]
 )
-async def test_a_digest_does_not_go_on_with_a_form_that_may_change(relay, recorder, first, chunked):
+async def test_the_digest_of_a_form_that_may_change_is_not_passed_on(relay, recorder, first, chunked):
     upstream = await recorder()
     chain = await relay(only="rest1", upstream=upstream.url)
     usual = part("somefile", CONTENT, "a.bin")
@@ -385,10 +396,12 @@ def digests_told(answer: Message) -> list[str]:
     return answer.all("Aiorelay-Digest")
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("way", BODIES + SOURCES)
-@pytest.mark.parametrize("content", [b"", b"small", CONTENT * 3], ids=["empty", "small", "large"])
-async def test_who_wants_a_digest_is_told_the_files(relay, entrance, way, content, mode):
+CONTENTS = {"empty": b"", "small": b"small", "large": CONTENT * 3}
+
+
+@pytest.mark.parametrize(("size", "way", "mode"), with_modes(list(CONTENTS), BODIES + SOURCES))
+async def test_a_client_that_wants_a_digest_gets_that_of_the_file(relay, entrance, size, way, mode):
+    content = CONTENTS[size]
     sent = await getattr(entrance, way)(content, "Want-Repr-Digest: sha-256=10")
     chain = await relay(upstream_mode=mode)
     answer = await ask(chain.rest1, chain.tls, sent)
@@ -404,7 +417,7 @@ async def test_who_wants_a_digest_is_told_the_files(relay, entrance, way, conten
         ("nonsense", None),
     ],
 )
-async def test_the_preferred_of_the_algorithms_is_told(relay, entrance, wanted, told):
+async def test_the_preferred_algorithm_is_used(relay, entrance, wanted, told):
     sent = await entrance.raw(CONTENT, f"Want-Repr-Digest: {wanted}")
     chain = await relay()
     answer = await ask(chain.rest1, chain.tls, sent)
@@ -412,13 +425,13 @@ async def test_the_preferred_of_the_algorithms_is_told(relay, entrance, wanted, 
     assert digests_told(answer) == ([] if told is None else [f"somefile={digest(CONTENT, told)}"])
 
 
-async def test_who_wants_no_digest_is_told_none(relay, entrance):
+async def test_a_client_that_wants_no_digest_gets_none(relay, entrance):
     chain = await relay()
     answer = await ask(chain.rest1, chain.tls, await entrance.form(CONTENT))
     assert digests_told(answer) == []
 
 
-async def test_each_file_has_its_digest_told_in_order_and_no_field_has(relay):
+async def test_digests_of_files_but_not_of_fields_are_returned_in_order(relay):
     body = form(
         part("note", "text"),
         part("somefile", b"one", "1"),
@@ -435,7 +448,7 @@ async def test_each_file_has_its_digest_told_in_order_and_no_field_has(relay):
     ]
 
 
-async def test_the_digest_is_told_with_whatever_the_upstream_answers(relay, recorder, entrance):
+async def test_the_digest_is_added_to_any_upstream_response(relay, recorder, entrance):
     async def script(connection):
         await connection.request()
         await connection.send(b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n")
@@ -447,16 +460,16 @@ async def test_the_digest_is_told_with_whatever_the_upstream_answers(relay, reco
     assert upstream.requests[0]["Want-Repr-Digest"] == "sha-256=1"
 
 
-async def test_a_refusal_tells_no_digest(relay, entrance):
+async def test_a_refusal_has_no_digest(relay, entrance):
     chain = await relay(validator=[f"{__name__}:LastByte"])
     answer = await ask(chain.rest1, chain.tls, await entrance.raw(ALTERED, "Want-Repr-Digest: sha-256=1"))
     assert (answer.status, digests_told(answer)) == (422, [])
 
 
-# -- how much
+# -- limits on parts and fields
 
 
-async def test_as_many_parts_as_may_be_arrive(relay, tmp_path):
+async def test_the_maximum_number_of_parts_arrives(relay, tmp_path):
     body = form(part("a", "1"), part("b", "2"), part("somefile", CONTENT, "a.bin"))
     assert await stored(relay, request("/upload1", body), max_parts=3) == CONTENT
     (tmp_path / "a.bin").write_bytes(CONTENT)
@@ -480,7 +493,7 @@ async def test_one_part_too_many_in_json(relay, recorder, mode, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["x" * 7, "ü" * 3 + "x"], ids=["ascii", "utf-8"])
-async def test_fields_as_large_as_they_may_be_arrive(relay, tmp_path, value):
+async def test_fields_of_the_maximum_size_arrive(relay, tmp_path, value):
     body = form(part("a", "123"), part("b", value), part("somefile", CONTENT, "a.bin"))
     assert await stored(relay, request("/upload1", body), max_fields_size=10) == CONTENT
     (tmp_path / "a.bin").write_bytes(CONTENT)
@@ -504,12 +517,12 @@ async def test_fields_too_large_by_a_byte_in_json(relay, recorder, mode, tmp_pat
     assert verdict(await refusal(relay, recorder, sent, mode, max_fields_size=10)) == (413, "too-large")
 
 
-# -- refusals that come early
+# -- early refusals
 
 
 @dataclass
 class HeadRefusal:
-    """What curl is told to send, and the problem that its request's head alone is."""
+    """The arguments of curl, and the problem that the head of its request causes."""
 
     target: str
     arguments: list[str]
@@ -579,7 +592,7 @@ MIDWAY = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("target", "arguments"), MIDWAY.values(), ids=MIDWAY)
 async def test_a_refusal_midway_reaches_a_curl_that_is_still_sending(relay, tmp_path, target, arguments, mode):
-    """20 of 20 times, over 50 MiB."""
+    """All of 20 uploads of 50 MiB."""
     chain = await relay(max_size="10MiB", upstream_mode=mode)
     size = 50 * 1024 * 1024
     file = sparse(tmp_path / "sent.bin", size)
@@ -615,7 +628,7 @@ async def test_a_source_too_large_by_its_length_is_refused_before_anything_is_se
         ("a.unheard-of", "application/octet-stream"),
     ],
 )
-async def test_a_file_whose_type_nobody_tells_has_that_of_its_ending(relay, tmp_path, name, media_type):
+async def test_a_file_without_a_type_gets_that_of_its_extension(relay, tmp_path, name, media_type):
     (tmp_path / name).write_bytes(CONTENT)
     chain = await relay()
     for sent in (
@@ -639,7 +652,7 @@ async def test_a_file_whose_type_nobody_tells_has_that_of_its_ending(relay, tmp_
         ("", "a.txt", "text/plain"),
     ],
 )
-async def test_a_remote_files_type_is_its_servers_only_if_a_part_can_have_it(
+async def test_a_remote_file_has_the_servers_type_if_a_part_can_have_it(
     relay, recorder, content_type, filename, media_type
 ):
     async def script(connection):

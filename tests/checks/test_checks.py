@@ -1,4 +1,4 @@
-"""The one protocol of all checks: what passes through, what is held, who is closed, and what runs off the loop."""
+"""The protocol of checks: which bytes pass, which are held, when checks are closed, and what runs in threads."""
 
 import asyncio
 import itertools
@@ -15,7 +15,7 @@ from aiorelay.multipart.form import Form, Part
 
 
 class Stream:
-    """Blocks of bytes, and whether they were read to the end or given up."""
+    """A source of blocks, which records whether it was read to its end or closed early."""
 
     def __init__(self, *blocks: bytes) -> None:
         self.blocks = blocks
@@ -44,7 +44,7 @@ def a_form(*parts: Part) -> Form:
 
 
 class Recorder:
-    """A check that writes down what happens to it, and objects where it is told to."""
+    """A check that records its calls, and refuses at the given place."""
 
     def __init__(self, *, objects_to: bytes | None = None, objects_at_end: bool = False) -> None:
         self.seen: list[bytes] = []
@@ -77,12 +77,12 @@ async def test_a_checked_form_keeps_its_boundary_length_order_and_bytes() -> Non
     assert await read(form) == [("a.bin", b"onetwo"), ("b.bin", b"three")]
 
 
-def test_without_makers_the_form_is_the_same_object() -> None:
+def test_without_factories_the_form_is_the_same_object() -> None:
     form = a_form()
     assert checked(form, []) is form
 
 
-async def test_a_part_that_no_maker_wants_is_the_same_object() -> None:
+async def test_a_part_without_checks_is_the_same_object() -> None:
     field, nameless = a_part(b"value", filename=None), a_part(filename="")
     passed = [part async for part in checked(a_form(field, nameless), [lambda _: None]).parts]
     assert passed[0] is field
@@ -114,7 +114,7 @@ async def test_chunks_are_passed_on_as_they_are_fed() -> None:
     assert not check.finished
 
 
-async def test_what_a_check_objects_to_is_not_passed_on() -> None:
+async def test_a_refused_block_is_not_passed_on() -> None:
     check = Recorder(objects_to=b"bad")
     part = with_checks(a_part(b"good", b"bad", b"after"), [check])
     assert await anext(part.chunks) == b"good"
@@ -134,7 +134,7 @@ async def test_a_verdict_at_the_end_comes_before_the_end() -> None:
     assert check.closed == 1
 
 
-async def test_an_objection_of_a_maker_closes_what_others_have_made_and_reads_nothing() -> None:
+async def test_a_refusal_by_a_factory_closes_other_checks_and_reads_nothing() -> None:
     check, stream = Recorder(), Stream(b"unread")
 
     def refuse(_: Part) -> Check:
@@ -214,7 +214,7 @@ async def test_cancellation_half_way_closes_the_checks() -> None:
 
 
 class Heads:
-    """The judge of a FirstBytesCheck, which keeps what it was shown."""
+    """The judge of a FirstBytesCheck, which records its arguments."""
 
     def __init__(self, *, refuses: bool = False) -> None:
         self.shown: list[bytes] = []
@@ -258,7 +258,7 @@ async def test_the_block_that_completes_a_head_does_not_wait_for_the_next() -> N
     assert stream.read == 2
 
 
-# Off the loop
+# In a thread
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 class Judge:
-    """A validator that keeps what it got, in which thread, and does as it is told."""
+    """A validator that records its calls and their threads, and calls the given functions."""
 
     def __init__(
         self, at_feed: Callable[[bytes], object] = lambda _: None, at_end: Callable[[], object] = lambda: None
@@ -337,8 +337,8 @@ async def test_a_last_piece_below_inline_still_comes_after_those_before(pool: Th
     assert threading.current_thread() not in judge.threads
 
 
-async def test_a_slow_validator_holds_up_its_upload_but_not_the_loop(pool: ThreadPoolExecutor) -> None:
-    """While the validator stands still, the loop turns, and the third piece waits: never more than two in memory."""
+async def test_a_slow_validator_delays_its_upload_but_not_the_loop(pool: ThreadPoolExecutor) -> None:
+    """While the validator blocks, the event loop runs and the third piece waits: at most two are in memory."""
     entered, leave, events = asyncio.Event(), threading.Event(), []
     loop = asyncio.get_running_loop()
 
@@ -370,7 +370,7 @@ async def test_a_slow_validator_holds_up_its_upload_but_not_the_loop(pool: Threa
     await check.close()
 
 
-async def test_an_objection_from_the_thread_is_heard_while_the_next_piece_gathers(pool: ThreadPoolExecutor) -> None:
+async def test_a_refusal_in_the_thread_is_raised_while_the_next_piece_is_gathered(pool: ThreadPoolExecutor) -> None:
     objected = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -426,12 +426,12 @@ async def test_any_other_exception_refuses_with_its_name_only_in_the_log(
     assert "s3cret" not in caplog.text
 
 
-async def test_only_the_objections_that_are_its_own_pass(pool: ThreadPoolExecutor) -> None:
+async def test_only_the_declared_exceptions_are_raised_unchanged(pool: ThreadPoolExecutor) -> None:
     with pytest.raises(Internal):
         await judged(ThreadedCheck(Judge(fail_with(NotFound("x"))), pool, name="judge", objections=Refused), [b"bytes"])
 
 
-async def test_cancellation_drops_what_the_validator_has_not_begun(pool: ThreadPoolExecutor) -> None:
+async def test_cancellation_drops_pieces_that_were_not_started(pool: ThreadPoolExecutor) -> None:
     entered, leave, left = asyncio.Event(), threading.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 

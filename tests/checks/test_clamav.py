@@ -21,11 +21,10 @@ from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
 from aiorelay.multipart.form import Part
 
 MARKER = b"AIORELAY-TEST-SIGNATURE"
-SIGNATURE = "Aiorelay.Test.UNOFFICIAL"  # clamd adds the ending to whatever its vendor did not sign
+SIGNATURE = "Aiorelay.Test.UNOFFICIAL"  # clamd appends UNOFFICIAL to signatures of others
 STREAM_MAX_LENGTH = 1 << 20
 
-# clamd takes over listening sockets as systemd would hand them to it: then its port is known, and a client that
-# connects before it is ready simply waits.
+# clamd inherits its listening sockets, as from systemd: its port is known, and clients can connect before it is ready.
 ACTIVATE = """
 import os, sys
 for target, given in zip((3, 4), [os.dup(os.dup(os.dup(int(fd)))) for fd in sys.argv[1:3]]):
@@ -84,7 +83,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @contextlib.asynccontextmanager
 async def stand_in(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[ScannerAddress]:
-    """Serve as a clamd that does as ``handler`` does, then hangs up."""
+    """Run a server in place of clamd, which calls ``handler`` and then closes the connection."""
     ended = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -124,7 +123,7 @@ async def unread() -> AsyncGenerator[bytes, None]:
 
 
 class Scanner:
-    """A ClamAV under test that remembers the outcomes it counted."""
+    """A ClamAV that records the outcomes it counts."""
 
     def __init__(self, address: ScannerAddress, *, timeout: float = 60, fail_open: bool = False) -> None:
         self.outcomes: list[ScanOutcome] = []
@@ -181,7 +180,7 @@ def zipped(content: bytes, *, encrypted: bool = False) -> bytes:
             b"INSTREAM size limit exceeded. ERROR\0",
             Verdict("unscannable", "it is longer than clamd's StreamMaxLength"),
         ),
-        (b"stream: Can't allocate memory ERROR\0", Verdict("unscannable", "clamd gave up on it")),
+        (b"stream: Can't allocate memory ERROR\0", Verdict("unscannable", "clamd failed to scan it")),
     ],
 )
 def test_a_reply_is_judged(reply: bytes, verdict: Verdict) -> None:
@@ -196,12 +195,12 @@ def test_a_reply_is_judged(reply: bytes, verdict: Verdict) -> None:
         *(b"COMMAND READ TIMED OUT\0", b"stream: NOT OK\0", b"1: stream: OK\0", b"read timeout ERROR\0"),
     ],
 )
-def test_any_other_reply_means_nothing(reply: bytes) -> None:
+def test_any_other_reply_is_invalid(reply: bytes) -> None:
     assert parse_reply(reply).outcome == "unavailable"
 
 
 @given(st.binary())
-def test_no_reply_is_clean_but_the_one(reply: bytes) -> None:
+def test_only_one_reply_is_clean(reply: bytes) -> None:
     assert (parse_reply(reply).outcome == "clean") == (reply == b"stream: OK\0")
 
 
@@ -231,7 +230,7 @@ async def test_a_clean_file_passes(address: ScannerAddress, chunks: tuple[bytes,
     ids=["whole", "byte by byte", "among empty blocks", "last bytes", "in a zip"],
 )
 @pytest.mark.parametrize("fail_open", [False, True])
-async def test_an_infected_file_is_refused_by_its_signatures_name(
+async def test_an_infected_file_is_refused_with_the_name_of_the_signature(
     address: ScannerAddress, chunks: tuple[bytes, ...], *, fail_open: bool
 ) -> None:
     scanner = Scanner(address, fail_open=fail_open)
@@ -252,7 +251,7 @@ TOO_LONG = [
 async def test_a_file_over_stream_max_length_is_unscannable_every_time(
     address: ScannerAddress, chunks: tuple[bytes, ...]
 ) -> None:
-    """Clamd hangs up on us while we write; its reason must not be lost."""
+    """Clamd closes the connection during a write; its reply must not be lost."""
     scanner = Scanner(address)
     for _ in range(10):
         with pytest.raises(Unscannable, match="StreamMaxLength"):
@@ -268,7 +267,7 @@ async def test_an_encrypted_archive_is_unscannable(address: ScannerAddress) -> N
 
 
 @pytest.mark.parametrize("chunks", [*TOO_LONG, (zipped(b"secret" * 100, encrypted=True), b"more")])
-async def test_an_unscannable_file_passes_with_a_warning_if_the_operator_says_so(
+async def test_an_unscannable_file_passes_with_a_warning_with_fail_open(
     address: ScannerAddress, chunks: tuple[bytes, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     scanner = Scanner(address, fail_open=True)
@@ -345,7 +344,7 @@ WAYS_OF_FAILING = {
 
 
 def blocks_to(handler: Handler) -> tuple[bytes, ...]:
-    """More than sockets hold unread, for a scanner that answers before the end: else that may be sent by then."""
+    """More data than socket buffers hold for handlers that answer early, so that not all is sent before the answer."""
     return BLOCKS * 16 if handler.__qualname__.startswith(answers_early.__name__) else BLOCKS
 
 
@@ -361,7 +360,7 @@ async def test_a_scanner_that_fails_refuses_the_file(handler: Handler, caplog: p
 
 
 @pytest.mark.parametrize("handler", WAYS_OF_FAILING.values(), ids=WAYS_OF_FAILING)
-async def test_a_scanner_that_fails_lets_pass_if_the_operator_says_so(
+async def test_a_file_passes_a_failing_scanner_with_fail_open(
     handler: Handler, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with stand_in(handler) as address:
@@ -373,7 +372,7 @@ async def test_a_scanner_that_fails_lets_pass_if_the_operator_says_so(
 
 @pytest.mark.parametrize("chunks", [(), (b"hello",), BLOCKS], ids=["never", "short", "long"])
 @pytest.mark.parametrize("fail_open", [False, True])
-async def test_a_scanner_that_is_not_there(tmp_path: Path, chunks: tuple[bytes, ...], *, fail_open: bool) -> None:
+async def test_an_unreachable_scanner(tmp_path: Path, chunks: tuple[bytes, ...], *, fail_open: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         closed_port = server.getsockname()
     for address in (closed_port, tmp_path / "nothing", tmp_path):
@@ -385,7 +384,7 @@ async def test_a_scanner_that_is_not_there(tmp_path: Path, chunks: tuple[bytes, 
 
 @pytest.mark.parametrize("chunks", [(b"hello",), (bytes(64 << 20),)], ids=["no verdict", "nothing read"])
 @pytest.mark.parametrize("fail_open", [False, True])
-async def test_a_scanner_that_hangs_is_given_up(chunks: tuple[bytes, ...], *, fail_open: bool) -> None:
+async def test_a_hanging_scanner_times_out(chunks: tuple[bytes, ...], *, fail_open: bool) -> None:
     given_up = asyncio.Event()
 
     async def hangs(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -399,11 +398,11 @@ async def test_a_scanner_that_hangs_is_given_up(chunks: tuple[bytes, ...], *, fa
     assert scanner.outcomes == ["unavailable"]
 
 
-async def test_a_scanner_that_never_accepts_is_given_up() -> None:
+async def test_a_scanner_that_never_accepts_times_out() -> None:
     with socket.socket() as server, contextlib.ExitStack() as queue:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
-        for _ in range(4):  # a full queue: the kernel answers no further connection
+        for _ in range(4):  # with a full queue, the kernel accepts no further connection
             waiting = queue.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(server.getsockname())
@@ -442,7 +441,7 @@ async def test_an_early_verdict_refuses_at_the_next_block(reply: bytes, problem:
     assert scanner.outcomes == ["infected" if problem is Infected else "unscannable"]
 
 
-async def test_an_early_verdict_wakes_a_write_that_will_never_be_read() -> None:
+async def test_an_early_verdict_ends_a_blocked_write() -> None:
     refused = asyncio.Event()
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -473,7 +472,7 @@ async def test_a_slow_scanner_holds_the_upload_back() -> None:
         assert check is not None
         for _ in range(64):
             await check.feed(bytes(1 << 20))
-        assert read > size / 2  # what is not read fills the kernel's buffers, no more
+        assert read > size / 2  # the rest is in the kernel's buffers
         await check.finish()
         await check.close()
 
@@ -508,7 +507,7 @@ async def test_a_scanner_is_found_by_name_and_over_ipv6(host: str) -> None:
     assert scanner.outcomes == ["clean"]
 
 
-async def test_a_scan_that_is_broken_off_hangs_up_and_counts_nothing() -> None:
+async def test_a_scan_that_is_closed_early_disconnects_and_is_not_counted() -> None:
     hung_up = asyncio.get_running_loop().create_future()
 
     async def handler(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -524,7 +523,7 @@ async def test_a_scan_that_is_broken_off_hangs_up_and_counts_nothing() -> None:
     assert scanner.outcomes == []
 
 
-async def test_a_scan_that_is_cancelled_in_a_write_lets_go() -> None:
+async def test_a_scan_that_is_cancelled_in_a_write_disconnects() -> None:
     connected, ended = asyncio.Event(), asyncio.Event()
 
     async def handler(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -542,7 +541,7 @@ async def test_a_scan_that_is_cancelled_in_a_write_lets_go() -> None:
     assert scanner.outcomes == []
 
 
-async def test_a_check_that_never_began_closes() -> None:
+async def test_a_check_that_was_never_fed_can_be_closed() -> None:
     check = ClamAV(("127.0.0.1", 1), timeout=1)(file_part())
     assert check is not None
     await check.close()

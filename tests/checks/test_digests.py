@@ -38,7 +38,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         (f"sha-512=:{b64(B)}:", {"sha-512": B}),
         (f"sha-256=:{b64(A)}:,sha-512=:{b64(B)}:", {"sha-256": A, "sha-512": B}),
         (f"  sha-512=:{b64(B)}: \t,\t sha-256=:{b64(A)}:  ", {"sha-256": A, "sha-512": B}),
-        (f"sha-256=:{b64(A).rstrip('=')}:", {"sha-256": A}),  # RFC 8941, 4.2.7: padding may be left out
+        (f"sha-256=:{b64(A).rstrip('=')}:", {"sha-256": A}),  # RFC 8941, 4.2.7: padding is optional
         (f'sha-256=:{b64(A)}:;a;b=1;c="x, y;\\"z";  d=:eA==:;e=?1;f=tok/en;g=-1.5', {"sha-256": A}),
         (f"sha-256=:{b64(B[:32])}:, sha-256=:{b64(A)}:", {"sha-256": A}),  # the last one counts
         ("md5=:eHh4:", {}),
@@ -91,7 +91,7 @@ def test_digest_fields_that_cannot_be_read_are_refused(value: str) -> None:
     ),
     st.sampled_from([",", ", ", " ,\t"]),
 )
-def test_what_is_written_is_read(members: list[tuple[str, bytes]], comma: str) -> None:
+def test_a_written_digest_field_can_be_read(members: list[tuple[str, bytes]], comma: str) -> None:
     value = comma.join(f"{name}=:{b64(digest)}:" for name, digest in members)
     known = {name: digest for name, digest in members if name in {"sha-256", "sha-512"}}
     assert parse_digest_field(value) == known
@@ -112,7 +112,7 @@ async def judged(check: ThreadedCheck, *blocks: bytes) -> None:
         await check.close()
 
 
-async def test_the_example_of_the_rfc_is_met(pool: ThreadPoolExecutor) -> None:
+async def test_the_example_of_the_rfc_matches(pool: ThreadPoolExecutor) -> None:
     await judged(expect_digests(parse_digest_field(HELLO_256), pool, field="Content-Digest"), HELLO[:4], HELLO[4:])
 
 
@@ -121,7 +121,7 @@ LARGE = bytes(range(256)) * 8192
 
 @pytest.mark.parametrize("data", [b"", b"small", LARGE], ids=["empty", "small", "large"])
 @pytest.mark.parametrize("algorithm", ["sha-256", "sha-512"])
-async def test_a_digest_that_is_met_passes(pool: ThreadPoolExecutor, data: bytes, algorithm: str) -> None:
+async def test_a_matching_digest_passes(pool: ThreadPoolExecutor, data: bytes, algorithm: str) -> None:
     digest = hashlib.new(algorithm.replace("-", ""), data).digest()
     blocks = [data[start : start + 300_000] for start in range(0, len(data), 300_000)]
     await judged(expect_digests({algorithm: digest}, pool, field="Content-Digest"), *blocks)
@@ -129,7 +129,7 @@ async def test_a_digest_that_is_met_passes(pool: ThreadPoolExecutor, data: bytes
 
 @pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("bad", ["sha-256", "sha-512"])
-async def test_each_digest_that_is_given_must_be_met(pool: ThreadPoolExecutor, data: bytes, bad: str) -> None:
+async def test_all_given_digests_must_match(pool: ThreadPoolExecutor, data: bytes, bad: str) -> None:
     expected = {"sha-256": hashlib.sha256(data).digest(), "sha-512": hashlib.sha512(data).digest()}
     expected[bad] = hashlib.new(bad.replace("-", ""), data + b"!").digest()
     with pytest.raises(DigestMismatch, match=f"{bad} digest that Repr-Digest gives"):
@@ -142,12 +142,12 @@ async def test_sha256_of_a_source_is_hexadecimal_in_either_case(pool: ThreadPool
     await judged(expect_sha256(digest.upper() if upper else digest, pool), HELLO)
 
 
-async def test_sha256_of_a_source_must_be_met(pool: ThreadPoolExecutor) -> None:
+async def test_sha256_of_a_source_must_match(pool: ThreadPoolExecutor) -> None:
     with pytest.raises(DigestMismatch, match="sha256"):
         await judged(expect_sha256(hashlib.sha256(b"other").hexdigest(), pool), HELLO)
 
 
 @pytest.mark.parametrize("sha256", ["", "0" * 63, "0" * 65, "g" * 64, " " + "0" * 63, "0" * 64 + "\n", "\u0660" * 64])
-def test_a_sha256_that_is_none_is_an_error(pool: ThreadPoolExecutor, sha256: str) -> None:
+def test_a_malformed_sha256_is_an_error(pool: ThreadPoolExecutor, sha256: str) -> None:
     with pytest.raises(ValueError, match="64 hexadecimal"):
         expect_sha256(sha256, pool)

@@ -1,4 +1,4 @@
-"""Validators that never come to a verdict: each is given up in time, and stops nobody else."""
+"""Validators that hang: each one times out and does not block other uploads."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ RELEASE = threading.Event()
 
 
 class Hanging:
-    """Hangs for files called ``hang``, and takes all others."""
+    """A validator that hangs for files named ``hang`` and accepts all others."""
 
     def __init__(self, part):
         self.hangs = part.filename == "hang"
@@ -29,7 +29,7 @@ async def upload(session, chain, filename):
         return answer.status, (await answer.json(content_type=None)).get("type")
 
 
-async def test_a_hundred_hanging_validators_are_given_up_and_stop_no_other_upload(aiorelay_server):
+async def test_a_hundred_hanging_validators_time_out_and_block_no_other_upload(aiorelay_server):
     chain = await aiorelay_server(validator=[f"{__name__}:Hanging"], validator_timeout="5s")
     try:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

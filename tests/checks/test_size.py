@@ -49,12 +49,12 @@ async def test_the_block_that_exceeds_the_limit_is_not_passed_on() -> None:
         await anext(part.chunks)
 
 
-async def test_a_length_declared_too_small_does_not_help() -> None:
+async def test_bytes_are_counted_even_if_a_small_length_is_declared() -> None:
     with pytest.raises(TooLarge):
         await passed(a_form(b"123456789", size=1), 8)
 
 
-async def test_a_field_is_no_file() -> None:
+async def test_a_field_is_not_limited() -> None:
     assert await passed(a_form(b"123456789", filename=None), 8) == b"123456789"
 
 
@@ -73,5 +73,5 @@ async def test_a_field_is_no_file() -> None:
         (2 * 1024**4, "2 TiB"),
     ],
 )
-def test_sizes_are_told_in_the_largest_unit_that_is_exact(size: int, words: str) -> None:
+def test_sizes_are_formatted_in_the_largest_exact_unit(size: int, words: str) -> None:
     assert format_size(size) == words

@@ -1,4 +1,4 @@
-"""``validator``: checks of the user's own, from their name to their verdict."""
+"""``validator``: user-supplied checks, from import to verdict."""
 
 import csv
 import logging
@@ -17,7 +17,7 @@ HEADER = ["id", "name"]
 
 
 class CsvHeader:
-    """Refuses a CSV file with another header line: what the README shows."""
+    """Refuse a CSV file with another header line, as in the README."""
 
     def __init__(self, part: Part) -> None:
         self.wanted = (part.filename or "").endswith(".csv")
@@ -95,28 +95,28 @@ LINES = b"1,x\r\n" * 300_000
 @pytest.mark.parametrize(
     "blocks", [[b"id,name\r\n1,x\r\n"], [b"id,", b"name", b"\r\n"], [b"id,name\r\n", LINES, LINES]]
 )
-async def test_a_file_that_its_validator_likes_passes_byte_for_byte(
+async def test_a_file_that_its_validator_accepts_passes_byte_for_byte(
     pool: ThreadPoolExecutor, name: str, blocks: list[bytes]
 ) -> None:
     assert await upload(name, pool, *blocks) == b"".join(blocks)
 
 
 @pytest.mark.parametrize("blocks", [[b"name,id\r\n1,x\r\n"], [b"name,id\r\n", LINES, LINES], []])
-async def test_a_file_that_its_validator_refuses_gets_its_words(pool: ThreadPoolExecutor, blocks: list[bytes]) -> None:
+async def test_a_refusal_has_the_detail_of_the_validator(pool: ThreadPoolExecutor, blocks: list[bytes]) -> None:
     with pytest.raises(Refused) as refusal:
         await upload("CsvHeader", pool, *blocks)
     assert refusal.value.detail == "the header line must be: id,name"
 
 
-async def test_a_validator_may_go_by_the_name(pool: ThreadPoolExecutor) -> None:
+async def test_a_validator_may_use_the_file_name(pool: ThreadPoolExecutor) -> None:
     assert await upload("CsvHeader", pool, b"anything", filename="a.txt") == b"anything"
 
 
-async def test_a_field_is_not_shown_to_validators(pool: ThreadPoolExecutor) -> None:
+async def test_a_field_is_not_passed_to_validators(pool: ThreadPoolExecutor) -> None:
     assert await upload("refusing_maker", pool, b"value", filename=None) == b"value"
 
 
-async def test_the_maker_may_refuse(pool: ThreadPoolExecutor) -> None:
+async def test_the_callable_may_refuse(pool: ThreadPoolExecutor) -> None:
     with pytest.raises(Refused, match="none of these"):
         await upload("refusing_maker", pool, b"bytes")
 

@@ -1,4 +1,4 @@
-"""Which digest a client wants to be told of its files."""
+"""Want-Repr-Digest: the digest algorithm that a client prefers."""
 
 import pytest
 from hypothesis import given
@@ -43,12 +43,12 @@ def test_the_preferred_algorithm(lines, algorithm):
 
 
 @given(st.integers(0, 10), st.integers(0, 10))
-def test_the_greater_preference_wins_and_the_shorter_digest_a_tie(short, long):
+def test_the_greater_preference_wins_or_the_shorter_digest_if_equal(short, long):
     best = max(short, long)
     expected = None if not best else "sha-256" if short == best else "sha-512"
     assert preferred_algorithm([f"sha-512={long}, sha-256={short}"]) == expected
 
 
 @given(st.lists(st.text()))
-def test_whatever_is_written_is_read_or_passed_over(lines):
+def test_any_text_is_parsed_or_ignored(lines):
     assert preferred_algorithm(lines) in {None, "sha-256", "sha-512"}

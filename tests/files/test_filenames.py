@@ -1,4 +1,4 @@
-"""Names: what is passed on, and what a file is stored under."""
+"""File names: the one passed on, and the one used for storing."""
 
 import unicodedata
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aiorelay.files.filenames import LONGEST, last_component, numbered, safe
 
-# Any code point, lone surrogates included, and often the characters that the rules are about.
+# Any code points, including lone surrogates, with a high share of characters that the rules concern.
 hostile = st.text(
     st.one_of(
         st.characters(exclude_categories=()),
@@ -83,7 +83,7 @@ def test_an_ordinary_name_is_kept(name: str, stored: str) -> None:
         ("\u200e.hidden", "hidden"),
     ],
 )
-def test_what_misleads_is_taken_out(name: str, stored: str) -> None:
+def test_misleading_characters_are_removed(name: str, stored: str) -> None:
     assert safe(name) == stored
 
 
@@ -126,7 +126,7 @@ def test_a_name_that_only_resembles_a_device_is_kept(name: str) -> None:
         ("CON." + "a" * 300, "_CON." + "a" * 195),
     ],
 )
-def test_a_long_name_is_cut_between_characters_before_its_ending(name: str, stored: str) -> None:
+def test_a_long_name_is_truncated_between_characters_before_its_extension(name: str, stored: str) -> None:
     assert safe(name) == stored
 
 
@@ -155,7 +155,7 @@ def test_a_safe_name_is_its_own_safe_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "second"), [("a.txt", "a-2.txt"), ("a", "a-2"), ("a.tar.gz", "a.tar-2.gz"), ("日本.txt", "日本-2.txt")]
 )
-def test_a_number_stands_before_the_ending(name: str, second: str) -> None:
+def test_the_number_is_inserted_before_the_extension(name: str, second: str) -> None:
     assert numbered(name, 2) == second
 
 

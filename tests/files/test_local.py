@@ -1,4 +1,4 @@
-"""Local files below a root, as streams."""
+"""Reading local files below a root."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from aiorelay.files.local import BLOCK, PIECE, LocalFile, open_local
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root with a file and a directory in it, and a secret beside it."""
+    """A root with a file and a directory, and a secret file next to it."""
     (tmp_path / "secret").write_bytes(b"secret")
     root = tmp_path / "root"
     (root / "dir").mkdir(parents=True)
@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_descriptor_is_left(tmp_path: Path) -> Iterator[None]:
-    """Every test leaves nothing open below its directory."""
+    """Assert that no test leaves a file descriptor open below its directory."""
     yield
     assert descriptors_below(tmp_path) == []
 
@@ -62,7 +62,7 @@ async def refused(path: Path | str, *roots: Path) -> Problem:
     return caught.value
 
 
-# What may be read
+# Allowed paths
 
 
 @pytest.mark.parametrize(
@@ -163,11 +163,11 @@ async def test_all_bytes_come_in_blocks_of_bounded_size(root: Path, size: int) -
     assert all(1 <= len(block) <= BLOCK for block in blocks)
 
 
-# What may not
+# Refused paths
 
 
 @pytest.mark.parametrize("path", ["", "file", "./file", "../file", "~/file", "C:\\file", "/a\0b", "/\ud800"])
-async def test_what_is_no_absolute_path_is_a_bad_source(root: Path, path: str) -> None:
+async def test_a_path_that_is_not_absolute_is_a_bad_source(root: Path, path: str) -> None:
     assert isinstance(await refused(path, root), BadSource)
 
 
@@ -196,7 +196,7 @@ async def test_without_roots_nothing_is_read(root: Path) -> None:
         "/etc/passwd",
     ],
 )
-async def test_what_is_no_file_below_the_root_is_refused_whether_it_exists_or_not(root: Path, path: str) -> None:
+async def test_a_path_that_is_no_file_below_the_root_is_refused_whether_it_exists_or_not(root: Path, path: str) -> None:
     problem = await refused(path.format(root=root, outside=root.parent), root)
     assert isinstance(problem, PathRefused)
     assert "--local-root" in problem.detail
@@ -218,7 +218,7 @@ async def test_what_is_no_file_below_the_root_is_refused_whether_it_exists_or_no
         "/proc/self/root{outside}/secret",
     ],
 )
-async def test_a_link_that_leads_out_or_nowhere_in_particular_is_refused(root: Path, target: str) -> None:
+async def test_a_link_to_no_file_below_the_root_is_refused(root: Path, target: str) -> None:
     (root / "link").symlink_to(target.format(root=root, outside=root.parent))
     problem = await refused(root / "link", root)
     assert isinstance(problem, PathRefused)
@@ -240,7 +240,7 @@ async def test_a_chain_of_forty_links_is_followed_and_one_more_is_not(root: Path
 
 
 @pytest.mark.parametrize("name", ["missing", "dir/missing", "missing/file", "file/file", "x" * 300, "dangling"])
-async def test_what_is_missing_inside_the_root_is_missing(root: Path, name: str) -> None:
+async def test_a_missing_file_below_the_root_is_reported_as_missing(root: Path, name: str) -> None:
     (root / "dangling").symlink_to("nowhere")
     assert isinstance(await refused(root / name, root), SourceMissing)
 
@@ -258,7 +258,7 @@ def make_socket(path: Path) -> None:
 async def test_only_regular_files_are_opened(
     root: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(root)  # a socket's path is short
+    monkeypatch.chdir(root)  # the path of a socket must be short
     make(root / "odd")
     assert isinstance(await refused(root / "odd", root), PathRefused)
 
@@ -269,12 +269,12 @@ async def test_a_device_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["self/fd/0", "self/root/etc/passwd", "self/cwd/file"])
-async def test_the_magic_links_of_proc_lead_nowhere(name: str) -> None:
+async def test_magic_links_of_proc_are_not_followed(name: str) -> None:
     assert isinstance(await refused(f"/proc/{name}", Path("/proc")), PathRefused | SourceMissing)
 
 
 @pytest.mark.parametrize("name", ["status", "mem"], ids=["longer than it says", "unreadable at its start"])
-async def test_a_file_of_the_kernel_that_is_no_plain_file_fails(name: str) -> None:
+async def test_a_virtual_file_of_the_kernel_fails(name: str) -> None:
     with pytest.raises(SourceFailed):
         await read(f"/proc/self/{name}", Path("/proc"))
 
@@ -302,8 +302,8 @@ os.seteuid(user)
 """
 
 
-def test_what_the_server_itself_may_not_read_is_refused() -> None:
-    # Not in tmp_path, which is closed to everybody else from its parents on.
+def test_a_file_without_read_permission_is_refused() -> None:
+    # Not in tmp_path, whose parents other users may not enter.
     root = Path(tempfile.mkdtemp())
     try:
         (root / "shut").mkdir()
@@ -321,7 +321,7 @@ def test_what_the_server_itself_may_not_read_is_refused() -> None:
     assert done.stdout.split() == [b"opened", b"path-refused", b"path-refused"]
 
 
-async def test_a_tree_that_changes_all_the_time_never_gives_away_what_is_outside(root: Path) -> None:
+async def test_no_file_outside_is_read_while_the_tree_changes(root: Path) -> None:
     (root / "a").symlink_to("dir")
     (root / "b").symlink_to("..")
     (root.parent / "file").write_bytes(b"outside")
@@ -347,7 +347,7 @@ async def test_a_tree_that_changes_all_the_time_never_gives_away_what_is_outside
 async def test_without_a_descriptor_left_it_is_an_internal_error(root: Path) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert await read(root / "file", root) == b"content"  # the thread is there already
+    assert await read(root / "file", root) == b"content"  # creates the thread of the pool
     lowest = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
@@ -358,7 +358,7 @@ async def test_without_a_descriptor_left_it_is_an_internal_error(root: Path) -> 
     assert isinstance(problem, Internal)
 
 
-# What changes while it is read
+# Files that change while they are read
 
 
 @pytest.fixture
@@ -400,7 +400,7 @@ async def test_a_file_that_changes_while_it_is_read_fails_before_its_last_byte(
 
 
 async def exhaust(file: LocalFile) -> int:
-    """Read to the end; a failure comes before as many bytes as were promised."""
+    """Read to the end. If that fails, fewer bytes than declared must have been read."""
     got = 0
     async for block in file.chunks:
         got += len(block)
@@ -419,7 +419,7 @@ async def test_a_file_replaced_by_another_is_read_as_it_was(root: Path, big: Pat
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 3])
-async def test_closing_in_the_middle_gives_the_descriptor_back(root: Path, big: Path, blocks: int) -> None:
+async def test_closing_early_closes_the_descriptor(root: Path, big: Path, blocks: int) -> None:
     file = await open_local(str(big), [root])
     for _ in range(blocks):
         await anext(file.chunks)
@@ -429,7 +429,7 @@ async def test_closing_in_the_middle_gives_the_descriptor_back(root: Path, big: 
 
 
 @pytest.mark.parametrize("turns", range(12))
-async def test_cancellation_at_any_moment_gives_the_descriptor_back(root: Path, big: Path, turns: int) -> None:
+async def test_cancellation_at_any_time_closes_the_descriptor(root: Path, big: Path, turns: int) -> None:
     task = asyncio.create_task(read(big, root))
     for _ in range(turns):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What the ending of a file's name promises."""
+"""Media types by file name extension."""
 
 import pytest
 
@@ -20,5 +20,5 @@ from aiorelay.files.filenames import media_type_by_extension
         ("", None),
     ],
 )
-def test_type_is_that_of_the_file_as_it_is(name, media_type):
+def test_the_type_includes_the_compression(name, media_type):
     assert media_type_by_extension(name) == media_type

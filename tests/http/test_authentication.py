@@ -1,4 +1,4 @@
-"""Who may come in: tokens, client certificates, the address behind a proxy."""
+"""Authentication: tokens, client certificates, the client's address behind a proxy."""
 
 import ssl
 from ipaddress import ip_network
@@ -35,7 +35,7 @@ def bearer(token: str) -> "CIMultiDict[str]":
 
 class TestTokens:
     @pytest.mark.parametrize(("token", "name"), [("s3cret.Token~1", "alice"), ("b0b==", "bob")])
-    def test_a_token_has_its_name(self, token_file, token, name):
+    def test_a_token_is_identified_by_its_name(self, token_file, token, name):
         assert Tokens(token_file).who(bearer(token)) == name
 
     @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ class TestTokens:
     @pytest.mark.parametrize(
         "content", [b"", b"# nothing\n", b"no colon\n", b"x:with space\n", b"\xff:\xfe\n", b":x\n"]
     )
-    def test_a_file_without_sense_is_one_sentence_at_the_start(self, tmp_path, content):
+    def test_a_malformed_file_is_a_startup_error(self, tmp_path, content):
         path = tmp_path / "tokens"
         path.write_bytes(content)
         with pytest.raises(StartupError, match="token") as error:
             Tokens(path)
         assert "\n" not in str(error.value)
 
-    def test_an_error_in_a_line_does_not_tell_the_line(self, tmp_path):
+    def test_an_error_in_a_line_does_not_contain_the_line(self, tmp_path):
         path = tmp_path / "tokens"
         path.write_text("a:good\nhunter two\n")
         with pytest.raises(StartupError, match="line 2") as error:
@@ -124,7 +124,7 @@ class TestRelay:
                 assert answer.headers["WWW-Authenticate"] == 'Bearer realm="aiorelay"'
         assert chain.stored() == []
 
-    async def test_an_upload_with_a_token_is_stored_and_the_token_stays_here(
+    async def test_an_upload_with_a_token_is_stored_and_the_token_is_not_passed_on(
         self, aiorelay_server, token_file, recorder
     ):
         peer = await recorder()
@@ -147,7 +147,7 @@ class TestRelay:
         async with aiohttp.ClientSession() as client, client.post(url, data=form(), ssl=chain.tls) as answer:
             assert answer.status == 200
 
-    async def test_clients_without_a_certificate_are_turned_away(self, aiorelay_server, tmp_path):
+    async def test_clients_without_a_certificate_are_rejected(self, aiorelay_server, tmp_path):
         authority = trustme.CA()
         authority.cert_pem.write_to_path(tmp_path / "clients.pem")
         chain = await aiorelay_server(client_ca=tmp_path / "clients.pem")

@@ -1,4 +1,4 @@
-"""What an upload API is told of the client: by the relay, and by a trusted proxy, but by nobody else."""
+"""Forwarded fields for the upload API: set by the relay or by a trusted proxy only."""
 
 import json
 
@@ -19,7 +19,7 @@ FORGED = (
     "X-Real-IP: 6.6.6.6",
 )
 FROM_A_PROXY = ("X-Forwarded-For: 198.51.100.7", "X-Forwarded-Host: www.example", "X-Forwarded-Proto: https")
-# Each with what it tells of the client that it sees: its address where it has one, scheme and host.
+# Each application returns what it sees of the client: the address if available, scheme and host.
 SEEN = {
     "uvicorn": (["127.0.0.1", "https"], ["198.51.100.7", "https"]),
     "gunicorn": (["https", "relay.example"], ["https", "www.example"]),
@@ -66,7 +66,7 @@ async def test_an_upload_api_sees_the_client_that_a_trusted_proxy_names(aiorelay
     assert answer.json()["seen"] == SEEN[name][1]
 
 
-async def test_django_takes_a_form_of_its_own_origin(aiorelay_server, upload_api):
+async def test_django_accepts_a_form_from_its_origin(aiorelay_server, upload_api):
     api = await upload_api("gunicorn")
     relay = await aiorelay_server(only="rest1", upstream=api.url.replace("/upload", "/protected"))
     token = "x" * 32
@@ -88,7 +88,7 @@ async def test_what_a_trusted_proxy_says_is_continued(aiorelay_server, recorder)
     assert (message["X-Forwarded-Proto"], message["X-Real-IP"]) == ("http", "198.51.100.7")
 
 
-async def test_a_job_forges_no_address_either(aiorelay_server, recorder, tmp_path):
+async def test_a_job_cannot_forge_an_address(aiorelay_server, recorder, tmp_path):
     (tmp_path / "a.txt").write_bytes(b"content")
     upstream = await recorder()
     relay = await aiorelay_server(only="rest1", upstream=upstream.url, local_root=[tmp_path])

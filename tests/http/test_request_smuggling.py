@@ -1,4 +1,4 @@
-"""What is not HTTP, or could be read in two ways: refused on the spot, and never a second request upstream."""
+"""Invalid and ambiguous requests are rejected, and never cause a second request to the upstream."""
 
 import asyncio
 import contextlib
@@ -21,12 +21,12 @@ MORE_THAN_IS_KEPT_BACK = 512 * KIB
 
 
 def raw(*lines: str | bytes, body: bytes = FORM, start: str = "POST /upload1 HTTP/1.1", end: bytes = b"\r\n") -> bytes:
-    """A request whose head is just these lines, beside those that every one of them has."""
+    """A request whose head has these lines and those that all requests have."""
     head = [start, "Host: relay.example", f"Content-Type: multipart/form-data; boundary={BOUNDARY}", *lines, ""]
     return b"".join((line if isinstance(line, bytes) else line.encode()) + end for line in head) + body
 
 
-# Answered 400, whatever comes behind it.
+# Answered with 400, for any data after it.
 NOT_HTTP = {
     "Host twice": raw("Host: relay.example", LENGTH),
     "two Hosts": raw("Host: other.example", LENGTH),
@@ -91,7 +91,7 @@ NOT_HTTP = {
 }
 
 
-# The same behind a chunk that holds a whole form.
+# The same after a chunk that contains a complete form.
 BROKEN_CHUNKS = {
     "a size of letters": b"xyz\r\n",
     "a size with 0x": b"0x5\r\nabcde\r\n",
@@ -113,7 +113,7 @@ BROKEN_CHUNKS = {
     "2000 trailers": b"0\r\n" + b"X: a\r\n" * 2000 + b"\r\n",
 }
 
-# What comes behind it is a request of its own, or not: the answers' statuses, and the files that go upstream.
+# The data after it may or may not be another request: expected statuses, and files sent to the upstream.
 HTTP = {
     "two spaces in the request line": (raw(LENGTH, start="POST  /upload1  HTTP/1.1"), [200, 200], ["a", "smuggled"]),
     "empty lines ahead": (b"\r\n\r\n" + raw(LENGTH), [200, 200], ["a", "smuggled"]),
@@ -176,7 +176,7 @@ HTTP = {
 
 
 async def answers(url: str, tls: ssl.SSLContext, sent: bytes) -> list[int]:
-    """The statuses of the answers to what is ``sent`` and a request behind it, until the connection is closed."""
+    """Send ``sent`` and another request, and return the statuses of all responses until the connection is closed."""
     port = int(url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname="localhost")
     writer.write(sent + SMUGGLED)
@@ -194,14 +194,14 @@ async def answers(url: str, tls: ssl.SSLContext, sent: bytes) -> list[int]:
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:
     received = b""
-    with contextlib.suppress(OSError):  # it closes without having read everything: RST
+    with contextlib.suppress(OSError):  # RST, if the server closes without reading everything
         while block := await reader.read(64 * KIB):
             received += block
     return received
 
 
 def uploaded(upstream: Recorder) -> list[str]:
-    """The names, without their endings, of the files in whole requests that have come since it was asked last."""
+    """Return the file names without extension in complete requests since the last call."""
     found = []
     for connection in upstream.connections:
         found += [re.search(r'filename="(\w+)\.', message.parts[0][0])[1] for message in connection.requests]
@@ -215,7 +215,7 @@ def is_seemly(record: logging.LogRecord) -> bool:
 
 @pytest.fixture
 async def relay(aiorelay_server, recorder, caplog):
-    """A function that gives the answers to a request and the one behind it, and the files that went upstream."""
+    """A function that sends a request and another one, and returns the statuses and the files sent to the upstream."""
     upstream = await recorder()
     chain = await aiorelay_server(only="rest1", upstream=upstream.url)
 
@@ -226,7 +226,7 @@ async def relay(aiorelay_server, recorder, caplog):
     assert [record.getMessage() for record in caplog.get_records("call") if not is_seemly(record)] == []
 
 
-async def test_what_is_not_http_is_answered_400_and_the_connection_closed(relay):
+async def test_an_invalid_request_is_answered_with_400_and_the_connection_closed(relay):
     seen = {what: await relay(sent) for what, sent in NOT_HTTP.items()}
     assert {what: outcome for what, outcome in seen.items() if outcome != ([400], [])} == {}
 
@@ -255,7 +255,7 @@ async def test_chunks_that_break_in_mid_body_are_answered_400_and_never_end_upst
     assert uploaded(upstream) == []
 
 
-async def test_an_endless_chunk_extension_is_silence(aiorelay_server, recorder):
+async def test_an_endless_chunk_extension_counts_as_an_idle_client(aiorelay_server, recorder):
     upstream = await recorder()
     chain = await aiorelay_server(only="rest1", upstream=upstream.url, idle_timeout="500ms")
     begun = raw("Transfer-Encoding: chunked", body=chunks(FORM[:-9]) + b"5;")
@@ -274,7 +274,7 @@ async def test_an_endless_chunk_extension_is_silence(aiorelay_server, recorder):
     assert uploaded(upstream) == []
 
 
-async def test_what_is_odd_but_http_is_read_as_http_has_it(relay):
+async def test_unusual_but_valid_requests_are_parsed_as_specified(relay):
     seen = {what: await relay(sent) for what, (sent, _, _) in HTTP.items()}
     assert seen == {what: (statuses, files) for what, (_, statuses, files) in HTTP.items()}
 
@@ -291,7 +291,7 @@ async def test_a_refusal_is_logged_in_one_line(aiorelay_server, caplog):
     chain = await aiorelay_server(only="rest2")
     await answers(chain.rest2, chain.tls, NOT_HTTP["gzip, chunked"])
     (line,) = caplog.messages
-    assert line == "what came is not HTTP: The only Transfer-Encoding that is understood is chunked."
+    assert line == "rejected an invalid request: The only supported Transfer-Encoding is chunked."
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ async def test_a_refusal_is_logged_in_one_line(aiorelay_server, caplog):
     ],
     ids=["a token", "a field's name", "a long field", "a query", "content"],
 )
-async def test_what_is_not_http_is_logged_without_a_word_of_it(aiorelay_server, caplog, lines, said):
+async def test_an_invalid_request_is_logged_without_its_content(aiorelay_server, caplog, lines, said):
     chain = await aiorelay_server()
     await answers(chain.rest1, chain.tls, lines)
     (line,) = caplog.messages
@@ -345,5 +345,5 @@ FITTING = FROM_CLIENTS.size - len("GET/") - 4 - len("X") - 4
         ("GET", HttpVersion11, [(b"X", b"x" * (FITTING + 1))], True),
     ],
 )
-def test_a_head_has_a_fault_if_it_could_be_read_differently(method, version, fields, is_fault):
+def test_ambiguous_heads_are_found(method, version, fields, is_fault):
     assert (find_ambiguity(method, "/", version, fields, FROM_CLIENTS.size) is not None) == is_fault

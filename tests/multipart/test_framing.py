@@ -1,4 +1,4 @@
-"""Length arithmetic: what is promised is what is sent, and the end is held back until every part has ended well."""
+"""The declared length is the length sent, and the closing boundary is sent only after all parts have ended."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ BOUNDARY = b"bound"
 CLOSING = b"\r\n--bound--"
 PLAIN = b'Content-Disposition: form-data; name="f"; filename="a.txt"'
 FIELD = b'Content-Disposition: form-data; name="a"'
-# Canonically a head of these is longer, shorter, or as long as it came.
+# Heads whose canonical form is longer, shorter, or of the same length.
 GROWING = b"Content-Disposition:form-data;name=f;filename=a.txt"
 SHRINKING = b'Content-Disposition: form-data; name="f"; filename="C:\\Documents and Settings\\a.txt"'
 
@@ -26,7 +26,7 @@ def body_of(*parts, before=b"", end=b"\r\n"):
 
 
 def received(body, *, length, size=1 << 16):
-    """A form as it comes from a client that promised ``length`` bytes, in blocks of ``size``."""
+    """A form received with a Content-Length of ``length``, in blocks of ``size`` bytes."""
     blocks = iter([body[at : at + size] for at in range(0, len(body), size)])
 
     async def read():
@@ -36,13 +36,13 @@ def received(body, *, length, size=1 << 16):
 
 
 async def sent(form):
-    """The promised length, and the blocks that were sent."""
+    """Return the declared length and the blocks."""
     framed = await frame(form)
     return framed.length, [block async for block in framed.blocks]
 
 
 async def sent_until_refused(form):
-    """The bytes that were sent before something was raised, and what."""
+    """Return the bytes sent before an exception, and the exception."""
     out = b""
     try:
         framed = await frame(form)
@@ -54,7 +54,7 @@ async def sent_until_refused(form):
 
 
 def made(*parts, boundary=BOUNDARY):
-    """A form of parts that were never in one: their names, filenames, declared sizes and blocks."""
+    """A form of parts that were not received in one. Each is a name, a filename, a declared size and blocks."""
 
     async def chunks(blocks):
         for block in blocks:
@@ -71,7 +71,7 @@ def made(*parts, boundary=BOUNDARY):
     return Form(boundary, generated(), canonical_length(boundary, listed))
 
 
-# What is promised is sent
+# The declared length
 
 NAMES = st.text("ab é日\"%;'", min_size=1, max_size=6)
 
@@ -102,7 +102,7 @@ CRLFS = st.sampled_from([b"", b"\r\n", b"\r\n\r\n", b"\r\n" * 100])
 
 
 @given(FORMS, CRLFS, CRLFS, st.sampled_from([1, 7, 100, 1 << 16]))
-async def test_a_form_is_sent_in_exactly_the_length_promised(parts, before, end, size):
+async def test_a_form_is_sent_in_exactly_the_declared_length(parts, before, end, size):
     body = body_of(*parts, before=before, end=end)
     if len(body) > 9999 and size < 100:
         size = 100
@@ -127,7 +127,7 @@ async def test_a_form_of_unknown_length_is_never_refused_and_has_the_same_parts(
 
 
 @given(st.lists(st.tuples(NAMES, st.none() | NAMES, st.lists(st.binary(min_size=1)), st.booleans()), min_size=1))
-async def test_parts_that_were_never_in_a_form_are_promised_if_all_their_sizes_are_known(parts):
+async def test_the_length_of_other_parts_is_known_if_all_their_sizes_are(parts):
     form = made(
         *((name, filename, sum(map(len, blocks)) if known else None, blocks) for name, filename, blocks, known in parts)
     )
@@ -142,7 +142,7 @@ async def test_parts_that_were_never_in_a_form_are_promised_if_all_their_sizes_a
 @pytest.mark.parametrize(
     ("head", "growth"), [(PLAIN, 0), (GROWING, len(PLAIN) - len(GROWING)), (SHRINKING, len(PLAIN) - len(SHRINKING))]
 )
-async def test_the_first_head_is_canonical_and_the_promise_heeds_what_it_grew_or_shrank_by(head, growth, end):
+async def test_the_first_head_is_canonical_and_its_growth_is_in_the_length(head, growth, end):
     body = body_of((FIELD, b"1"), (head, b"x"), end=end)
     length, blocks = await sent(received(body, length=len(body)))
     assert length == len(body) + growth
@@ -151,7 +151,7 @@ async def test_the_first_head_is_canonical_and_the_promise_heeds_what_it_grew_or
 
 @pytest.mark.parametrize("head", [PLAIN, GROWING])
 @pytest.mark.parametrize("end", [b"", b"\r\n", b"\r\n\r\n"])
-async def test_crlfs_before_a_form_are_left_out_and_those_after_it_are_as_many_as_they_came(head, end):
+async def test_crlfs_before_a_form_are_dropped_and_those_after_it_are_kept(head, end):
     body = body_of((head, b"x"), before=b"\r\n\r\n", end=end)
     framed = await frame(received(body, length=len(body)))
     out = b"".join([block async for block in framed.blocks])
@@ -160,14 +160,14 @@ async def test_crlfs_before_a_form_are_left_out_and_those_after_it_are_as_many_a
     assert not framed.unchanged
 
 
-async def test_fields_ahead_of_the_file_are_canonical_too():
+async def test_heads_of_fields_before_the_file_are_canonical():
     body = body_of((b"X-A:1\r\ncontent-disposition:form-data;name=a", b"1"), (PLAIN, b"x"))
     length, blocks = await sent(received(body, length=len(body)))
     assert b"".join(blocks) == body_of((FIELD + b"\r\nX-A: 1", b"1"), (PLAIN, b"x"))
     assert length == len(b"".join(blocks))
 
 
-# Heads that come after the promise
+# Heads after the first file
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ async def test_fields_ahead_of_the_file_are_canonical_too():
         b"Content-Disposition: form-data; name=f; filename=a.txt; filename*=utf-8''a.txt",
     ],
 )
-async def test_a_late_head_that_says_what_it_means_is_sent_as_it_came(late):
+async def test_a_faithful_late_head_is_sent_unchanged(late):
     body = body_of((GROWING, b"1"), (late, b"2"))
     length, blocks = await sent(received(body, length=len(body)))
     assert b"".join(blocks) == body_of((PLAIN, b"1"), (late, b"2"))
@@ -209,7 +209,7 @@ async def test_a_late_head_that_says_what_it_means_is_sent_as_it_came(late):
         ),
     ],
 )
-async def test_another_late_head_is_rewritten_in_as_many_bytes(late, meant):
+async def test_another_late_head_is_rewritten_with_the_same_length(late, meant):
     body = body_of((PLAIN, b"1"), (late, b"2"))
     length, blocks = await sent(received(body, length=len(body)))
     padded = b"Content-Disposition: " + b" " * (len(late) - len(b"Content-Disposition: ") - len(meant)) + meant
@@ -220,7 +220,7 @@ async def test_another_late_head_is_rewritten_in_as_many_bytes(late, meant):
 @pytest.mark.parametrize(
     "late",
     [
-        b'Content-Disposition: form-data; name="f"; filename="a\\"b"',  # %22 takes a byte more
+        b'Content-Disposition: form-data; name="f"; filename="a\\"b"',  # %22 is one byte longer
         b'Content-Disposition: form-data; name="f"; filename="\xff\xff"',
         b"content-disposition:form-data;name=f;\tfilename=a",
     ],
@@ -229,17 +229,17 @@ async def test_a_late_head_that_would_grow_is_refused_with_advice(late):
     body = body_of((PLAIN, b"1" * 99), (late, b"2"))
     out, problem = await sent_until_refused(received(body, length=len(body)))
     assert isinstance(problem, MalformedForm)
-    assert "send its file first" in problem.detail
+    assert "Send its file first" in problem.detail
     assert CLOSING not in out
 
 
-async def test_a_late_head_is_canonical_where_no_length_is_promised():
+async def test_a_late_head_is_canonical_if_no_length_is_declared():
     body = body_of((PLAIN, b"1"), (GROWING, b"2"), (SHRINKING, b"3"))
     _, blocks = await sent(received(body, length=None))
     assert b"".join(blocks) == body_of((PLAIN, b"1"), (PLAIN, b"2"), (PLAIN, b"3"))
 
 
-# The end is held back
+# The closing boundary is held back
 
 
 @given(
@@ -249,10 +249,8 @@ async def test_a_late_head_is_canonical_where_no_length_is_promised():
     st.sampled_from([b"", b"\r\n", b"\r\n" * 100]),
     st.sampled_from([1 << 16, 10_000]),
 )
-async def test_without_its_closing_boundary_a_form_never_fills_the_end_of_what_was_promised(
-    head, more, tail, before, size
-):
-    """Whatever a client sends instead of it, and however long it said that the body would be."""
+async def test_a_form_without_closing_boundary_never_fills_the_declared_length(head, more, tail, before, size):
+    """For any data in its place and any Content-Length."""
     body = before + (b"--bound\r\n%b\r\n\r\n" % head) + b"x" * more + tail
     growth = (0 if head is PLAIN else len(PLAIN) - len(head)) - len(before)
     out, problem = await sent_until_refused(received(body, length=len(body), size=size))
@@ -260,8 +258,8 @@ async def test_without_its_closing_boundary_a_form_never_fills_the_end_of_what_w
     assert len(out) <= len(body) + growth - len(CLOSING)
 
 
-async def test_a_form_that_runs_on_past_its_promise_is_cut_before_the_end():
-    """The bytes of a closing boundary are missing from the promise: data where it should be is not sent."""
+async def test_a_form_longer_than_declared_is_cut_before_the_end():
+    """The declared length has no room for a closing boundary; data in its place are not sent."""
     body = b"--bound\r\n" + PLAIN + b"\r\n\r\n" + b"x" * 100_000
     out, problem = await sent_until_refused(received(body, length=len(body), size=1000))
     assert isinstance(problem, Truncated)
@@ -271,8 +269,8 @@ async def test_a_form_that_runs_on_past_its_promise_is_cut_before_the_end():
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("before", [0, 100_000])
 @pytest.mark.parametrize("fails", [0, 1])
-async def test_no_byte_of_the_end_is_sent_before_every_part_ended_well(known, before, fails):
-    """From the CRLF of the closing boundary on; a refusal comes out as it is."""
+async def test_no_byte_of_the_end_is_sent_before_all_parts_have_ended(known, before, fails):
+    """Not even the CRLF of the closing boundary. A refusal is raised unchanged."""
     contents = [[b"x" * before] if before else [] for _ in range(2)]
     contents[fails] = [*contents[fails], Refused("no")]
     form = made(*(("f", "a", before if known else None, content) for content in contents))
@@ -305,7 +303,7 @@ async def test_the_end_is_sent_once_the_last_part_has_ended_and_not_before():
     assert await anext(framed.blocks, None) is None
 
 
-async def test_a_body_that_goes_on_after_its_end_is_not_ended():
+async def test_a_body_with_data_after_its_end_is_not_ended():
     body = body_of((PLAIN, b"x")) + b"x"
     out, problem = await sent_until_refused(received(body, length=len(body)))
     assert isinstance(problem, MalformedForm)
@@ -321,13 +319,13 @@ async def test_a_small_upload_is_one_block():
     assert len(blocks) == 1
 
 
-async def test_large_blocks_are_passed_on_as_they_came():
+async def test_large_blocks_are_passed_on_unchanged():
     content = [b"x" * 100_000, b"y" * 100_000]
     _, blocks = await sent(made(("f", "a", 200_000, content)))
     assert blocks[1] is content[1]
 
 
-async def test_no_block_is_kept_once_the_next_one_is_there():
+async def test_no_block_is_kept_when_the_next_one_is_yielded():
     content = [bytes(100_000) for _ in range(3)]
     before = [sys.getrefcount(block) for block in content]
     framed = await frame(made(("f", "a", 300_000, content)))
@@ -336,7 +334,7 @@ async def test_no_block_is_kept_once_the_next_one_is_there():
     assert [sys.getrefcount(block) for block in content][:2] == before[:2]
 
 
-async def test_nothing_is_read_of_a_file_before_its_first_block_is_asked_for():
+async def test_a_file_is_not_read_before_its_first_block_is_requested():
     read = []
 
     async def chunks():
@@ -352,7 +350,7 @@ async def test_nothing_is_read_of_a_file_before_its_first_block_is_asked_for():
     assert read
 
 
-async def test_a_refusal_in_the_fields_ahead_of_the_file_comes_before_any_block():
+async def test_a_refusal_in_fields_before_the_file_precedes_any_block():
     body = body_of((b'Content-Disposition: form-data; name="a"; name="b"', b"1"), (PLAIN, b"x"))
     with pytest.raises(MalformedForm):
         await frame(received(body, length=len(body)))

@@ -1,4 +1,4 @@
-"""Bodies of forms: what is refused, and that the rest comes out byte for byte, however it is cut into blocks."""
+"""Form bodies: malformed ones are refused, valid ones are parsed exactly, for any division into blocks."""
 
 import itertools
 import re
@@ -19,7 +19,7 @@ FILE = b'Content-Disposition: form-data; name="f"; filename="a.txt"\r\n\r\n'
 
 
 def a_form(*blocks, boundary="b", length=None, limits=WIDE):
-    """A form whose body arrives in these blocks."""
+    """A form whose body is read in these blocks."""
     rest = iter(blocks)
 
     async def read():
@@ -40,7 +40,7 @@ async def contents(*blocks, **options):
 
 
 def cut(body, sizes):
-    """The body in blocks of these sizes, over and over."""
+    """Cut the body into blocks of these sizes, repeatedly."""
     if not sizes:
         return [body]
     turns, at, blocks = itertools.cycle(sizes), 0, []
@@ -69,7 +69,7 @@ BODIES = pytest.mark.parametrize("sizes", [[], [1], [2], [3, 1]], ids=["whole", 
         (b"--b\r\n" + FIELD + b"1\r\n--b\r\n" + FILE + b"2\r\n--b\r\n" + FIELD + b"3\r\n--b--", [b"1", b"2", b"3"]),
         (b"--b--\r\n", []),
         (b"--b--", []),
-        # what is nearly a boundary
+        # content similar to a boundary
         *(
             (b"--b\r\n" + FILE + content + b"\r\n--b--", [content])
             for content in (
@@ -102,7 +102,7 @@ BODIES = pytest.mark.parametrize("sizes", [[], [1], [2], [3, 1]], ids=["whole", 
         ),
     ],
 )
-async def test_a_part_is_what_stands_between_its_head_and_the_next_boundary(body, wanted, sizes):
+async def test_a_part_extends_from_its_head_to_the_next_boundary(body, wanted, sizes):
     assert await contents(*cut(body, sizes)) == wanted
 
 
@@ -159,7 +159,7 @@ async def test_a_part_is_what_stands_between_its_head_and_the_next_boundary(body
         (b"--bc\r\n" + FILE + b"x\r\n--b--", MalformedForm, "begins with the boundary"),
         (b"--b \r\n" + FILE + b"x\r\n--b--", MalformedForm, "begins with the boundary"),
         (b"--b\n" + FILE + b"x\r\n--b--", MalformedForm, "begins with the boundary"),
-        # Lines that end in a bare LF (PHP, Werkzeug) or CR (Werkzeug) count for some.
+        # Some parsers accept lines that end with a bare LF (PHP, Werkzeug) or CR (Werkzeug).
         *(
             (b"--b\r\n" + FILE + content + b"\r\n--b--", MalformedForm, "bare CR or LF")
             for content in (
@@ -185,20 +185,20 @@ async def test_a_part_is_what_stands_between_its_head_and_the_next_boundary(body
         (b"--b\r\nContent-Type: a/b\r\n\r\nx\r\n--b--", MalformedForm, "no Content-Disposition"),
         (b"--b\r\n--b\r\n" + FILE + b"x\r\n--b--", MalformedForm, "name and a colon"),
         (b"--b\r\n" + FILE[:-4] + b"\n\nx\r\n--b--" + b"\r\n" * 2, MalformedForm, "bare CR, LF"),
-        # lengths of the part's own
+        # Content-Length of a part
         *(
             (
                 b"--b\r\n" + FILE[:-2] + b"Content-Length: %d\r\n\r\n" % size + content + b"\r\n--b--",
                 MalformedForm,
-                "its own Content-Length",
+                "its Content-Length",
             )
             for size, content in ((0, b"x"), (1, b""), (2, b"x"), (1, b"xy"), (9, b"x\r\n-"))
         ),
-        # an end that is missing
+        # missing end
         (b"--b\r\n" + FILE + b"x" * 999, Truncated, "ends before its closing boundary"),
     ],
 )
-async def test_a_body_that_readers_could_take_two_ways_is_refused(body, problem, reason, sizes):
+async def test_an_ambiguous_body_is_refused(body, problem, reason, sizes):
     with pytest.raises(problem) as refusal:
         await contents(*cut(body, sizes))
     assert type(refusal.value) is problem
@@ -206,7 +206,7 @@ async def test_a_body_that_readers_could_take_two_ways_is_refused(body, problem,
 
 
 @BODIES
-async def test_a_body_cut_off_anywhere_is_truncated(sizes):
+async def test_a_body_cut_at_any_byte_is_truncated(sizes):
     whole = body_of(FIELD + b"1", FILE + b"x", end=b"")
     for length in range(len(whole)):
         with pytest.raises(Truncated, match="ends before its closing boundary"):
@@ -229,12 +229,12 @@ async def test_a_body_cut_off_anywhere_is_truncated(sizes):
     ],
 )
 @BODIES
-async def test_every_boundary_of_the_grammar_works(boundary, sizes):
+async def test_every_valid_boundary_works(boundary, sizes):
     body = body_of(FIELD + b"1", FILE + b"2", boundary=boundary.encode())
     assert await contents(*cut(body, sizes), boundary=f'"{boundary}"') == [b"1", b"2"]
 
 
-def test_a_boundary_outside_the_grammar_is_refused_at_once():
+def test_an_invalid_boundary_is_refused_immediately():
     with pytest.raises(MalformedForm):
         a_form(boundary="x" * 71)
 
@@ -244,27 +244,27 @@ def test_a_form_keeps_boundary_and_length():
     assert (form.boundary, form.length) == (b"x", 7)
 
 
-async def test_a_part_shows_its_head_as_it_came():
+async def test_a_part_has_its_head_as_received():
     async for part in a_form(b"--b\r\n" + FILE + b"\r\n--b--").parts:
         assert part.head == FILE
         assert [chunk async for chunk in part.chunks] == []
 
 
-async def test_a_part_of_a_right_length_of_its_own_is_passed_on_with_it():
+async def test_a_part_with_a_correct_content_length_keeps_it():
     async for part in a_form(b"--b\r\n" + FILE[:-2] + b"Content-Length: 3\r\n\r\nx\r\n\r\n--b--").parts:
         assert part.size == 3
         assert b"".join([chunk async for chunk in part.chunks]) == b"x\r\n"
 
 
-async def test_blocks_of_a_file_are_handed_on_as_they_came():
-    """No copy: the very objects that came in."""
+async def test_blocks_of_a_file_are_passed_on_unchanged():
+    """Without a copy: the same objects."""
     first, *blocks = [b"x" * 1000, b"y\n" * 1000 + b"y", b"-" * 1000]
     async for part in a_form(b"--b\r\n" + FILE + first, *blocks, b"\r\n--b--").parts:
         _, *seen = [chunk async for chunk in part.chunks]
     assert all(chunk is block for chunk, block in zip(seen, blocks, strict=True))
 
 
-async def test_the_next_part_is_not_given_before_this_one_was_read():
+async def test_the_next_part_is_not_available_before_this_one_was_read():
     parts = a_form(body_of(FILE + b"1", FILE + b"2")).parts
     await anext(parts)
     with pytest.raises(AssertionError):
@@ -274,7 +274,7 @@ async def test_the_next_part_is_not_given_before_this_one_was_read():
 # Limits
 
 
-async def test_as_many_parts_as_allowed_pass_and_one_more_does_not():
+async def test_the_number_of_parts_is_limited():
     limits = FormLimits(parts=3, fields_size=99)
     assert len(await contents(body_of(*[FIELD] * 3), limits=limits)) == 3
     with pytest.raises(TooManyParts):
@@ -282,7 +282,7 @@ async def test_as_many_parts_as_allowed_pass_and_one_more_does_not():
 
 
 @BODIES
-async def test_fields_may_be_as_large_as_allowed_together_and_files_do_not_count(sizes):
+async def test_the_total_size_of_fields_is_limited(sizes):
     limits = FormLimits(parts=9, fields_size=10)
     fits = body_of(FIELD + b"x" * 4, FILE + b"x" * 99, FIELD + b"y" * 6, FIELD)
     assert [len(content) for content in await contents(*cut(fits, sizes), limits=limits)] == [4, 99, 6, 0]
@@ -291,13 +291,13 @@ async def test_fields_may_be_as_large_as_allowed_together_and_files_do_not_count
 
 
 def head_of(size):
-    """A head of ``size`` bytes, its blank line and the CRLF before that left out."""
+    """A head of ``size`` bytes, without its blank line and the CRLF before that."""
     start = FILE[:-4] + b"\r\nX-Pad: "
     return start + b"x" * (size - len(start))
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [4096], [16384], [7]])
-async def test_a_head_has_16_kib(sizes):
+async def test_a_head_may_have_16_kib(sizes):
     longest = 16 * 1024 - 2
     assert await contents(*cut(body_of(head_of(longest) + b"\r\n\r\n"), sizes)) == [b""]
     for over in (1, 2, 3, 4, 9999):
@@ -305,7 +305,7 @@ async def test_a_head_has_16_kib(sizes):
             await contents(*cut(body_of(head_of(longest + over) + b"\r\n\r\n"), sizes))
 
 
-async def test_a_head_that_never_ends_is_refused_while_it_comes():
+async def test_an_endless_head_is_refused_while_it_is_received():
     read = 0
 
     async def endless():
@@ -319,7 +319,7 @@ async def test_a_head_that_never_ends_is_refused_while_it_comes():
     assert read < 9
 
 
-# Files that must be there
+# Required files
 
 
 async def requiring(body, field="f"):
@@ -362,7 +362,7 @@ async def test_a_form_without_a_file_in_the_field_is_refused_at_its_end(parts):
         await requiring(body_of(*parts))
 
 
-async def test_a_broken_form_is_called_broken_although_its_file_is_missing_too():
+async def test_a_malformed_form_without_a_file_is_reported_as_malformed():
     with pytest.raises(Truncated):
         await requiring(body_of(FIELD)[:-5])
 
@@ -370,7 +370,7 @@ async def test_a_broken_form_is_called_broken_although_its_file_is_missing_too()
 # Properties
 
 BOUNDARY = b"bound"
-# Whatever a reader of blocks could trip over, at the edges of blocks and far from them.
+# Content that is difficult for a parser of blocks, at the edges of blocks and within them.
 BITS = [
     b"\r",
     b"\n",
@@ -399,7 +399,7 @@ TYPES = st.sampled_from([None, "text/plain", "application/octet-stream", "text/p
 
 @st.composite
 def heads(draw):
-    """A head as some client writes it, in bytes."""
+    """A head as sent by some client."""
     name, filename, media_type = draw(TEXTS), draw(st.none() | TEXTS | st.just("")), draw(TYPES)
     escape = draw(st.sampled_from(["%22", '\\"']))
     line = f'Content-Disposition: form-data; name="{name.replace(chr(34), escape)}"'
@@ -421,12 +421,12 @@ def joined(parts, end=b"\r\n"):
 
 
 def holds_a_boundary(content):
-    """Whether a line of the content, ended by whatever ends a line anywhere, begins with the boundary."""
+    """Whether a line of the content begins with the boundary, for any line ending that some parser accepts."""
     return re.search(rb"[\r\n]--bound", b"\r\n" + content) is not None
 
 
 async def outcome(body, sizes):
-    """What a body is read as, or None if it is refused; it may be refused in no other way than by a 4xx."""
+    """Return the parsed parts, or None if the body is refused. Only 4xx problems are allowed."""
     try:
         return await parts_of(a_form(*cut(body, sizes), boundary="bound"))
     except Problem as problem:
@@ -458,7 +458,7 @@ def mutated(body, changes):
 
 
 @given(PARTS, st.lists(CUTS, max_size=4), SIZES)
-async def test_the_blocks_make_no_difference_to_what_is_refused(parts, changes, sizes):
+async def test_refusals_do_not_depend_on_the_blocks(parts, changes, sizes):
     body = mutated(joined(parts), changes)
     assert await outcome(body, sizes) == await outcome(body, [])
 
@@ -471,7 +471,7 @@ async def test_any_bytes_are_a_form_or_a_problem(body, sizes):
 
 
 def plain(text):
-    """Some readers undo the HTML standard's quoting, some not."""
+    """Undo the quoting of the HTML standard, which only some parsers do."""
     return text and text.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
 
 
@@ -481,7 +481,7 @@ def alike(found):
 
 @pytest.mark.parametrize("reader", READERS)
 @given(parts=PARTS, changes=st.lists(CUTS, max_size=3), knows_length=st.booleans())
-async def test_what_is_passed_on_is_read_by_others_as_by_us(reader, parts, changes, knows_length):
+async def test_other_parsers_read_the_forwarded_form_in_the_same_way(reader, parts, changes, knows_length):
     body = mutated(joined(parts), changes)
     read = await outcome(body, [])
     assume(read)

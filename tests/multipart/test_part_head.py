@@ -1,4 +1,4 @@
-"""Part heads: what is refused, what is read, and the one canonical form that comes out."""
+"""Part heads: refused ones, parsed ones, and their canonical form."""
 
 from contextlib import suppress
 
@@ -41,7 +41,7 @@ def canonical(raw: bytes) -> bytes:
         (b'Content-Disposition: form-data; name="\xe4"', "not UTF-8"),
         (b'Content-Disposition: form-data; name="a\\b"', "backslash"),
         (b'Content-Disposition: form-data; name="a\\\\b"', "backslash"),
-        # two of what there may be one of
+        # duplicates
         (PLAIN + b"\r\n" + PLAIN, "two"),
         (PLAIN + b"\r\ncontent-disposition: attachment", "two"),
         (PLAIN + b"\r\nContent-Type: a/b\r\ncontent-type: a/b", "two"),
@@ -66,7 +66,7 @@ def canonical(raw: bytes) -> bytes:
         (b"Content-Disposition: form-data; name*=utf-8''a", "not for forms"),
         (b"Content-Disposition: form-data; name=a; name*=utf-8''b", "not for forms"),
         (b"Content-Disposition: form-data; name*0=a; name*1=b", "not for forms"),
-        # parameters that are none
+        # malformed parameters
         (b'Content-Disposition: form-data; name="a', "parameter"),
         (b'Content-Disposition: form-data; name="a"b', "parameter"),
         (b'Content-Disposition: form-data; name="a" b', "parameter"),
@@ -113,7 +113,7 @@ def canonical(raw: bytes) -> bytes:
         ),
     ],
 )
-def test_a_head_that_could_be_read_in_two_ways_is_refused(raw, reason):
+def test_an_ambiguous_head_is_refused(raw, reason):
     with pytest.raises(MalformedForm) as refusal:
         read_head(raw)
     assert reason in refusal.value.detail
@@ -327,13 +327,13 @@ def test_a_head_that_could_be_read_in_two_ways_is_refused(raw, reason):
         ),
     ],
 )
-def test_a_head_is_read_and_written_in_one_canonical_form(raw, name, filename, head):
+def test_a_head_is_parsed_and_written_in_canonical_form(raw, name, filename, head):
     read = read_head(raw)
     assert (read.name, read.filename) == (name, filename)
     assert write_head(part(read)) == head + b"\r\n\r\n"
 
 
-def test_a_head_gives_its_own_length():
+def test_a_head_may_declare_its_content_length():
     assert read_head(PLAIN + b"\r\nContent-Length: 12").size == 12
     assert read_head(PLAIN).size is None
 
@@ -355,13 +355,13 @@ def test_a_head_gives_its_own_length():
         (b'Content-Disposition: form-data; name="f"; filename="a\\"b"', False),
         (b'Content-Disposition: form-data; name="f\\"g"', False),
         (b'Content-Disposition: form-data; name="f"; filename="\xff"', False),
-        # Readers that do not know the escape find a file name in this parameter.
+        # Parsers that do not support the escape find a file name in this parameter.
         (b'Content-Disposition: form-data; name="f"; x="\\"; filename=\\"evil"', False),
         (b'Content-Disposition: form-data; name="f"; x!="; name=evil"', False),
         (b'Content-Disposition: form-data;\tname="f"', False),
     ],
 )
-def test_only_a_head_that_says_in_its_bytes_what_was_read_is_faithful(raw, faithful):
+def test_only_a_head_whose_bytes_have_the_parsed_meaning_is_faithful(raw, faithful):
     assert read_head(raw).faithful is faithful
 
 
@@ -374,7 +374,7 @@ VALUES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0
     lambda value: value.strip(" \t")
 )
 OTHERS = st.lists(st.tuples(TOKENS.map(lambda name: "X-" + name), VALUES), max_size=3).map(tuple)
-# Tabs are kept, but make a head one that is not sent on as it is.
+# Tabs are kept, but a head with tabs is not faithful.
 HEADS = st.builds(
     Head, NAMES, FILENAMES, st.none() | st.just("text/plain; charset=utf-8"), st.none(), OTHERS, st.just(True)
 )
@@ -385,7 +385,7 @@ def quoted(name):
 
 
 @given(HEADS)
-def test_what_is_written_reads_as_it_was_meant(head):
+def test_a_written_head_is_parsed_to_the_same_values(head):
     read = read_head(write_head(part(head))[:-4])
     assert (read.name, read.filename) == (quoted(head.name), quoted(head.filename))
     assert (read.media_type, read.headers) == (head.media_type, head.headers)
@@ -407,7 +407,7 @@ def test_a_head_cannot_be_padded_to_less_than_it_is():
 
 
 @pytest.mark.parametrize(("name", "out"), [("a\ud800b", "a\ufffdb"), ("\U0001f600", "\U0001f600")])
-def test_half_a_surrogate_pair_is_written_as_a_replacement_character(name, out):
+def test_a_lone_surrogate_is_written_as_a_replacement_character(name, out):
     head = write_head(part(Head(name, name, None, None, (), True)))
     assert head == f'Content-Disposition: form-data; name="{out}"; filename="{out}"\r\n\r\n'.encode()
 
@@ -462,8 +462,8 @@ def test_any_bytes_are_a_head_or_malformed_and_what_is_written_of_them_reads_the
 
 
 @pytest.mark.timeout(60)
-def test_no_head_takes_long_to_read():
-    """What took the square of its length would not end before the test does."""
+def test_parsing_a_head_takes_linear_time():
+    """With quadratic time, this test would not end."""
     size = 1024 * 1024
     hostile = [
         PLAIN + b"\r\nX: " + b" " * size + b"x",
@@ -499,7 +499,7 @@ def test_no_head_takes_long_to_read():
         ('multipart/form-data; boundary=",x"', b",x"),
     ],
 )
-def test_boundaries_inside_the_grammar_are_read(content_type, boundary):
+def test_valid_boundaries_are_parsed(content_type, boundary):
     assert read_boundary(content_type) == boundary
 
 
@@ -525,17 +525,17 @@ def test_boundaries_inside_the_grammar_are_read(content_type, boundary):
         ('multipart/form-data; boundary="x\\y"', "parameter"),
         ("multipart/form-data; boundary=x; boundary=x", "repeats"),
         ("multipart/form-data; boundary=x; BOUNDARY=y", "repeats"),
-        # What looks for the word alone, as PHP does, would find the wrong one.
+        # A parser that searches for the word only, as PHP does, would find the wrong one.
         ("multipart/form-data; xboundary=y; boundary=x", "boundary twice"),
         ('multipart/form-data; x="; boundary=y"; boundary=x', "boundary twice"),
         ("multipart/form-data; boundary=x; boundary*=utf-8''y", "boundary twice"),
         ("multipart/form-data; boundary*0=x; boundary*1=y; boundary=z", "boundary twice"),
-        # Names would be read in another charset than ours by those who heed it.
+        # Parsers that support the parameter would decode names with another charset.
         ("multipart/form-data; boundary=x; charset=utf-7", "charset"),
         ("multipart/form-data; boundary=x; charset=utf-16", "charset"),
     ],
 )
-def test_boundaries_outside_the_grammar_are_refused(content_type, reason):
+def test_invalid_boundaries_are_refused(content_type, reason):
     with pytest.raises(MalformedForm) as refusal:
         read_boundary(content_type)
     assert reason in refusal.value.detail

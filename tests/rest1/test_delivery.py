@@ -34,7 +34,7 @@ from aiorelay.errors import ClientGone, StorageFull, TooLarge, UpstreamFailed, U
 from aiorelay.files.spool import Spool
 from aiorelay.multipart.framing import FramedBody
 from aiorelay.rest1.delivery import Delivery
-from aiorelay.rest1.upstream import Upstream, Waits
+from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 
 MIB = 1024 * 1024
 SMALL = os.urandom(2000)
@@ -315,8 +315,8 @@ def post(tmp_path, pool):
     """Posts a spooled body to a URL, and gives the answer's status and body."""
 
     async def post(url, body=LARGE, headers=(), *, backoff=0.01, notice=0.005, **limits):
-        waits = Waits(**{"idle": PATIENCE, "answer": PATIENCE, **limits})
-        async with Upstream(URL(url), context=ssl.create_default_context(), waits=waits) as upstream:
+        timeouts = UpstreamTimeouts(**{"idle": PATIENCE, "answer": PATIENCE, **limits})
+        async with Upstream(URL(url), context=ssl.create_default_context(), timeouts=timeouts) as upstream:
             delivery = Delivery(
                 upstream, lambda: Spool(tmp_path, 100 * MIB, pool), "always", backoff=backoff, notice=notice
             )
@@ -471,7 +471,9 @@ async def test_of_a_block_that_was_being_written_some_may_have_arrived(recorder)
     upstream = await recorder(break_off_after_the_head)
     block = bytes(16 * MIB)  # more than the sockets' buffers take
     async with Upstream(
-        URL(upstream.url), context=ssl.create_default_context(), waits=Waits(idle=PATIENCE, answer=PATIENCE)
+        URL(upstream.url),
+        context=ssl.create_default_context(),
+        timeouts=UpstreamTimeouts(idle=PATIENCE, answer=PATIENCE),
     ) as api:
         with pytest.raises(UpstreamFailed) as caught:
             async with api.post(FramedBody(b"b", len(block), blocks_of(block)), CIMultiDict(), ""):
@@ -544,7 +546,9 @@ async def test_nothing_is_sent_of_a_body_that_ends_badly(recorder, tmp_path, poo
     upstream = await recorder()
     before = descriptors()
     async with Upstream(
-        URL(upstream.url), context=ssl.create_default_context(), waits=Waits(idle=PATIENCE, answer=PATIENCE)
+        URL(upstream.url),
+        context=ssl.create_default_context(),
+        timeouts=UpstreamTimeouts(idle=PATIENCE, answer=PATIENCE),
     ) as api:
         delivery = Delivery(api, lambda: Spool(tmp_path, 100 * MIB, pool), "always")
         with pytest.raises(ClientGone):

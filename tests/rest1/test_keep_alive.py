@@ -1,4 +1,4 @@
-"""For how long an idle connection to an upload API is used again, and what that saves from its hang-ups."""
+"""Reuse of idle connections, so that no upload is lost when the upload API closes one."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ SMALL = request("/upload1", form(part("somefile", b"content", "a.txt")))
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that is set by the test."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -29,7 +29,7 @@ def clock():
     return Clock()
 
 
-def test_at_first_no_connection_is_used_again(clock):
+def test_initially_no_connection_is_reused(clock):
     keep_alive = KeepAlive(clock)
     assert keep_alive.limit() == 0
     assert keep_alive.wants_watch()
@@ -42,14 +42,14 @@ def test_one_connection_is_watched_at_a_time(clock):
 
 
 @pytest.mark.parametrize(("watched", "limit"), [(0.99, 0), (1.0, 0.5), (2.0, 1.0), (WATCH, LONGEST), (60, LONGEST)])
-def test_half_the_time_that_a_watched_connection_has_stayed_open_is_safe(clock, watched, limit):
+def test_the_limit_is_half_the_time_for_which_a_watched_connection_stayed_open(clock, watched, limit):
     keep_alive = KeepAlive(clock)
     keep_alive.watch()
     clock.now += watched
     assert keep_alive.limit() == limit
 
 
-def test_after_a_watch_to_its_end_there_is_no_more_to_learn(clock):
+def test_after_a_full_watch_no_other_is_needed(clock):
     keep_alive = KeepAlive(clock)
     keep_alive.watch()
     clock.now += WATCH
@@ -59,7 +59,7 @@ def test_after_a_watch_to_its_end_there_is_no_more_to_learn(clock):
 
 
 @pytest.mark.parametrize(("watched", "limit"), [(0, 0), (0.99, 0), (1.0, 0.5), (2.0, 1.0)])
-def test_half_the_time_after_which_the_server_hangs_up_is_safe(clock, watched, limit):
+def test_the_limit_is_half_the_time_after_which_the_server_closes(clock, watched, limit):
     keep_alive = KeepAlive(clock)
     keep_alive.watch()
     clock.now += watched
@@ -68,15 +68,15 @@ def test_half_the_time_after_which_the_server_hangs_up_is_safe(clock, watched, l
 
 
 @pytest.mark.parametrize(("idle", "limit"), [(0.2, 0), (1.2, 0.6)])
-def test_a_hang_up_on_a_connection_that_was_kept_shortens_the_time(clock, idle, limit):
+def test_a_close_of_a_kept_connection_reduces_the_limit(clock, idle, limit):
     keep_alive = KeepAlive(clock, seen=WATCH)
-    keep_alive.hung_up(idle)
+    keep_alive.server_closed(idle)
     assert keep_alive.limit() == limit
 
 
-def test_what_a_hang_up_taught_is_looked_into_again_after_a_minute(clock):
+def test_the_time_is_measured_again_a_minute_after_a_close(clock):
     keep_alive = KeepAlive(clock, seen=WATCH)
-    keep_alive.hung_up(1.2)
+    keep_alive.server_closed(1.2)
     clock.now += 59
     assert not keep_alive.wants_watch()
     clock.now += 1
@@ -84,24 +84,24 @@ def test_what_a_hang_up_taught_is_looked_into_again_after_a_minute(clock):
     assert keep_alive.limit() == 0.6
 
 
-def test_after_a_connection_broke_in_use_all_is_learnt_anew(clock):
+def test_the_time_is_measured_again_after_a_connection_failed_in_use(clock):
     keep_alive = KeepAlive(clock, seen=WATCH)
-    keep_alive.forget()
+    keep_alive.reset()
     assert keep_alive.limit() == 0
     assert keep_alive.wants_watch()
 
 
-def test_a_watch_counts_from_the_last_break(clock):
+def test_a_watch_begins_at_the_last_failure(clock):
     keep_alive = KeepAlive(clock)
     keep_alive.watch()
     clock.now += 2
-    keep_alive.forget()
+    keep_alive.reset()
     clock.now += 0.9
     assert keep_alive.limit() == 0
 
 
 def hanging_up(after):
-    """Answer uploads, and hang up without notice on a connection that is idle for so many seconds."""
+    """Answer uploads, and close connections that are idle for ``after`` seconds."""
 
     async def script(connection):
         await connection.request()
@@ -112,7 +112,7 @@ def hanging_up(after):
             if not next_request.done() and not connection.received_more():
                 next_request.cancel()
                 return
-            await next_request  # or raise, where the relay has hung up
+            await next_request  # raises if the relay has closed the connection
 
     return script
 
@@ -124,7 +124,7 @@ def hanging_up(after):
         for scheme, after in [*(("http", after) for after in (0, 0.001, 0.005, 0.01, 2)), ("https", 0.01), ("https", 2)]
     ],
 )
-async def test_no_upload_meets_the_hang_up_of_an_idle_connection(aiorelay_server, recorder, tmp_path, scheme, after):
+async def test_no_upload_is_sent_when_an_idle_connection_is_closed(aiorelay_server, recorder, tmp_path, scheme, after):
     authority, tls = trustme.CA(), None
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     if scheme == "https":

@@ -1,9 +1,9 @@
-"""Pieces of files are no files: what is known to be one is refused before the upload API has a whole form."""
+"""Uploads of one piece of a file are refused before the upload API has received the complete form."""
 
 import pytest
 from peers import connected, form, part, request
 
-CONTENT = b"x" * 700_000  # more than is judged before the upload API hears of it
+CONTENT = b"x" * 700_000  # more than is read before the upload API is contacted
 
 
 def of_dropzone(pieces):
@@ -81,7 +81,7 @@ async def test_an_index_without_the_number_of_pieces_is_one_of_several(relay, na
     ],
 )
 @pytest.mark.parametrize("target", ["/upload1", "/upload", "/upload/a.txt", "/upload2"])
-async def test_a_request_that_says_so_is_refused_before_its_body_is_read(relay, target, fields):
+async def test_a_head_that_declares_a_piece_is_refused_before_the_body_is_read(relay, target, fields):
     upstream, chain = await relay()
     options = {"method": "PUT", "content_type": "text/plain"} if target == "/upload/a.txt" else {}
     head = request(target, b"", length=10**9, **options).replace(b"\r\n", b"\r\n" + fields.encode() + b"\r\n", 1)
@@ -90,20 +90,20 @@ async def test_a_request_that_says_so_is_refused_before_its_body_is_read(relay, 
     assert upstream.connections == []
 
 
-async def test_a_query_may_say_so_too(relay):
+async def test_a_query_may_declare_a_piece(relay):
     _, chain = await relay()
     sent = request("/upload/a.txt?resumableChunkNumber=1&resumableTotalChunks=3", b"x", method="PUT")
     assert (await answer_to(chain, sent)).status == 400
 
 
-async def test_a_client_of_resumable_uploads_may_send_the_whole(relay):
+async def test_a_client_of_resumable_uploads_may_send_a_whole_file(relay):
     _, chain = await relay()
     whole = upload({}).replace(b"\r\n", b"\r\nUpload-Complete: ?1\r\nUpload-Length: 700000\r\n", 1)
     assert (await answer_to(chain, whole)).status == 200
 
 
-async def test_allow_pieces_lets_them_through_and_the_log_says_so(relay, caplog):
+async def test_allow_pieces_accepts_pieces_with_a_warning(relay, caplog):
     upstream, chain = await relay(allow_pieces=True)
     assert (await answer_to(chain, upload(of_dropzone(3)))).status == 200
     assert len(upstream.requests) == 1
-    assert caplog.messages.count("a piece of a file is let through (allow-pieces): the checks see the piece alone") == 1
+    assert caplog.messages.count("accepted a piece of a file (allow-pieces); the checks see only the piece") == 1

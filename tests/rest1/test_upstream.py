@@ -1,4 +1,4 @@
-"""The upload API behind the relay, and all it can do wrong."""
+"""Uploads to an upload API that fails in different ways."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ from processes import FREE_PORTS, Process, started
 from yarl import URL
 
 from aiorelay.multipart.framing import FramedBody
-from aiorelay.rest1.upstream import Upstream, Waits
+from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 
 MIB = 1024 * 1024
 SMALL = request("/upload1", form(part("somefile", b"content", "a.txt")))
@@ -40,7 +40,7 @@ LARGE = form(part("somefile", os.urandom(MIB) * 16, "a.bin"))
 
 @pytest.fixture
 def relay(aiorelay_server, recorder):
-    """A factory of a recorder that follows a script, and a relay in front of it."""
+    """A factory of a relay in front of a recorder with a script."""
 
     async def start(script=None, **settings):
         upstream = await recorder(script)
@@ -143,7 +143,7 @@ async def test_upstream_that_never_answers(relay):
     [(b"", b"HTTP/1.1 102 Processing\r\n\r\n"), (b"HTTP/1.1 200 OK\r\n", b"X-A: 1\r\n")],
     ids=["informational answers", "a head"],
 )
-async def test_upstream_that_takes_its_time_answers_too_late(relay, first, drip):
+async def test_an_upstream_that_answers_slowly_times_out(relay, first, drip):
     async def script(connection):
         await connection.request()
         await connection.send(first)
@@ -196,7 +196,7 @@ async def test_upload_longer_than_the_answer_may_take(relay):
     "length", [b"Content-Length: 10\r\n\r\n12345", b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n"]
 )
 @pytest.mark.parametrize("way", ["close", "reset"])
-async def test_answer_that_breaks_off_is_broken_for_the_client_too(relay, length, way):
+async def test_an_aborted_answer_is_aborted_for_the_client_too(relay, length, way):
     async def script(connection):
         await connection.request()
         await connection.send(b"HTTP/1.1 200 OK\r\n" + length)
@@ -208,7 +208,7 @@ async def test_answer_that_breaks_off_is_broken_for_the_client_too(relay, length
     assert not answer.whole
 
 
-async def test_answer_that_stalls_is_broken_off(relay):
+async def test_an_answer_that_stalls_is_aborted(relay):
     async def script(connection):
         await connection.request()
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
@@ -259,7 +259,7 @@ async def test_early_refusal_of_an_upstream_that_closes_reaches_the_client(relay
 
 @pytest.mark.parametrize("round_", range(10))
 async def test_early_refusal_that_a_reset_overtakes_reaches_the_client(relay, round_):
-    """The system keeps what arrived before a reset; it is read after the write has failed."""
+    """The kernel keeps data received before a reset; the relay reads them after the write has failed."""
     _, chain = await relay(answering_and_closing(TOO_LARGE))
     async with connected(chain.rest1, chain.tls) as client:
         answer = await client.ask(request("/upload1", LARGE))
@@ -313,7 +313,7 @@ async def test_early_success_of_an_upstream_that_closes_is_no_success_before_the
     assert answer.status in {400, 502}
 
 
-# -- an upstream that reads no more
+# -- an upstream that stops reading
 
 
 def sockets(process: Process) -> int:
@@ -330,7 +330,7 @@ def answering_and_hanging(answer: bytes = b""):
 
 
 async def refused_while_it_hangs(client):
-    """A client whose form turns out to be none while the upload API takes no more of it."""
+    """A client that sends a malformed form, after the upload API has stopped reading."""
     body = LARGE[: 4 * MIB] + BROKEN
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(client.send(request("/upload1", body, length=len(LARGE))), 1)
@@ -355,7 +355,7 @@ BROKEN = f"\r\n--{BOUNDARY}x".encode()
     ids=["413", "200", "none", "none, without TLS"],
 )
 @pytest.mark.parametrize("how", [sends_all, refused_while_it_hangs, leaves])
-async def test_nothing_lingers_for_an_upstream_that_reads_no_more(recorder, tmp_path, how, answer, scheme):
+async def test_no_connection_is_left_open_to_an_upstream_that_stops_reading(recorder, tmp_path, how, answer, scheme):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -372,7 +372,7 @@ async def test_nothing_lingers_for_an_upstream_that_reads_no_more(recorder, tmp_
         assert f"{BOUNDARY}--".encode() not in connection.received
 
 
-# -- what it may do
+# -- valid behaviour
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -444,7 +444,7 @@ async def test_zipped_answer_is_passed_back_zipped(relay):
 
 @pytest.fixture
 def secured(recorder, tmp_path):
-    """A recorder with a certificate for 127.0.0.1 of a CA of its own, and the CA's certificate as a file."""
+    """A recorder with a certificate from a test CA, and a file with the certificate of the CA."""
 
     async def start(name="127.0.0.1"):
         authority = trustme.CA()
@@ -475,7 +475,7 @@ async def test_upstream_of_another_name_is_not_trusted(secured, aiorelay_server)
     assert_problem(await ask(chain.rest1, chain.tls, SMALL), 502, "tls_certificate_error")
 
 
-async def test_upstream_is_not_verified_if_so_wished(secured, aiorelay_server):
+async def test_an_upstream_is_not_verified_with_upstream_insecure(secured, aiorelay_server):
     upstream, _ = await secured("elsewhere.example")
     chain = await aiorelay_server(only="rest1", upstream=upstream.url, upstream_insecure=True)
     assert (await ask(chain.rest1, chain.tls, SMALL)).status == 200
@@ -491,10 +491,10 @@ async def test_upstream_that_speaks_no_tls(recorder, aiorelay_server):
     assert_problem(await ask(chain.rest1, chain.tls, SMALL), 502, "tls_protocol_error")
 
 
-# -- a client that vanishes
+# -- a client that disconnects
 
 
-async def test_vanished_clients_leave_nothing_behind(aiorelay_server):
+async def test_disconnected_clients_leave_nothing_behind(aiorelay_server):
     chain = await aiorelay_server()
     with nothing_left_behind(chain.store) as nothing_left:
         for way in ("reset", "finish", "close"):
@@ -506,7 +506,7 @@ async def test_vanished_clients_leave_nothing_behind(aiorelay_server):
     assert chain.stored() == []
 
 
-async def test_client_that_vanishes_while_the_answer_is_awaited(relay):
+async def test_a_client_that_disconnects_while_the_relay_waits_for_the_answer(relay):
     async def script(connection):
         await connection.request()
         await connection.until_cut()
@@ -550,10 +550,10 @@ async def test_not_ready_while_the_upstream_is_down(aiorelay_server):
     assert answer.status == 503
 
 
-# -- a connection that is used again
+# -- a reused connection
 
 
-async def test_who_still_reads_its_answer_does_not_cut_the_next_upload_on_its_connection(recorder):
+async def test_reading_an_answer_does_not_abort_the_next_upload_on_its_connection(recorder):
     gate = asyncio.Event()
 
     async def script(connection):
@@ -584,13 +584,16 @@ async def test_who_still_reads_its_answer_does_not_cut_the_next_upload_on_its_co
 
     recorded = await recorder(script)
     async with Upstream(
-        URL(recorded.url), context=ssl.create_default_context(), waits=Waits(idle=60, answer=60), keeps_idle=60
+        URL(recorded.url),
+        context=ssl.create_default_context(),
+        timeouts=UpstreamTimeouts(idle=60, answer=60),
+        server_keep_alive=60,
     ) as upstream:
         async with post(b"first") as answer:
             await answer.read()
             next_one = asyncio.create_task(next_upload())
             before = -1
-            while before < sent:  # until its bytes wait for the kernel
+            while before < sent:  # until its bytes are in the send buffer
                 before = sent
                 await asyncio.wait([next_one], timeout=0.2)
         gate.set()
@@ -600,7 +603,7 @@ async def test_who_still_reads_its_answer_does_not_cut_the_next_upload_on_its_co
 
 @pytest.mark.parametrize("length", [None, 7], ids=["chunked", "with a length"])
 async def test_the_end_of_a_body_waits_for_no_answer(recorder, length):
-    """On a connection that is used again: on a new one, TLS has something to say before an answer."""
+    """On a reused connection: on a new one, TLS sends data before the response."""
     authority = trustme.CA()
     serving, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("127.0.0.1").configure_cert(serving)
@@ -610,7 +613,7 @@ async def test_the_end_of_a_body_waits_for_no_answer(recorder, length):
     async def script(connection):
         while True:
             whole.put_nowait(await connection.request())
-            await asyncio.sleep(0.3)  # longer than the silence that is allowed while a body is sent
+            await asyncio.sleep(0.3)  # longer than the idle timeout
             await connection.send(DONE)
 
     async def blocks() -> AsyncGenerator[bytes, None]:
@@ -618,7 +621,7 @@ async def test_the_end_of_a_body_waits_for_no_answer(recorder, length):
 
     recorded = await recorder(script, tls=serving)
     async with Upstream(
-        URL(recorded.url), context=trusting, waits=Waits(idle=0.1, answer=60), keeps_idle=60
+        URL(recorded.url), context=trusting, timeouts=UpstreamTimeouts(idle=0.1, answer=60), server_keep_alive=60
     ) as upstream:
         for _ in range(3):
             async with upstream.post(FramedBody(b"b", length, blocks()), CIMultiDict(), "") as answer:

@@ -1,4 +1,4 @@
-"""The embedded upload API: its answer, its names, and nothing left of what was not whole."""
+"""The embedded upload API: its response, its file names, and the removal of incomplete uploads."""
 
 import asyncio
 import hashlib
@@ -26,7 +26,7 @@ def code(answer) -> str:
 
 
 def with_head(*fields: str, size: int = 32 * 1024) -> bytes:
-    """An upload whose head has these fields, and is filled up to so many bytes."""
+    """An upload whose head has these fields and is padded to ``size`` bytes."""
     body = form(part("somefile", b"content", "a.txt"))
     while (left := size - len(request("/upload1", b"", *fields))) > 10:
         fields += (f"X: {'x' * min(1000, left - 5)}",)
@@ -44,7 +44,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("sent", HEADS.values(), ids=HEADS)
-async def test_any_head_that_the_relay_takes_is_taken_behind_it(aiorelay_server, sent):
+async def test_any_head_that_the_relay_accepts_is_accepted_by_rest2(aiorelay_server, sent):
     chain = await aiorelay_server()
     assert (await ask(chain.rest1, chain.tls, sent)).status == 200
 
@@ -97,7 +97,7 @@ async def test_files_of_the_same_name_are_all_kept(rest2):
     assert {file["filename"] for file in files} == {"a.txt"}
 
 
-async def test_type_of_a_file_that_has_none_is_bytes(rest2):
+async def test_a_file_without_a_type_is_application_octet_stream(rest2):
     answer = await upload(rest2, part("a", b"content", "a.txt"))
     assert answer.json()["files"][0]["content_type"] == "application/octet-stream"
 
@@ -153,7 +153,7 @@ async def test_names_are_safe(rest2, filename, stored):
     assert path.parent.parent == rest2.store
 
 
-async def test_file_without_a_name_but_with_bytes_gets_its_fields(rest2):
+async def test_a_nonempty_file_without_a_name_gets_that_of_its_field(rest2):
     answer = await upload(rest2, part("a", b"content", ""))
     assert answer.status == 200
     assert rest2.stored()[0].name == "a"
@@ -217,7 +217,7 @@ async def test_aborted_uploads_leave_nothing(rest2, way, chunked):
     assert rest2.stored() == []
 
 
-async def test_file_cannot_be_seen_before_it_is_whole(rest2):
+async def test_a_file_is_not_visible_before_it_is_complete(rest2):
     sent = request("/upload", form(part("a", os.urandom(3 * MIB), "a")))
     async with connected(rest2.rest2, rest2.tls) as client:
         await client.send(sent[:-4])
@@ -231,7 +231,7 @@ async def test_file_cannot_be_seen_before_it_is_whole(rest2):
 # -- the store
 
 
-async def test_start_sweeps_what_a_killed_process_left(aiorelay_server, tmp_path):
+async def test_the_start_removes_incomplete_uploads_of_a_killed_process(aiorelay_server, tmp_path):
     (tmp_path / DEAD).mkdir()
     (tmp_path / DEAD / "half").write_bytes(b"half")
     (tmp_path / "kept").mkdir()
@@ -250,7 +250,7 @@ async def test_files_are_kept_with_and_without_fsync(aiorelay_server, tmp_path, 
     assert [path.read_bytes() for path in chain.stored()] == [content, b""]
 
 
-async def test_uploads_at_the_same_time_do_not_meet(rest2):
+async def test_concurrent_uploads_do_not_mix(rest2):
     async def one(number: int) -> None:
         answer = await upload(rest2, part("a", str(number) * 100_000, "a.txt"))
         assert answer.json()["files"][0]["sha256"] == hashlib.sha256(str(number).encode() * 100_000).hexdigest()

@@ -1,4 +1,4 @@
-"""Files kept whole or not at all."""
+"""Files are stored completely or not at all."""
 
 import asyncio
 import errno
@@ -38,7 +38,7 @@ def store(root: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A maker of a small disk of one's own, where the system lets us mount one."""
+    """A factory of small filesystems, if the test may mount them."""
     point = tmp_path / "disk"
     point.mkdir()
 
@@ -81,7 +81,7 @@ def only_entry(directory: Path) -> Path:
 
 
 def descriptors_below(directory: Path) -> list[str]:
-    """What this process has open below ``directory``."""
+    """Return the paths below ``directory`` that this process has open."""
     paths = []
     for fd in Path("/proc/self/fd").iterdir():
         try:
@@ -102,7 +102,7 @@ def assert_nothing_is_left(root: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5])
-async def test_a_kept_file_is_whole_under_its_final_name(store: Store, root: Path, size: int) -> None:
+async def test_a_kept_file_is_complete_under_its_final_name(store: Store, root: Path, size: int) -> None:
     content = os.urandom(size)
     blocks = [content[start : start + 100_000] for start in range(0, size, 100_000)]
     path, file = await upload(store, "a.bin", *blocks)
@@ -127,7 +127,7 @@ def test_blocks_of_any_lengths_are_written_in_order(
     shutil.rmtree(root)
 
 
-async def test_a_file_sent_byte_by_byte_is_whole(store: Store) -> None:
+async def test_a_file_sent_byte_by_byte_is_complete(store: Store) -> None:
     content = os.urandom(5000)
     path, _ = await upload(store, "drip", *(content[at : at + 1] for at in range(len(content))))
     assert path.read_bytes() == content
@@ -145,7 +145,7 @@ async def test_all_files_of_a_form_appear_at_once(store: Store, root: Path) -> N
     assert [path.read_text() for path in stored(root)] == ["a.txt", "b.txt"]
 
 
-async def test_what_is_kept_is_listed_while_uploads_come_and_go(store: Store, root: Path) -> None:
+async def test_kept_files_are_listed_during_other_uploads(store: Store, root: Path) -> None:
     path, _ = await upload(store, "a", b"kept")
     over = threading.Event()
 
@@ -244,7 +244,7 @@ async def test_an_exception_passes_through_and_leaves_nothing(store: Store, root
     assert_nothing_is_left(root)
 
 
-async def test_an_exception_after_keep_takes_nothing_away(store: Store, root: Path) -> None:
+async def test_an_exception_after_keep_removes_nothing(store: Store, root: Path) -> None:
     async def receive() -> None:
         async with store.receive() as incoming:
             await incoming.file("a").close()
@@ -278,7 +278,7 @@ async def test_cancellation_with_a_piece_in_flight_leaves_nothing(store: Store, 
     await writing.wait()
     task.cancel()
     await asyncio.sleep(0)
-    task.cancel()  # an impatient server asks twice
+    task.cancel()  # a server may cancel twice
     with pytest.raises(asyncio.CancelledError):
         await task
     assert_nothing_is_left(root)
@@ -296,7 +296,7 @@ async def test_an_upload_cancelled_at_any_moment_is_kept_only_if_keep_returned(r
         assert descriptors_below(root) == []
 
 
-async def test_an_upload_whose_directory_was_taken_away_fails(
+async def test_an_upload_whose_directory_was_removed_fails(
     store: Store, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def receive() -> None:
@@ -312,13 +312,13 @@ async def test_an_upload_whose_directory_was_taken_away_fails(
     assert caplog.messages == []
 
 
-async def test_what_cannot_be_removed_is_told_and_swept_later(
+async def test_a_failed_removal_is_logged_and_repeated_at_the_next_start(
     store: Store, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with store.receive() as incoming:
         incoming.file("a")
         (only_entry(root) / "foreign").touch()
-    assert "the next start sweeps it" in caplog.text
+    assert "the next start removes it" in caplog.text
     assert descriptors_below(root) == []
     with opened(root):
         assert names_in(root) == []
@@ -333,7 +333,7 @@ def test_a_root_that_is_missing_is_made_with_its_parents(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("below", ["", "sub"])
-def test_a_root_that_cannot_be_made_is_one_plain_sentence(tmp_path: Path, below: str) -> None:
+def test_a_root_that_cannot_be_created_is_a_startup_error(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").touch()
     store = Store(tmp_path / "file" / below, fsync=False)
     with pytest.raises(StartupError, match=r"cannot store files in .*file.*; see --store") as caught:
@@ -389,7 +389,7 @@ def writing_process(root: Path) -> Iterator["subprocess.Popen[bytes]"]:
             process.kill()
 
 
-def test_a_killed_process_leaves_nothing_under_a_final_name_and_the_next_start_sweeps(root: Path) -> None:
+def test_a_killed_process_leaves_no_final_name_and_the_next_start_cleans_up(root: Path) -> None:
     with writing_process(root) as process:
         process.kill()
         process.wait()
@@ -399,7 +399,7 @@ def test_a_killed_process_leaves_nothing_under_a_final_name_and_the_next_start_s
             assert names_in(root) == []
 
 
-def test_what_a_living_process_writes_is_not_swept(root: Path) -> None:
+def test_uploads_of_a_running_process_are_not_swept(root: Path) -> None:
     with writing_process(root):
         (incoming,) = root.iterdir()
         with opened(root):
@@ -415,7 +415,7 @@ async def test_a_second_store_in_this_process_does_not_sweep_the_first(root: Pat
         assert stored(root) == [directory / "a"]
 
 
-async def test_no_upload_is_lost_to_sweeps_that_never_stop(root: Path) -> None:
+async def test_no_upload_is_lost_to_continuous_sweeps(root: Path) -> None:
     stop = threading.Event()
 
     def sweep() -> None:
@@ -436,7 +436,7 @@ async def test_no_upload_is_lost_to_sweeps_that_never_stop(root: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_what_only_looks_like_ours_is_not_swept_nor_followed(
+def test_files_and_links_with_an_incoming_name_are_not_swept(
     root: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     precious = tmp_path / "precious"
@@ -450,10 +450,10 @@ def test_what_only_looks_like_ours_is_not_swept_nor_followed(
     with opened(root):
         assert names_in(root) == [DEAD]
     assert names_in(precious) == ["file"]
-    assert "cannot sweep" in caplog.text
+    assert "cannot remove" in caplog.text
 
 
-# A disk, or a process, that has no more
+# Full disks, and processes at a limit
 
 
 @pytest.mark.parametrize("size", [400_000, 4 * MIB])
@@ -483,7 +483,7 @@ async def test_a_file_that_failed_cannot_be_closed_or_kept(mounted: Callable[[st
         assert names_in(root) == []
 
 
-async def test_a_disk_without_room_for_a_name_is_storage_full_but_no_reason_not_to_start(
+async def test_a_disk_without_free_inodes_is_storage_full_but_does_not_prevent_the_start(
     mounted: Callable[[str], Path],
 ) -> None:
     root = mounted("size=1m,nr_inodes=2")
@@ -561,7 +561,7 @@ asyncio.run(main(Path(sys.argv[1])))
 
 
 def injected(fault: str, root: Path) -> str:
-    """Upload a file while the kernel reports ``fault``; return all that was said."""
+    """Upload a file while strace injects ``fault``. Return the output of the process."""
     strace = shutil.which("strace")
     if strace is None or subprocess.run([strace, "true"], capture_output=True, check=False).returncode:
         pytest.skip("strace cannot be used here")
@@ -574,7 +574,7 @@ def injected(fault: str, root: Path) -> str:
 @pytest.mark.parametrize(
     ("error", "answer"), [("EIO", f"internal {errno.EIO}"), ("EDQUOT", f"storage-full {errno.EDQUOT}")]
 )
-def test_what_could_not_be_synced_is_not_kept(root: Path, which: int, error: str, answer: str) -> None:
+def test_a_file_that_could_not_be_synced_is_not_kept(root: Path, which: int, error: str, answer: str) -> None:
     root.mkdir()
     assert injected(f"fsync:error={error}:when={which}", root) == answer
     assert names_in(root) == []
@@ -587,7 +587,7 @@ def test_a_disk_that_fails_is_an_internal_error_and_leaves_nothing(root: Path, c
     assert names_in(root) == []
 
 
-def test_an_upload_starts_over_where_a_sweep_was_faster(root: Path) -> None:
+def test_an_upload_retries_if_a_sweep_removed_its_directory(root: Path) -> None:
     assert injected("flock:error=EAGAIN:when=2", root) == "kept"
     assert len(stored(root)) == 1
 
@@ -595,7 +595,7 @@ def test_an_upload_starts_over_where_a_sweep_was_faster(root: Path) -> None:
 def test_a_filesystem_without_locks_is_written_but_not_swept(root: Path) -> None:
     (root / DEAD).mkdir(parents=True)
     said = injected("flock:error=ENOSYS", root)
-    assert "cannot sweep" in said
+    assert "cannot remove" in said
     assert said.endswith("kept")
     assert len(stored(root)) == 1
     assert (root / DEAD).exists()

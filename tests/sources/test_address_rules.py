@@ -1,4 +1,4 @@
-"""Which addresses and hosts a remote source may have."""
+"""The addresses and hosts that a remote source may have."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -6,8 +6,7 @@ import pytest
 
 from aiorelay.sources.address_rules import HostRules, refusal
 
-# Name, first and last address of each block, and its neighbours: the nearest addresses that may be dialled, or
-# None where no such address is next to it.
+# Name, first and last address of each block, and the nearest allowed addresses before and after it, or None.
 BLOCKS = [
     ("this network", "0.0.0.1", "0.255.255.255", None, "1.0.0.0"),
     ("private-use", "10.0.0.0", "10.255.255.255", "9.255.255.255", "11.0.0.0"),
@@ -116,7 +115,7 @@ def test_public_address_may_be_dialled(address: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["::ffff:", "64:ff9b::"])
-def test_mapped_and_nat64_addresses_are_judged_by_what_they_carry(prefix: str) -> None:
+def test_mapped_and_nat64_addresses_are_treated_as_the_embedded_address(prefix: str) -> None:
     assert refusal(f"{prefix}8.8.8.8", 80) is None
     assert refusal(f"{prefix}127.0.0.1", 80) == "loopback 127.0.0.0/8"
     assert refusal(f"{prefix}169.254.169.254", 80) == "cloud metadata"
@@ -125,11 +124,11 @@ def test_mapped_and_nat64_addresses_are_judged_by_what_they_carry(prefix: str) -
 
 
 @pytest.mark.parametrize("address", ["2002:7f00:1::1", "2001:0:7f00:1::1", "::127.0.0.1", "64:ff9b:1::7f00:1"])
-def test_other_transition_addresses_stay_refused_when_the_ipv4_they_carry_is_opened(address: str) -> None:
+def test_other_transition_addresses_stay_refused_if_the_embedded_ipv4_is_allowed(address: str) -> None:
     assert refusal(address, 80, allowed=[ip_network("127.0.0.0/8")])
 
 
-def test_allowed_network_opens_what_it_covers_and_no_more() -> None:
+def test_allowed_network_allows_only_its_addresses() -> None:
     allowed = [ip_network("10.1.0.0/16"), ip_network("fd00:1::/32")]
     assert refusal("10.1.255.255", 80, allowed=allowed) is None
     assert refusal("10.2.0.0", 80, allowed=allowed) == "private-use 10.0.0.0/8"
@@ -193,7 +192,7 @@ def test_own_listener_is_opened_by_the_network_of_its_address(bound: str) -> Non
         ("[::1]", "::1"),
     ],
 )
-def test_host_rule_names(pattern: str, host: str) -> None:
+def test_host_rule_matches(pattern: str, host: str) -> None:
     assert HostRules([pattern]).names(host)
 
 
@@ -211,7 +210,7 @@ def test_host_rule_names(pattern: str, host: str) -> None:
         ("127.0.0.1", "127.0.0.11"),
     ],
 )
-def test_host_rule_does_not_name(pattern: str, host: str) -> None:
+def test_host_rule_does_not_match(pattern: str, host: str) -> None:
     assert not HostRules([pattern]).names(host)
 
 

@@ -1,4 +1,4 @@
-"""JSON requests: what they may ask for."""
+"""JSON requests: valid and invalid member names."""
 
 import json
 
@@ -9,7 +9,7 @@ from aiorelay.sources.ingest import read_ingest
 
 
 @pytest.mark.parametrize("name", ["", "a\\", "a\\b", "a\0b"])
-def test_a_member_that_no_form_can_name_in_one_way_only_is_refused(name):
+def test_a_member_with_an_ambiguous_field_name_is_refused(name):
     with pytest.raises(BadSource, match="name of a form field"):
         read_ingest(json.dumps({"somefile": "/a", name: "x"}).encode(), "somefile")
 

@@ -1,8 +1,8 @@
-"""The archive check: spool a file while it streams, inspect it once it is whole.
+"""The archive check: spool a file while it streams, inspect it when it is complete.
 
-Refused: more bytes, entries, or times its own size than the limits allow; paths and links that lead out of the archive;
-devices and encrypted entries; headers that disagree, overlapping entries, data that only some programs see; archives
-inside. A file that is only compressed counts as an archive of one entry. What is no archive by its content passes.
+It refuses archives that exceed the limits on unpacked bytes, entries or ratio; paths and links that lead out of the
+archive; devices and encrypted entries; conflicting headers, overlapping entries and data that only some programs find;
+archives within archives. A compressed file counts as an archive of one entry. Other files pass.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from aiorelay.checks.archives.embedded import SEARCHED, Detector, search
 from aiorelay.checks.archives.formats import HEAD, UUENCODED, ZIP_HEADS, compression, is_tar_header, is_unreadable
-from aiorelay.checks.archives.inflate import PIECE, InflatedPart, as_far_as_sound, inflated
+from aiorelay.checks.archives.inflate import PIECE, InflatedPart, inflated, inflated_until_damaged
 from aiorelay.checks.archives.rules import ArchiveBudget, UnpackLimits, damaged
 from aiorelay.checks.archives.tar import inspect_tar
 from aiorelay.checks.archives.zip import inspect_content, inspect_zips
@@ -29,7 +29,7 @@ __all__ = ["UnpackLimits", "archive_check", "inspect"]
 
 
 def archive_check(limits: UnpackLimits, spool: Callable[[], Spool], pool: Executor) -> CheckFactory:
-    """Refuse, with ``ArchiveRefused``, archives beyond ``limits``. They are kept in what ``spool`` makes."""
+    """Refuse archives that exceed ``limits`` with ``ArchiveRefused``. Each file is kept in a spool from ``spool``."""
 
     def make(part: Part) -> Check | None:
         return _ArchiveCheck(limits, spool(), pool) if part.is_file else None
@@ -42,7 +42,7 @@ class _ArchiveCheck:
         self._limits = limits
         self._spool = spool
         self._pool = pool
-        self._looking: asyncio.Future[None] | None = None
+        self._inspection: asyncio.Future[None] | None = None
 
     async def feed(self, chunk: bytes) -> None:
         await self._spool.write(chunk)
@@ -50,36 +50,37 @@ class _ArchiveCheck:
     async def finish(self) -> None:
         await self._spool.end()
         loop = asyncio.get_running_loop()
-        self._looking = loop.run_in_executor(self._pool, inspect, self._spool.file(), self._limits)
-        await asyncio.shield(self._looking)
+        self._inspection = loop.run_in_executor(self._pool, inspect, self._spool.file(), self._limits)
+        await asyncio.shield(self._inspection)
 
     async def close(self) -> None:
-        if self._looking is not None:
-            await wait_until_done(self._looking)
+        if self._inspection is not None:
+            await wait_until_done(self._inspection)
         await self._spool.close()
 
 
 _TAR_PADDING = 10_240
-"""Bytes that a tar of nothing is long: they inflate from next to none, and are not held against the ratio."""
+"""Length of an empty tar in bytes. It compresses to almost nothing, so the ratio does not count it."""
 
 _COMPRESSED = re.compile(rb"\x1f\x8b\x08[\0-\x1f].{4}[\0\2\4]|BZh[1-9]1AY&SY|\xfd7zXZ\0", re.DOTALL)
-"""Where 7-Zip finds compressed data in a file of another format."""
+"""The beginning of compressed data that 7-Zip finds inside a file of another format."""
 
 _UNREADABLE = re.compile(
     rb"7z\xbc\xaf\x27\x1c\0[\2-\4].{10}\0\0|Rar!\x1a\x07(?:\0..\x73|\x01\0.{4}[\3-\x7f][\1\4])", re.DOTALL
 )
-"""Where 7-Zip finds archives of others, by more than their signature: programs that read them hold that, too."""
+"""The beginning of a 7z or rar archive that 7-Zip finds inside other data. A signature alone would also match programs
+that read these formats."""
 
-_BEGINNING = 128 << 10  # bytes in which bsdtar looks for uuencoded data
-_DISC_AT, _DISC = 32_769, b"CD001"  # ISO 9660: directory entries may share their data
+_BEGINNING = 128 << 10  # bytes in which bsdtar searches for uuencoded data
+_DISC_AT, _DISC = 32_769, b"CD001"  # ISO 9660: several directory entries may share the same data
 
 
 def inspect(file: BinaryIO, limits: UnpackLimits) -> None:
-    """Judge a complete file, seekable and read from its beginning whatever its position. Slow: for a thread.
+    """Inspect a complete, seekable file from its beginning. This blocks and may be slow: call it in a thread.
 
-    Raises ``ArchiveRefused``, and OSError where ``file`` cannot be read or a document in it not be copied. Takes time
-    in proportion to the file and to what it unpacks to within ``limits``, memory to its number of entries, and disk
-    space (``TMPDIR``) to the largest documents that lie in each other.
+    Raises ``ArchiveRefused``, and OSError if ``file`` cannot be read or an embedded document cannot be copied. Time is
+    proportional to the size of the file and of its unpacked content within ``limits``, memory to the number of entries,
+    and disk space (in ``TMPDIR``) to the size of the largest documents nested in each other.
     """
     size = file.seek(0, SEEK_END)
     budget = ArchiveBudget(limits, size)
@@ -94,15 +95,14 @@ def inspect(file: BinaryIO, limits: UnpackLimits) -> None:
         inspect_tar(_pieces(file, size), budget)
     elif not head.startswith(ZIP_HEADS):
         _inspect_hidden_streams(file, size, budget)
-    inspect_zips(
-        file, size, ArchiveBudget(limits, size), is_tar=is_tar
-    )  # a program unpacks the zips of a file, or the rest
+    # A budget of its own: a program unpacks either the zips in a file or the rest of it.
+    inspect_zips(file, size, ArchiveBudget(limits, size), is_tar=is_tar)
     if not is_tar:
         _refuse_hidden_tar(_pieces(file, size))
 
 
 def _inspect_stream(pieces: Iterator[bytes], budget: ArchiveBudget) -> None:
-    """Judge what a compressed file inflates to: a tar, or one file that must be no archive itself."""
+    """Inspect the content of a compressed file: a tar, or one file that must not be an archive."""
     head = b""
     while len(head) < HEAD and (piece := next(pieces, b"")):
         head += piece
@@ -110,23 +110,25 @@ def _inspect_stream(pieces: Iterator[bytes], budget: ArchiveBudget) -> None:
     if is_tar_header(head):
         inspect_tar(pieces, budget)
         return
-    budget.entry(0)  # its size is counted while it inflates
+    budget.entry(0)  # its size is counted while it is inflated
     inspect_content("", pieces, budget)
 
 
 def _inspect_hidden_streams(file: BinaryIO, size: int, budget: ArchiveBudget) -> None:
-    """Count what compressed data inflate to that are behind others; refuse those that nothing here reads."""
+    """Count the size of compressed data that follow other data. Refuse those in a format that cannot be read."""
     if next(search(file, _UNREADABLE, 0, min(SEARCHED, size)), None) is not None:
         raise _unreadable()
     for at in search(file, _COMPRESSED, 0, min(SEARCHED, size)):
         kind = compression(InflatedPart(file, at, size).read(16))
         if kind is not None:
-            for piece in as_far_as_sound(InflatedPart(file, at, size), kind):
-                budget.more(len(piece))
+            for piece in inflated_until_damaged(InflatedPart(file, at, size), kind):
+                budget.inflated_more(len(piece))
 
 
 def _unreadable() -> ArchiveRefused:
-    return ArchiveRefused("The file is, or holds, an archive of a format that cannot be looked into.")
+    return ArchiveRefused(
+        "The file is or contains an archive in a format that cannot be inspected. Send a zip or a tar."
+    )
 
 
 def _refuse_hidden_tar(pieces: Iterator[bytes]) -> None:
@@ -134,7 +136,7 @@ def _refuse_hidden_tar(pieces: Iterator[bytes]) -> None:
     for piece in pieces:
         detector.feed(piece)
     if detector.tar:
-        raise damaged("a tar is hidden in it")
+        raise damaged("it contains a hidden tar")
 
 
 def _pieces(file: BinaryIO, size: int) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
-"""Tell by name and first bytes whether a file is an archive. Pure.
+"""Detect archives by file name and first bytes. Pure.
 
-No format is believed because of a name alone; an entry *inside* an archive is suspected because of one.
+The name of an uploaded file does not count. For an entry inside an archive, the name alone is sufficient.
 """
 
 import re
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 HEAD = 512
-"""Bytes of a file's beginning that all this takes: a tar header is that long."""
+"""Number of bytes at a file's beginning that are needed: the length of a tar header."""
 
 ZIP_HEADS = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -36,14 +36,14 @@ _UNREADABLE = re.compile(
     rb"|[\x50-\x5f]\x2a\x4d\x18|(?:[ \t]*#[^\n]*\n|[ \t]*\r?\n)*(?:#mtree|[^<\n]* type=(?:file|dir|link)[ \r\n])",
     re.DOTALL,
 )
-"""7z, rar, cab, xar, lzh, cpio, rpm; compress, lz4 (and its old form), lzip, lrzip, lzop, frames that
-lz4 and zstd skip; mtree, a text from which bsdtar makes files of any size."""
+"""7z, rar, cab, xar, lzh, cpio, rpm; compress, lz4 (and its legacy format), lzip, lrzip, lzop, skippable frames of
+lz4 and zstd; mtree, a text from which bsdtar creates files of any size."""
 
 UUENCODED = re.compile(
     rb"(?:^|\n)begin(?: [0-7]{3,4} [^\n]{1,255}\n[!-`][ -`]{1,84}"
     rb"|-base64 [0-7]{3,4} [^\n]{1,255}\n[A-Za-z0-9+/=]{4,128})\r?\n"
 )
-"""What bsdtar decodes wherever it is among the first lines of a text."""
+"""Uuencoded and base64 data, which bsdtar decodes if they are among the first lines of a text."""
 
 _COMPRESSIONS: dict[Compression, re.Pattern[bytes]] = {
     "gzip": re.compile(rb"\x1f\x8b\x08"),
@@ -55,7 +55,7 @@ _COMPRESSIONS: dict[Compression, re.Pattern[bytes]] = {
 _CHECKSUM = re.compile(rb"[ \0]*([0-7]+)(?:[ \0].*)?", re.DOTALL)
 _ASCII = bytes(range(128))
 _SIZE = re.compile(rb"[ \0]*[0-7]*(?:[ \0].*)?|[\x80\xff].*", re.DOTALL)
-# Office files embed one another as a matter of course: a chart in a presentation is a workbook.
+# Office files often embed one another: a chart in a presentation is a workbook.
 _DOCUMENT_NAME = re.compile(r".*\.(?:(?:doc|dot|xls|xlt|ppt|pot|pps)[xm]|xlsb|vsdx|od[tspgfb]|epub)", re.IGNORECASE)
 _DOCUMENT_HEAD = re.compile(
     rb"PK\x03\x04.{26}(?:\[Content_Types\]\.xml|mimetype|(?:_rels|docProps|word|xl|ppt)/)", re.DOTALL
@@ -63,19 +63,19 @@ _DOCUMENT_HEAD = re.compile(
 
 
 def compression(head: bytes) -> Compression | None:
-    """Tell what a file that begins with ``head`` is compressed with, of what some Python can decompress."""
+    """Return the compression of a file that begins with ``head``, if a supported Python version can decompress it."""
     return next((kind for kind, magic in _COMPRESSIONS.items() if magic.match(head)), None)
 
 
 def is_unreadable(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is an archive, or compressed, in a format that nothing here reads."""
+    """Whether a file that begins with ``head`` is archived or compressed in an unsupported format."""
     return _UNREADABLE.match(head) is not None
 
 
 def is_tar_header(block: bytes) -> bool:
-    """Whether a tar could begin with ``block``: it says so itself, or its checksum fits (POSIX.1-1988, ustar; v7 tar).
+    """Whether ``block`` can be a tar header, by its magic (POSIX.1-1988, ustar) or its checksum (v7 tar).
 
-    The checksum adds up all bytes, signed in some old programs, its own field taken as spaces.
+    The checksum is the sum of all bytes, with its own field as spaces. Some old programs sum signed bytes.
     """
     if len(block) < HEAD:
         return False
@@ -85,7 +85,7 @@ def is_tar_header(block: bytes) -> bool:
 
 
 def has_tar_checksum(data: bytes, at: int) -> bool:
-    """Whether there is a header at ``at``, by its checksum and by its size: fields that every tar reads."""
+    """Whether there is a tar header at ``at``, by its checksum and size fields, which every tar program reads."""
     field = _CHECKSUM.fullmatch(data, at + 148, at + 156)
     if field is None or _SIZE.fullmatch(data, at + 124, at + 136) is None:
         return False
@@ -93,19 +93,19 @@ def has_tar_checksum(data: bytes, at: int) -> bool:
 
 
 def tar_checksums(block: bytes) -> tuple[int, int]:
-    """Add up the header ``block`` as unsigned and as signed bytes."""
+    """Return the sums of the header ``block`` as unsigned and as signed bytes."""
     summed = block[:148] + b" " * 8 + block[156:HEAD]
     unsigned = sum(summed)
     return unsigned, unsigned - 256 * len(summed.translate(None, _ASCII))
 
 
 def is_document(name: str, head: bytes) -> bool:
-    """Whether an entry is an Office document or an e-book, by its ending and by its first bytes: a zip file."""
+    """Whether an entry is an Office document or an e-book (a zip file), by its extension and its first bytes."""
     return _DOCUMENT_NAME.fullmatch(name) is not None and _DOCUMENT_HEAD.match(head) is not None
 
 
 def is_archive(name: str, head: bytes) -> bool:
-    """Whether an entry is an archive or compressed, by its ending or by its first bytes."""
+    """Whether an entry is archived or compressed, by its extension or its first bytes."""
     ending = name[name.rfind(".") :] if "." in name else ""
     return (
         _ENDINGS.fullmatch(ending) is not None

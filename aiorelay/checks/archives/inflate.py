@@ -1,7 +1,7 @@
 """Decompress data in pieces of bounded size: whole files and the entries of zip files.
 
-inflated     a file that is compressed as a whole: gzip (RFC 1952), bzip2, xz, lzma and zstd, of one member or of many
-unpacked     one entry of a zip, by each method that the standard library knows (APPNOTE 4.4.5)
+inflated     a compressed file of one or more members: gzip (RFC 1952), bzip2, xz, lzma or zstd
+unpacked     one entry of a zip, by every method in the standard library (APPNOTE 4.4.5)
 """
 
 import bz2
@@ -15,18 +15,18 @@ from aiorelay.checks.archives.formats import Compression, compression
 from aiorelay.checks.archives.rules import damaged
 from aiorelay.errors import ArchiveRefused
 
-__all__ = ["PIECE", "STORED", "InflatedPart", "as_far_as_sound", "inflated", "unpacked"]
+__all__ = ["PIECE", "STORED", "InflatedPart", "inflated", "inflated_until_damaged", "unpacked"]
 
 PIECE = 64 * 1024
-"""Most bytes that one step inflates to."""
+"""Largest piece in bytes that one step inflates."""
 
 STORED = 0
-"""The method of an entry that is not compressed."""
+"""Compression method of an uncompressed entry."""
 
-_BLOCK = 16 * 1024  # bytes read at once: what follows a member's end is copied, for each member
-_MOST_MEMORY = 128 << 20  # bytes that a decoder of xz or lzma may take; xz -9 wants 65 MiB
+_BLOCK = 16 * 1024  # bytes read at once; the decoder copies the bytes after each member's end
+_MOST_MEMORY = 128 << 20  # memory limit in bytes of the xz and lzma decoders; xz -9 needs 65 MiB
 _FREE_MEMBERS = 10_000
-_LEAST_A_MEMBER = 4096  # bytes inflated that a member holds on average, beyond that many of them
+_LEAST_A_MEMBER = 4096  # inflated bytes per member on average, required of files with more members
 
 
 class _Readable(Protocol):
@@ -34,7 +34,7 @@ class _Readable(Protocol):
 
 
 class _Decompressor(Protocol):
-    """What bz2, lzma and zstd have in common."""
+    """The common interface of the decompressors of bz2, lzma and zstd."""
 
     @property
     def eof(self) -> bool: ...
@@ -46,7 +46,7 @@ class _Decompressor(Protocol):
 
 
 class _Inflate:
-    """zlib's decompressor, shaped as those are."""
+    """zlib's decompressor behind the same interface."""
 
     def __init__(self, wbits: int) -> None:
         self._inflate = zlib.decompressobj(wbits)
@@ -68,7 +68,7 @@ class _Inflate:
 
 
 def _zip_lzma(packed: _Readable) -> _Decompressor:
-    """Read what precedes LZMA data in a zip (APPNOTE 5.8.8): version, length, lc/lp/pb, size of the dictionary."""
+    """Read the header of LZMA data in a zip (APPNOTE 5.8.8): version, length, lc/lp/pb, dictionary size."""
     header = packed.read(9)
     if len(header) < 9 or header[2:4] != b"\5\0":
         raise damaged("an entry cannot be inflated")
@@ -76,7 +76,7 @@ def _zip_lzma(packed: _Readable) -> _Decompressor:
     pb, lp = divmod(rest, 5)
     dictionary = max(int.from_bytes(header[5:], "little"), 4096)
     if dictionary > _MOST_MEMORY:
-        raise damaged("an entry takes too much memory to inflate")
+        raise damaged("an entry needs too much memory to be inflated")
     try:
         return lzma.LZMADecompressor(
             lzma.FORMAT_RAW,
@@ -97,7 +97,7 @@ _METHODS: dict[int, Callable[[_Readable], _Decompressor]] = {
     12: lambda _: bz2.BZ2Decompressor(),
     14: _zip_lzma,
 }
-# bz2 raises OSError and ValueError for bad data; nothing here reads from a disk.
+# bz2 raises OSError and ValueError for invalid data.
 _ERRORS: tuple[type[Exception], ...] = (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError)
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdDecompressor, ZstdError
@@ -108,7 +108,7 @@ if sys.version_info >= (3, 14):
 
 
 class InflatedPart:
-    """Bytes ``start`` to ``stop`` of a file, read front to back. Nothing else may read the file meanwhile."""
+    """Sequential reader of bytes ``start`` to ``stop`` of a file. The file must not be read by others meanwhile."""
 
     def __init__(self, file: BinaryIO, start: int, stop: int) -> None:
         file.seek(start)
@@ -116,7 +116,7 @@ class InflatedPart:
         self._left = stop - start
 
     def read(self, length: int, /) -> bytes:
-        """Return up to ``length`` bytes; none at the end."""
+        """Return up to ``length`` bytes, or ``b""`` at the end."""
         data = self._file.read(min(length, self._left))
         self._left -= len(data)
         return data
@@ -125,11 +125,13 @@ class InflatedPart:
 def inflated(file: BinaryIO, kind: Compression) -> Iterator[bytes]:
     """Inflate ``file`` from its beginning, in pieces of at most ``PIECE`` bytes.
 
-    Members may follow one another, and zeros the last (tape blocks, xz's padding); anything else after the end,
-    damage, an early end and a swarm of tiny members raise ``ArchiveRefused``, and so does zstd before Python 3.14.
+    Several members are accepted, and zeros after the last one (tape blocks, padding of xz). Raises ``ArchiveRefused``
+    for other data after the end, damaged or truncated data, too many small members, and zstd before Python 3.14.
     """
     if kind not in _FILES:
-        raise ArchiveRefused(f"The file is compressed with {kind}, which cannot be looked into.")
+        raise ArchiveRefused(
+            f"The file is compressed with {kind}, which cannot be inspected. Send it uncompressed or as gzip."
+        )
     file.seek(0)
     rest = file.read(_BLOCK)
     members = total = 0
@@ -140,14 +142,14 @@ def inflated(file: BinaryIO, kind: Compression) -> Iterator[bytes]:
             yield piece
         members += 1
         if members > _FREE_MEMBERS and total < members * _LEAST_A_MEMBER:
-            raise damaged("it is cut into too many pieces")
+            raise damaged("it has too many members")
         rest = _next_member(file, decompressor.unused_data)
         if rest and compression(rest) != kind:
             raise damaged("data follow its end")
 
 
-def as_far_as_sound(packed: _Readable, kind: Compression) -> Iterator[bytes]:
-    """Inflate one member, up to its end or to where it is damaged: what a tool leaves behind that then gives up."""
+def inflated_until_damaged(packed: _Readable, kind: Compression) -> Iterator[bytes]:
+    """Inflate one member up to its end or to the first damage, as programs do that keep partial output."""
     try:
         yield from _member(_FILES[kind](), packed, packed.read(_BLOCK))
     except ArchiveRefused:
@@ -157,13 +159,15 @@ def as_far_as_sound(packed: _Readable, kind: Compression) -> Iterator[bytes]:
 def unpacked(packed: InflatedPart, method: int) -> Iterator[bytes]:
     """Unpack all bytes of one zip entry, in pieces of at most ``PIECE`` bytes.
 
-    Raises ``ArchiveRefused`` for an unknown method, for damage, and for data that go on behind their own end.
+    Raises ``ArchiveRefused`` for an unknown method, damaged data, and data after the end of the compressed stream.
     """
     if method == STORED:
         yield from iter(lambda: packed.read(PIECE), b"")
         return
     if method not in _METHODS:
-        raise ArchiveRefused(f"An entry of the archive is compressed by method {method}, which cannot be looked into.")
+        raise ArchiveRefused(
+            f"An entry of the archive uses compression method {method}, which cannot be inspected. Use deflate."
+        )
     decompressor = _METHODS[method](packed)
     yield from _member(decompressor, packed, packed.read(_BLOCK))
     if decompressor.unused_data or packed.read(1):
@@ -185,7 +189,7 @@ def _member(decompressor: _Decompressor, file: _Readable, data: bytes) -> Iterat
 
 
 def _next_member(file: BinaryIO, rest: bytes) -> bytes:
-    """Skip zeros; return the beginning of what follows them, at least the 13 bytes that tell what it is, if any."""
+    """Skip zeros and return the next bytes: empty at the end, otherwise at least the 13 that identify a format."""
     rest = rest.lstrip(b"\0")
     while not rest and (block := file.read(_BLOCK)):
         rest = block.lstrip(b"\0")

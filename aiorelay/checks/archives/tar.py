@@ -1,11 +1,10 @@
 """Read tar files from front to back (POSIX.1-2001 pax and ustar, GNU, and the v7 format).
 
-    inspect_tar      every entry, and nothing after the end
+    inspect_tar      checks every entry, and that no data follow the end
 
-The standard library's ``tarfile`` is not used, because it would read a long name or a pax header of any size into
-memory and match it with expressions whose time grows with the square of it (CVE-2024-6232), and because it takes a
-damaged header for the end, behind which other programs read on. Sizes that two programs could take from
-different fields must agree, or one would find entries in another's data.
+The standard library's ``tarfile`` is not used. It reads long names and pax headers of any size into memory and parses
+them in quadratic time (CVE-2024-6232). It also treats a damaged header as the end, where other programs continue.
+If two size fields disagree, the archive is refused: one program could find entries in what another reads as data.
 """
 
 import re
@@ -19,8 +18,8 @@ from aiorelay.checks.archives.zip import inspect_content
 __all__ = ["inspect_tar"]
 
 _BLOCK = 512
-_LARGEST_OCTAL = 0o77777777777  # the largest size that fits its field in octal: 8 GiB less one
-_LARGEST_HEADER = 1 << 20  # bytes; extended attributes are the largest that pax headers hold
+_LARGEST_OCTAL = 0o77777777777  # the largest size that fits into the octal field: 8 GiB - 1
+_LARGEST_HEADER = 1 << 20  # bytes; extended attributes make the largest pax headers
 
 _MOST_RECORDS = 1000
 _LENGTH = re.compile(rb"[0-9]{1,8} ")
@@ -31,11 +30,11 @@ _HARDLINK, _SYMLINK, _DIRECTORY, _SPARSE, _MULTIVOLUME = b"1", b"2", b"5", b"S",
 _SPECIAL = (b"3", b"4", b"6")
 _LONG_NAME, _LONG_TARGET, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 _WITHOUT_DATA = (_HARDLINK, _SYMLINK, _DIRECTORY, *_SPECIAL)
-"""Types whose size some programs read as the length of data, and some do not."""
+"""Types for which programs disagree on whether the size field is the length of data."""
 
 
 class _Header(NamedTuple):
-    """What one header block says; ``sparse_size`` is what an old GNU sparse file unpacks to."""
+    """The fields of one header block. ``sparse_size`` is the unpacked size of an old GNU sparse file."""
 
     name: bytes
     target: bytes
@@ -46,7 +45,7 @@ class _Header(NamedTuple):
 
 
 class _Extension(NamedTuple):
-    """What headers before an entry's own say about it."""
+    """The values from extension headers, which precede the header of an entry."""
 
     name: bytes | None = None
     target: bytes | None = None
@@ -55,7 +54,7 @@ class _Extension(NamedTuple):
 
 
 def inspect_tar(pieces: Iterator[bytes], budget: ArchiveBudget) -> None:
-    """Hold every entry of the tar that ``pieces`` are against the rules. Raises ``ArchiveRefused``."""
+    """Check every entry of the tar in ``pieces`` against the rules. Raises ``ArchiveRefused``."""
     stream = _Stream(pieces)
     while block := stream.read_up_to(_BLOCK):
         if not any(block):
@@ -68,9 +67,9 @@ def inspect_tar(pieces: Iterator[bytes], budget: ArchiveBudget) -> None:
 def _entry(stream: "_Stream", block: bytes, budget: ArchiveBudget) -> None:
     header = _header(block)
     if header.kind == _PAX_GLOBAL:
-        budget.entry(0)  # counted: an endless row of them is none better than one of entries
+        budget.entry(0)  # counted, so that their number is limited too
         if _pax(stream.read(_bounded(header.size), padded=True)) != _Extension():
-            raise damaged("a header for all entries gives them one name or size")
+            raise damaged("a global pax header sets a name or a size")
         return
     extension, header = _extensions(stream, header)
     if extension.size is not None and extension.size != header.size and extension.size <= _LARGEST_OCTAL:
@@ -78,16 +77,16 @@ def _entry(stream: "_Stream", block: bytes, budget: ArchiveBudget) -> None:
     size = header.size if extension.size is None else extension.size
     unpacked = [size, header.sparse_size or 0, extension.sparse_size or 0]
     budget.entry(max(unpacked))
-    _judge(stream, header, extension, size, budget)
+    _check_entry(stream, header, extension, size, budget)
 
 
-def _judge(stream: "_Stream", header: _Header, extension: _Extension, size: int, budget: ArchiveBudget) -> None:
-    """Judge one entry by its names, its kind and its data."""
-    names = _texts(extension.name, header.name)  # both: a program may not know the extension
+def _check_entry(stream: "_Stream", header: _Header, extension: _Extension, size: int, budget: ArchiveBudget) -> None:
+    """Check the names, the type and the data of one entry."""
+    names = _texts(extension.name, header.name)  # both, because a program may ignore the extension
     for name in names:
         budget.path(name)
     if header.kind in _WITHOUT_DATA and size:
-        raise damaged("an entry that has no data has a size")
+        raise damaged("an entry of a type without data has a size")
     if header.kind in _SPECIAL:
         budget.special()
     elif header.kind in (_SYMLINK, _HARDLINK):
@@ -99,14 +98,14 @@ def _judge(stream: "_Stream", header: _Header, extension: _Extension, size: int,
     elif header.kind == _MULTIVOLUME:
         raise damaged("it is one volume of several")
     elif header.kind != _DIRECTORY:
-        while header.kind == _SPARSE and header.extended:  # the map of a sparse file goes on, block by block
+        while header.kind == _SPARSE and header.extended:  # the map of a sparse file continues in further blocks
             header = header._replace(extended=stream.read(_BLOCK)[504] != 0)
         inspect_content(names[0], stream.pieces(size), budget)
         stream.skip(-size % _BLOCK)
 
 
 def _extensions(stream: "_Stream", header: _Header) -> tuple[_Extension, _Header]:
-    """Read what precedes an entry's own header, each kind once; return it, and that header."""
+    """Read extension headers, at most one of each kind. Return their values and the header of the entry."""
     seen: dict[bytes, _Extension] = {}
     while header.kind in (_LONG_NAME, _LONG_TARGET, _PAX):
         if header.kind in seen:
@@ -122,12 +121,12 @@ def _extensions(stream: "_Stream", header: _Header) -> tuple[_Extension, _Header
                 seen[header.kind] = _pax(data)
         header = _header(stream.read(_BLOCK))
     if header.kind == _PAX_GLOBAL:
-        raise damaged("a header for all entries stands within one")
+        raise damaged("a global pax header is within the headers of an entry")
     return _merged(seen), header
 
 
 def _merged(seen: dict[bytes, _Extension]) -> _Extension:
-    """Make one of GNU's and pax's extensions, which must agree."""
+    """Merge the extensions of GNU and pax, which must agree."""
     pax = seen.get(_PAX, _Extension())
     name, target = seen.get(_LONG_NAME, pax).name, seen.get(_LONG_TARGET, pax).target
     if pax.name not in (None, name) or pax.target not in (None, target):
@@ -136,7 +135,7 @@ def _merged(seen: dict[bytes, _Extension]) -> _Extension:
 
 
 def _pax(data: bytes) -> _Extension:
-    """Read the records (length, key, value, newline) that say where an entry goes and how long it is."""
+    """Read the records (length, key, value, newline) that hold names and sizes."""
     records: dict[bytes, bytes] = {}
     at = count = 0
     while at < len(data):
@@ -147,7 +146,7 @@ def _pax(data: bytes) -> _Extension:
         if end <= at or end > len(data) or not separator or not value.endswith(b"\n") or count > _MOST_RECORDS:
             raise damaged("a pax header cannot be read")
         if key in records:
-            raise damaged("a pax header says something twice")
+            raise damaged("a pax header has the same key twice")
         if key in _PAX_KEYS:
             records[key] = value[:-1]
         at = end
@@ -168,8 +167,8 @@ def _header(block: bytes) -> _Header:
     if block[257:263] == b"ustar\0" and (prefix := block[345:500].partition(b"\0")[0]):
         name = prefix + b"/" + name
     if kind in (b"\0", b"0", b"7") and name.endswith(b"/"):
-        kind = _DIRECTORY  # how v7 wrote one
-    if kind == b"X":  # how Solaris calls it
+        kind = _DIRECTORY  # the v7 format of a directory
+    if kind == b"X":  # the type that Solaris uses
         kind = _PAX
     return _Header(
         name=name,
@@ -217,11 +216,11 @@ class _Stream:
         self._piece = memoryview(b"")
 
     def read_up_to(self, length: int) -> bytes:
-        """Return ``length`` bytes, fewer only at the end."""
+        """Return ``length`` bytes, or fewer at the end."""
         return b"".join(self._take(length))
 
     def read(self, length: int, *, padded: bool = False) -> bytes:
-        """Return exactly ``length`` bytes; ``padded``: and skip what fills up the last block."""
+        """Return exactly ``length`` bytes. With ``padded``, also skip the padding of the last block."""
         data = self.read_up_to(length)
         if len(data) < length:
             raise damaged("it ends too early")
@@ -234,7 +233,7 @@ class _Stream:
             raise damaged("it ends too early")
 
     def pieces(self, length: int) -> Iterator[bytes]:
-        """Give exactly ``length`` bytes, piece by piece."""
+        """Yield exactly ``length`` bytes in pieces."""
         for piece in self._take(length):
             length -= len(piece)
             yield bytes(piece)
@@ -242,7 +241,7 @@ class _Stream:
             raise damaged("it ends too early")
 
     def expect_zeros(self) -> None:
-        """Read to the end, which only padding may precede."""
+        """Read to the end and refuse anything but zeros."""
         while piece := self.read_up_to(1 << 16):
             if piece != bytes(len(piece)):
                 raise damaged("data follow its end")

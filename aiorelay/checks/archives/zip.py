@@ -1,9 +1,9 @@
 """Check zip files by their central directory and by the data around it.
 
-    inspect_zips       every entry, in both its headers and in full; nothing unlisted that some program would unpack
-    inspect_content    one entry's content, of a zip or of a tar: no archive, or a document that is judged in its turn
+    inspect_zips       checks both headers and the data of every entry, and that there are no unlisted entries
+    inspect_content    checks the content of one entry of a zip or tar: no archive, but possibly an Office document
 
-Every entry is inflated, to see that it is as long as both its headers say and that it is no archive itself.
+Every entry is inflated to verify the size in both headers and to find archives in it.
 """
 
 import stat
@@ -23,33 +23,33 @@ __all__ = ["inspect_content", "inspect_zips"]
 
 
 def inspect_zips(file: BinaryIO, size: int, budget: ArchiveBudget, *, is_tar: bool = False) -> None:
-    """Judge the zip that a file of ``size`` bytes is, or each that is in it. Raises ``ArchiveRefused``.
+    """Inspect every zip in a file of ``size`` bytes, usually the file itself. Raises ``ArchiveRefused``.
 
-    Outside of them, no entry may be where a program would find it that reads front to back: bsdtar does in a file that
-    begins with ``PK``, 7-Zip at the beginning of any file but a tar, whose own entries are judged.
+    Programs that read front to back must find no entry outside of these zips. bsdtar reads so if the file begins with
+    ``PK``. 7-Zip does at the beginning of any file except a tar, whose entries are checked separately.
     """
     head = peek(file, 0, 4)
     streamed = head.startswith(b"PK")
     searched = size if streamed else min(SEARCHED, size)
     end = 0
     for directory in find_directories(file, size, is_tar=is_tar):
-        start = _inspect_zip(file, directory, budget.another())
+        start = _inspect_zip(file, directory, budget.for_archive())
         if not is_tar:
-            _no_hidden_entry(file, end, min(start, searched), surely=not streamed)
+            _no_hidden_entry(file, end, min(start, searched), full_header=not streamed)
         end = directory.end
     if not is_tar and not head.startswith(ZIP_HEADS):
-        _no_hidden_entry(file, end, searched, surely=not streamed)
+        _no_hidden_entry(file, end, searched, full_header=not streamed)
 
 
 def inspect_content(name: str, pieces: Iterator[bytes], budget: ArchiveBudget) -> None:
-    """Judge the content of the last entry, and read all of ``pieces``. Raises ``ArchiveRefused``."""
+    """Inspect the content of the last entry and read all of ``pieces``. Raises ``ArchiveRefused``."""
     head = b""
     while len(head) < HEAD and (piece := next(pieces, b"")):
         head += piece
     detector = Detector()
     pieces = chain([head] if head else [], pieces)
     if is_document(name, head):
-        within = budget.within()
+        within = budget.for_document()
         with tempfile.TemporaryFile() as copy:
             for piece in pieces:
                 detector.feed(piece)
@@ -66,8 +66,8 @@ def inspect_content(name: str, pieces: Iterator[bytes], budget: ArchiveBudget) -
 
 
 def _inspect_zip(file: BinaryIO, directory: Directory, budget: ArchiveBudget) -> int:
-    """Hold every entry against the rules; return where the first one starts."""
-    budget.announced(directory.entries)
+    """Check every entry against the rules. Return the offset of the first one."""
+    budget.declared(directory.entries)
     listed = sorted(entries(file, directory), key=lambda entry: entry.offset)
     first = end = listed[0].offset if listed else directory.start
     for entry in listed:
@@ -83,38 +83,37 @@ def _inspect_zip(file: BinaryIO, directory: Directory, budget: ArchiveBudget) ->
         start, end = extent(file, entry)
         if end > directory.start:
             raise damaged("an entry overlaps the directory")
-        _look_into(file, entry, start, budget)
+        _inspect_entry(file, entry, start, budget)
     _no_hidden_entry(file, end, directory.start)
     budget.finish()
     return first
 
 
-def _no_hidden_entry(file: BinaryIO, start: int, stop: int, *, surely: bool = False) -> None:
-    """Refuse an unlisted entry where a program looks for one that reads front to back; ``surely``: as 7-Zip does."""
+def _no_hidden_entry(file: BinaryIO, start: int, stop: int, *, full_header: bool = False) -> None:
+    """Refuse unlisted entries that a program reading front to back would find.
+
+    ``full_header``: only those with a complete header, as 7-Zip requires.
+    """
     for at in search(file, ZIP_ENTRY, start, stop):
-        if not surely or is_zip_entry(peek(file, at, HEAD), 0):
-            raise damaged("there is an entry that the directory does not list")
+        if not full_header or is_zip_entry(peek(file, at, HEAD), 0):
+            raise damaged("it has an entry that the directory does not list")
 
 
-def _look_into(file: BinaryIO, entry: Entry, start: int, budget: ArchiveBudget) -> None:
-    """Judge what kind of entry it is, and its content."""
+def _inspect_entry(file: BinaryIO, entry: Entry, start: int, budget: ArchiveBudget) -> None:
+    """Check the type and the content of one entry."""
     kind = stat.S_IFMT(entry.mode)
     content = _content(file, entry, start)
     if kind == stat.S_IFLNK:
         target = b"" if entry.size > LONGEST_PATH else b"".join(content)
         budget.symlink(entry.path, target.decode("utf-8", "surrogateescape"))
-    elif kind in (
-        stat.S_IFCHR,
-        stat.S_IFBLK,
-        stat.S_IFSOCK,
-    ):  # S_IFIFO is how zip marks a file that it read from a pipe
+    elif kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):  # not S_IFIFO: zip sets it for files read from a pipe
         budget.special()
     else:
         inspect_content(entry.path, content, budget)
 
 
 def _content(file: BinaryIO, entry: Entry, start: int) -> Iterator[bytes]:
-    """Unpack an entry, which must hold what its headers say."""
+    """Unpack an entry. Raise ``ArchiveRefused`` if its size or checksum differs from its headers."""
     size = checksum = 0
     for piece in unpacked(InflatedPart(file, start, start + entry.packed), entry.method):
         size += len(piece)
@@ -123,4 +122,4 @@ def _content(file: BinaryIO, entry: Entry, start: int) -> Iterator[bytes]:
             break
         yield piece
     if (size, checksum) != (entry.size, entry.crc):
-        raise damaged("an entry does not hold what it says")
+        raise damaged("the size or checksum of an entry is wrong")

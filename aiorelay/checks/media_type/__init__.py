@@ -1,7 +1,7 @@
-"""``accept``: which files may pass, by their first bytes or by the extension of their names.
+"""``accept``: accept files by the type of their first bytes or by the extension of their names.
 
 accept        the check
 signatures    the table of leading bytes
-text_types    markup, scripts and JSON told from plain text
-zip_types     Office documents, e-books and packages told from plain zip files
+text_types    detection of markup, scripts, JSON and plain text
+zip_types     detection of Office documents, e-books and packages, which are zip files
 """

@@ -1,8 +1,8 @@
-"""``accept``: which files may pass, by their first bytes or by the extension of their names.
+"""``accept``: accept files by the type of their first bytes or by the extension of their names.
 
-The client's own claim decides nothing; where the content contradicts it, the log says so. The table in ``signatures``
-comes first; libmagic, where the extra ``[magic]`` is installed, only says more of what the table has no finer name
-for. So what passes without it passes with it.
+The media type that the client claims has no effect; a contradiction is logged. The table in ``signatures`` is used
+first. libmagic, if the extra ``[magic]`` is installed, is used only for files with a generic type in that table, so a
+file that is accepted without libmagic is accepted with it.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ __all__ = ["Accept", "accept", "canonical", "libmagic"]
 
 _TOKEN = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*"  # noqa: S105 - a grammar: RFC 6838, section 4.2
 _TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}")
-_FAMILY = re.compile(rf"({_TOKEN}/|\*/)\*")
-_ENDING = re.compile(r"\.[^\s/\\*?]+")
+_WILDCARD = re.compile(rf"({_TOKEN}/|\*/)\*")
+_EXTENSION = re.compile(r"\.[^\s/\\*?]+")
 
-# Names that say the same, once "x-" is taken off the subtype.
+# Synonyms, after "x-" is removed from the subtype.
 _ALIASES = {
     "application/bzip": "application/bzip2",
     "application/dosexec": "application/vnd.microsoft.portable-executable",
@@ -55,44 +55,44 @@ _ALIASES = {
 
 
 def canonical(media_type: str) -> str:
-    """Give the one spelling by which ``media_type``, parameters aside, is compared."""
+    """Return the spelling of ``media_type``, without parameters, that is used in comparisons."""
     main, _, sub = media_type.partition(";")[0].strip().lower().partition("/")
     name = f"{main}/{sub.removeprefix('x-')}"
     return _ALIASES.get(name, name)
 
 
-_TELLING = frozenset(canonical(name) for name in NAMES) - {canonical(name) for name in GENERIC}
+_RECOGNIZED = frozenset(canonical(name) for name in NAMES) - {canonical(name) for name in GENERIC}
 
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """What the setting ``accept`` lists: ``entries`` as written, and what they come to."""
+    """The parsed setting ``accept``: ``entries`` as written, and the types, families and extensions they contain."""
 
     entries: tuple[str, ...]
     types: frozenset[str]
     families: tuple[str, ...]
-    endings: tuple[str, ...]
+    extensions: tuple[str, ...]
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> "Accept":
-        """Read media types (``image/png``, ``image/*``, ``*/*``) and endings (``.csv``).
+        """Parse media types (``image/png``, ``image/*``, ``*/*``) and extensions (``.csv``).
 
-        Raises ``ValueError``, in one sentence, for an entry that is neither.
+        Raises ``ValueError`` for any other entry.
         """
         written = tuple(entry.strip() for entry in entries)
         for entry in written:
-            if not any(grammar.fullmatch(entry) for grammar in (_TYPE, _FAMILY, _ENDING)):
-                raise ValueError(f"{entry!r} is neither a media type such as image/* nor an ending such as .csv")
-        families = tuple(entry[:-1].lower() for entry in written if _FAMILY.fullmatch(entry))
+            if not any(grammar.fullmatch(entry) for grammar in (_TYPE, _WILDCARD, _EXTENSION)):
+                raise ValueError(f"{entry!r} is neither a media type such as image/* nor an extension such as .csv")
+        families = tuple(entry[:-1].lower() for entry in written if _WILDCARD.fullmatch(entry))
         return cls(
             entries=written,
             types=frozenset(canonical(entry) for entry in written if _TYPE.fullmatch(entry)),
             families=("",) if "*/" in families else families,
-            endings=tuple(entry.casefold() for entry in written if entry.startswith(".")),
+            extensions=tuple(entry.casefold() for entry in written if entry.startswith(".")),
         )
 
-    def has_ending(self, filename: str) -> bool:
-        return filename.casefold().endswith(self.endings)
+    def has_extension(self, filename: str) -> bool:
+        return filename.casefold().endswith(self.extensions)
 
     def has_type(self, media_type: str) -> bool:
         name = canonical(media_type)
@@ -100,43 +100,43 @@ class Accept:
 
 
 def libmagic() -> Callable[[bytes], str] | None:
-    """Give libmagic's judge of first bytes, or None where python-magic or the library is not installed."""
+    """Return libmagic's detection of a media type, or None if python-magic or libmagic is not installed."""
     try:
         magic = import_module("magic")
     except ImportError:
         return None
-    judge: Callable[[bytes], str] = magic.Magic(mime=True).from_buffer
-    return judge
+    detect: Callable[[bytes], str] = magic.Magic(mime=True).from_buffer
+    return detect
 
 
 def accept(accepted: Accept, pool: Executor, finer: Callable[[bytes], str] | None) -> CheckFactory:
-    """Refuse, with ``TypeRefused``, every file that no entry of ``accepted`` fits.
+    """Refuse with ``TypeRefused`` every file that matches no entry of ``accepted``.
 
-    ``finer`` names the type of what the table knows no finer name for; it may take milliseconds, and runs in ``pool``.
-    An empty file is ``inode/x-empty``: it passes by its ending, or where that type is listed.
+    ``finer`` detects the type of files for which the table has only a generic type. It may take milliseconds and runs
+    in ``pool``. An empty file has the type ``inode/x-empty``: its extension or that type must be listed.
     """
 
     def make(part: Part) -> Check | None:
-        return FirstBytesCheck(lambda head: judge(part, head), HEAD) if part.is_file else None
+        return FirstBytesCheck(lambda head: check_head(part, head), HEAD) if part.is_file else None
 
-    async def judge(part: Part, head: bytes) -> None:
+    async def check_head(part: Part, head: bytes) -> None:
         found = detect_media_type(head)
         _compare(part.media_type, found)
-        if accepted.has_ending(part.filename or "") or accepted.has_type(found):
+        if accepted.has_extension(part.filename or "") or accepted.has_type(found):
             return
         if finer is not None and found in GENERIC:
             found = await asyncio.get_running_loop().run_in_executor(pool, finer, head)
             if accepted.has_type(found):
                 return
         looks = "is empty" if found == EMPTY else f"looks like {found}"
-        raise TypeRefused(f"The file {looks}; accepted are: {', '.join(accepted.entries)}.")
+        raise TypeRefused(f"The file {looks}. Accepted types: {', '.join(accepted.entries)}.")
 
     return make
 
 
 def _compare(claimed: str | None, found: str) -> None:
-    """Log where content contradicts the claim: it has another signature, or lacks the one that is claimed."""
+    """Log a file that has another signature than that of its claimed type, or lacks that signature."""
     if claimed is None or canonical(claimed) in {canonical(found), UNKNOWN} or found == EMPTY:
         return
-    if found not in GENERIC or canonical(claimed) in _TELLING:
+    if found not in GENERIC or canonical(claimed) in _RECOGNIZED:
         log.info("a file claimed to be %.100r looks like %s", claimed, found)

@@ -1,6 +1,6 @@
-"""Detect a media type from a file's first bytes with a table; names are those of libmagic.
+"""Detect a media type from a file's first bytes by a table, with the type names of libmagic.
 
-A polyglot is what its leading bytes say: an HTML page behind ``GIF89a`` is ``image/gif``, as it is to a browser.
+The leading bytes decide: an HTML page after ``GIF89a`` is ``image/gif``, as in browsers.
 """
 
 import re
@@ -10,14 +10,14 @@ from aiorelay.checks.media_type import text_types, zip_types
 __all__ = ["EMPTY", "GENERIC", "HEAD", "NAMES", "UNKNOWN", "detect_media_type"]
 
 HEAD = 8192
-"""How many bytes decide."""
+"""Number of bytes at a file's beginning that are examined."""
 
 EMPTY = "inode/x-empty"
 UNKNOWN = "application/octet-stream"
-_OLE = "application/x-ole-storage"  # the Office documents of before 2007, and others
+_OLE = "application/x-ole-storage"  # Office documents before 2007, and others
 
 GENERIC = frozenset({UNKNOWN, text_types.PLAIN, text_types.XML, zip_types.ZIP, _OLE})
-"""The names that say how a file is written, but not what it is."""
+"""The types that name a container or encoding but not the content."""
 
 _STRINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -43,19 +43,19 @@ _STRINGS: tuple[tuple[bytes, str], ...] = (
     (b"ID3", "audio/mpeg"),
 )
 
-# The bit rates and sampling rates that an MPEG audio frame may have, in its third byte
+# The valid bit rates and sampling rates in the third byte of an MPEG audio frame
 _MPEG_RATES = "".join(f"\\x{rate:x}0-\\x{rate:x}b" for rate in range(1, 15))
 
-# Where a leading string alone would match ordinary text or numbers too. Matched at byte 0, in this order.
+# For formats whose leading string also occurs in text or numbers. Matched at byte 0, in this order.
 _PATTERNS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
     (re.compile(pattern.encode("ascii"), re.DOTALL), name)
     for pattern, name in (
         (r"RIFF.{4}WEBP", "image/webp"),
         (r"RIFF.{4}WAVE", "audio/x-wav"),
         (r"RIFF.{4}AVI ", "video/x-msvideo"),
-        (r"BM.{4}\x00{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00{3}", "image/bmp"),  # its second header has known sizes
+        (r"BM.{4}\x00{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00{3}", "image/bmp"),  # the sizes of the second header
         (r"\x00\x00\x01\x00[\x01-\xff]\x00.{3}\x00", "image/vnd.microsoft.icon"),
-        (r"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", "application/x-bzip2"),  # pi, or its square root if empty
+        (r"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", "application/x-bzip2"),  # pi; its square root if empty
         (r"\x1aE\xdf\xa3.{0,64}?\x42\x82.webm", "video/webm"),  # EBML's DocType
         (r"\x1aE\xdf\xa3", "video/x-matroska"),
         (r"OggS.{23,32}?\x80theora", "video/ogg"),
@@ -64,7 +64,7 @@ _PATTERNS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (rf"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][{_MPEG_RATES}]", "audio/mpeg"),  # a frame of layer III
         (r"MZ.{0,62}?\x00", "application/vnd.microsoft.portable-executable"),
         (r".{257}ustar[\x00 ]", "application/x-tar"),
-        # ISO base media: the major brand, or the compatible ones eight bytes on
+        # ISO base media: the major brand, or the compatible brands eight bytes later
         (r"\x00.{3}ftyp(?:.{8}(?:.{4}){0,12}?)?avi[fs]", "image/avif"),
         (r"\x00.{3}ftyp(?:.{8}(?:.{4}){0,12}?)?(?:hei[cxms]|hev[cx])", "image/heic"),
         (r"\x00.{3}ftyp(?:mif1|msf1)", "image/heif"),
@@ -72,16 +72,16 @@ _PATTERNS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
         (r"\x00.{3}ftypM4[AB] ", "audio/x-m4a"),
         (r"\x00.{3}ftyp3g", "video/3gpp"),
         (r"\x00.{3}ftyp", "video/mp4"),
-        (r"\x00.{3}(?:moov|mdat|wide)", "video/quicktime"),  # from before ftyp
+        (r"\x00.{3}(?:moov|mdat|wide)", "video/quicktime"),  # older than ftyp
     )
 )
 
 NAMES = frozenset({name for _, name in (*_STRINGS, *_PATTERNS)} | text_types.NAMES | zip_types.NAMES)
-"""Every name that a signature is known for."""
+"""Every media type that has a signature."""
 
 
 def detect_media_type(head: bytes) -> str:
-    """Name the media type of a file that begins with ``head``: its first ``HEAD`` bytes, or all it has."""
+    """Return the media type of a file from ``head``, its first ``HEAD`` bytes or the whole file."""
     if not head:
         return EMPTY
     for string, name in _STRINGS:

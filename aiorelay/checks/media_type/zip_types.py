@@ -1,6 +1,6 @@
-"""Detect the type of a zip file by its first entries, which are all that a stream shows.
+"""Detect the type of a zip file by its first entries: a stream does not show the directory at the end.
 
-APPNOTE.TXT 4.3.7 is the local file header; OpenDocument 1.2 part 3, 3.3 and OCF 3.3, 4.2.2 the ``mimetype`` entry.
+Local file header: APPNOTE 4.3.7. ``mimetype`` entry: OpenDocument 1.2, part 3, section 3.3, and OCF 3.3, section 4.2.2.
 """
 
 import re
@@ -46,18 +46,18 @@ NAMES = frozenset(
 )
 
 _ENTRY = b"PK\x03\x04"
-_STARTS = (_ENTRY, b"PK\x05\x06", b"PK\x07\x08" + _ENTRY)  # entries, none, the first of several volumes
+_STARTS = (_ENTRY, b"PK\x05\x06", b"PK\x07\x08" + _ENTRY)  # with entries, empty, first of several volumes
 _HEADER = struct.Struct("<4x2xHH2x2x4xL4xHH")
-_SIZES_FOLLOW = 0x08
+_HAS_DESCRIPTOR = 0x08
 
 
 def is_zip(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is a zip file, if only an empty one."""
+    """Whether a file that begins with ``head`` is a zip file, including an empty one."""
     return head.startswith(_STARTS)
 
 
 def zip_type(head: bytes) -> str:
-    """Name the media type of the zip file that begins with ``head``; ``application/zip`` if nothing tells."""
+    """Return the media type of the zip file that begins with ``head``, ``application/zip`` if no other is detected."""
     entries = list(_entries(head))
     names = [name for name, _ in entries]
     if names[:1] == [b"mimetype"] and (declared := _DECLARED.fullmatch(entries[0][1])):
@@ -66,12 +66,12 @@ def zip_type(head: bytes) -> str:
         return _APK
     if names and names[0].startswith(b"META-INF/"):
         return _JAR
-    # Whichever order the writer chose: [Content_Types].xml comes first from some and last from others.
+    # In any order: some writers put [Content_Types].xml first, others last.
     return next((kind for name in names for pattern, kind in _OFFICE_PARTS if pattern.fullmatch(name)), ZIP)
 
 
 def _entries(head: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the name of each entry and, if it is stored plainly, its first bytes, as far as ``head`` goes."""
+    """Yield the name and, if it is stored uncompressed, the content of each entry within ``head``."""
     offset = head.find(_ENTRY)
     while offset >= 0 and head.startswith(_ENTRY, offset) and len(head) >= offset + _HEADER.size:
         flags, method, size, name_length, extra_length = _HEADER.unpack_from(head, offset)
@@ -80,5 +80,5 @@ def _entries(head: bytes) -> Iterator[tuple[bytes, bytes]]:
         if content > len(head):
             return
         yield head[name : name + name_length], b"" if method else head[content : content + size]
-        unknown = flags & _SIZES_FOLLOW and not size
+        unknown = flags & _HAS_DESCRIPTOR and not size
         offset = head.find(_ENTRY, content) if unknown else content + size

@@ -13,13 +13,13 @@ from yarl import URL
 from aiorelay.cli.send.results import Answer, SendError
 from aiorelay.errors import UpstreamProblem
 from aiorelay.multipart.framing import FramedBody
-from aiorelay.rest1.upstream import Upstream, Waits
+from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 
 __all__ = ["Endpoint", "Reply"]
 
 # A write may wait as long as a relay waits for its own upstream. The wait for the answer includes the time in which a
 # relay that spools sends the upload to its upstream.
-_WAITS = Waits(idle=300.0, answer=3600.0)
+_TIMEOUTS = UpstreamTimeouts(idle=300.0, answer=3600.0)
 _LONGEST_ANSWER = 16 * 1024 * 1024
 
 # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH.
@@ -43,7 +43,7 @@ class Endpoint:
 
     def __init__(self, url: URL, *, context: ssl.SSLContext, headers: Mapping[str, str]) -> None:
         self._url = url
-        self._upstream = Upstream(url, context=context, headers=headers.items(), waits=_WAITS)
+        self._upstream = Upstream(url, context=context, headers=headers.items(), timeouts=_TIMEOUTS)
 
     async def __aenter__(self) -> Self:
         await self._upstream.__aenter__()
@@ -98,8 +98,8 @@ _MESSAGES = {
     "dns_error": "The name {host} cannot be resolved. Give the relay's URL with --to.",
     "connection_refused": "{origin} cannot be reached. Is the relay running there?",
     "connection_timeout": "{origin} did not accept the connection in time. Is the relay running there?",
-    "connection_write_timeout": f"{{origin}} accepted no byte for {_WAITS.idle:g} s. Try again later.",
-    "http_response_timeout": f"{{origin}} did not answer in {_WAITS.answer:g} s. It may have stored the file.",
+    "connection_write_timeout": f"{{origin}} accepted no byte for {_TIMEOUTS.idle:g} s. Try again later.",
+    "http_response_timeout": f"{{origin}} did not answer in {_TIMEOUTS.answer:g} s. It may have stored the file.",
     "http_protocol_error": "The answer of {origin} is not HTTP. Does its URL begin with https://?",
 }
 

@@ -1,4 +1,4 @@
-"""Archives that are not what they declare: refused, or no program unpacks more from them than the limits allow."""
+"""Archives with false declarations are refused, or no program unpacks more from them than the limits allow."""
 
 import io
 import tracemalloc

@@ -1,4 +1,4 @@
-"""What programs unpack: no more, and nowhere else, than the limits allow, if the check lets an archive pass."""
+"""Programs unpack accepted archives within the limits and within the target directory."""
 
 import os
 import stat
@@ -44,7 +44,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 
 class Yard:
-    """A directory for one archive, with another inside for what is unpacked and nothing beside that."""
+    """A directory for one archive, with a directory inside for the unpacked files."""
 
     def __init__(self, outside: Path, content: bytes) -> None:
         self._outside = outside
@@ -54,12 +54,12 @@ class Yard:
         self.archive.write_bytes(content)
 
     def escaped(self) -> list[Path]:
-        """Name what lies outside, our own files and directories apart."""
+        """Return paths outside of the target directory that the test did not create."""
         ours = {self.archive, self.inside, *self.inside.parents}
         return [path for path in self._entries(self._outside) if path not in ours and not self._holds(path)]
 
     def unpacked(self) -> list[int]:
-        """Give the sizes of the files and links inside, each hard link once."""
+        """Return the sizes of the files and links in the target directory, each hard link once."""
         states = [path.lstat() for path in self._entries(self.inside)]
         return list({state.st_ino: state.st_size for state in states if not stat.S_ISDIR(state.st_mode)}.values())
 
@@ -76,8 +76,8 @@ def yards(tmp_path: Path, archives: dict[str, Callable[[], bytes]]) -> dict[str,
 
 
 @pytest.mark.parametrize("unpacker", UNPACKERS)
-def test_honest_archives_are_unpacked(unpacker: str, tmp_path: Path) -> None:
-    """The programs run at all, and the check lets pass what they read."""
+def test_valid_archives_are_unpacked(unpacker: str, tmp_path: Path) -> None:
+    """The programs run, and the check accepts archives that they can unpack."""
     made = yards(tmp_path, HONEST)
     unpack(unpacker, [(yard.archive, yard.inside) for yard in made.values()], tmp_path)
     whole = {len(data) for _, data in FILES}
@@ -86,7 +86,7 @@ def test_honest_archives_are_unpacked(unpacker: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unpacker", UNPACKERS)
-def test_what_passes_unpacks_to_no_more_and_nowhere_else(unpacker: str, tmp_path: Path) -> None:
+def test_accepted_archives_unpack_within_limits_and_directory(unpacker: str, tmp_path: Path) -> None:
     made = yards(tmp_path, HOSTILE | {f"passes: {name}": make for name, make in PASSES.items()})
     limits = {"max_size": MOST_BYTES, "max_entries": MOST_ENTRIES}
     passing = {name for name, yard in made.items() if verdict(yard.archive.read_bytes(), **limits) is None}

@@ -1,7 +1,8 @@
-"""``accept``: types by content, endings by name; the table of signatures with libmagic and without."""
+"""``accept``: types by content, extensions by name; the table of signatures with and without libmagic."""
 
 import io
 import logging
+import re
 import struct
 import sys
 import tarfile
@@ -31,7 +32,7 @@ BINARY = bytes(range(256))
 
 
 class Unseekable(io.RawIOBase):
-    """A pipe: a zip file written to it has its sizes behind each entry."""
+    """A pipe. zipfile writes data descriptors to it, because it cannot seek."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -123,7 +124,7 @@ BINARIES = [
     ("application/x-ole-storage", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(16)),
     ("application/octet-stream", BINARY),
     ("application/octet-stream", b"\0"),
-    ("application/octet-stream", b"\xff\xff\xff\xff" + BINARY),  # no frame of any MPEG audio
+    ("application/octet-stream", b"\xff\xff\xff\xff" + BINARY),  # not a valid frame of MPEG audio
 ]
 
 ZIPS = [
@@ -184,7 +185,7 @@ TEXTS: list[tuple[str, bytes | str]] = [
     (HTML, "<?xml version='1.0'?><!DOCTYPE html><html xmlns='http://www.w3.org/1999/xhtml'>"),
     (HTML, "<html>".encode("utf-16")),
     (HTML, b"\xfe\xff" + "<html>".encode("utf-16-be")),
-    (HTML, b"<html>\xe9\xff\0"),  # no encoding or stray byte hides it
+    (HTML, b"<html>\xe9\xff\0"),  # invalid bytes do not hide it
     (PHP, "<?php system($_GET[0]);"),
     (PHP, "\n<?PHP\n"),
     (PHP, "<?= 1 ?>"),
@@ -230,8 +231,10 @@ POLYGLOTS = [
 
 
 def briefly(value: object) -> str:
-    """Name a case by its type and the beginning of its content."""
-    return value if isinstance(value, str) and "/" in value[:12] else ascii(value)[:24]
+    """Name a case by its type, or by the letters at the beginning of its content."""
+    if isinstance(value, str) and "/" in value[:12]:
+        return value
+    return "".join(re.findall(r"[A-Za-z0-9]", re.sub(r"\\x..|\\u....|\\.|^b", " ", ascii(value)[:24]))) or "binary"
 
 
 def as_bytes(content: bytes | str) -> bytes:
@@ -241,7 +244,7 @@ def as_bytes(content: bytes | str) -> bytes:
 @pytest.mark.parametrize(
     ("media_type", "content"), [*BINARIES, *ZIPS, *TEXTS, *POLYGLOTS, ("inode/x-empty", b"")], ids=briefly
 )
-def test_a_file_looks_like_what_its_first_bytes_are(media_type: str, content: bytes | str) -> None:
+def test_the_type_of_a_file_is_detected_by_its_first_bytes(media_type: str, content: bytes | str) -> None:
     assert detect_media_type(as_bytes(content)[:HEAD]) == media_type
 
 
@@ -251,7 +254,7 @@ def test_every_name_of_the_table_has_an_example() -> None:
 
 
 @given(st.binary(max_size=300) | st.text('<!-?xmlsvghtphp[]{}"\\ \n>/#:=', max_size=300).map(str.encode))
-def test_any_bytes_look_like_something(head: bytes) -> None:
+def test_any_bytes_have_a_type(head: bytes) -> None:
     assert "/" in detect_media_type(head)
 
 
@@ -283,7 +286,7 @@ def test_any_bytes_look_like_something(head: bytes) -> None:
         ([" image/png "], "image/png", True),
     ],
 )
-def test_patterns_fit_types(entries: list[str], media_type: str, fits: bool) -> None:  # noqa: FBT001
+def test_patterns_match_types(entries: list[str], media_type: str, fits: bool) -> None:  # noqa: FBT001
     assert Accept.parse(entries).has_type(media_type) is fits
 
 
@@ -302,8 +305,8 @@ def test_patterns_fit_types(entries: list[str], media_type: str, fits: bool) -> 
         (["text/csv"], "a.csv", False),
     ],
 )
-def test_endings_fit_names(entries: list[str], filename: str, fits: bool) -> None:  # noqa: FBT001
-    assert Accept.parse(entries).has_ending(filename) is fits
+def test_extensions_match_names(entries: list[str], filename: str, fits: bool) -> None:  # noqa: FBT001
+    assert Accept.parse(entries).has_extension(filename) is fits
 
 
 @pytest.mark.parametrize(
@@ -325,7 +328,7 @@ def test_endings_fit_names(entries: list[str], filename: str, fits: bool) -> Non
         "./a",
     ],
 )
-def test_an_entry_that_is_neither_type_nor_ending_is_an_error(entry: str) -> None:
+def test_an_entry_that_is_neither_type_nor_extension_is_an_error(entry: str) -> None:
     with pytest.raises(ValueError, match="neither a media type") as error:
         Accept.parse(["image/png", entry])
     assert repr(entry) in str(error.value)
@@ -385,7 +388,7 @@ class Upload:
 @pytest.mark.parametrize(
     ("media_type", "content"), [*BINARIES, *ZIPS, *TEXTS, *POLYGLOTS, ("inode/x-empty", b"")], ids=briefly
 )
-async def test_what_the_table_names_is_accepted_with_libmagic_and_without(
+async def test_types_in_the_table_are_accepted_with_and_without_libmagic(
     pool: ThreadPoolExecutor, finer: Finer, media_type: str, content: bytes | str
 ) -> None:
     data = as_bytes(content)
@@ -411,27 +414,27 @@ TOLD_APART = [
 
 
 @pytest.mark.parametrize(("accepted", "content"), TOLD_APART, ids=briefly)
-async def test_what_fits_no_entry_is_refused_with_libmagic_and_without(
+async def test_other_types_are_refused_with_and_without_libmagic(
     pool: ThreadPoolExecutor, finer: Finer, accepted: str, content: bytes
 ) -> None:
     with pytest.raises(TypeRefused):
         await Upload(pool, finer, accepted).send(*([content] if content else []), claimed="image/png", filename="a.png")
 
 
-async def test_a_refusal_says_what_it_looks_like_and_what_is_accepted(pool: ThreadPoolExecutor) -> None:
+async def test_a_refusal_names_the_detected_and_the_accepted_types(pool: ThreadPoolExecutor) -> None:
     with pytest.raises(TypeRefused) as refusal:
         await Upload(pool, None, "image/*", ".csv").send(b"<html>s3cret")
-    assert refusal.value.detail == "The file looks like text/html; accepted are: image/*, .csv."
+    assert refusal.value.detail == "The file looks like text/html. Accepted types: image/*, .csv."
 
 
-async def test_an_empty_file_passes_by_its_ending_alone(pool: ThreadPoolExecutor) -> None:
+async def test_an_empty_file_passes_by_its_extension_only(pool: ThreadPoolExecutor) -> None:
     assert await Upload(pool, None, ".csv", "text/plain").send(filename="a.csv") == b""
-    with pytest.raises(TypeRefused, match="The file is empty; accepted"):
+    with pytest.raises(TypeRefused, match=r"The file is empty\. Accepted"):
         await Upload(pool, None, ".csv", "text/plain").send(filename="a.txt")
 
 
 @pytest.mark.parametrize("blocks", [[b"<html>" * 5000, b"more"], [b"<ht", b"ml>"], [b"<"] + [b"html>"] * 5000])
-async def test_nothing_of_a_refused_file_is_passed_on(pool: ThreadPoolExecutor, blocks: list[bytes]) -> None:
+async def test_no_byte_of_a_refused_file_is_passed_on(pool: ThreadPoolExecutor, blocks: list[bytes]) -> None:
     upload = Upload(pool, None, "image/*")
     with pytest.raises(TypeRefused):
         await upload.send(*blocks)
@@ -445,7 +448,7 @@ async def test_a_file_in_blocks_of_any_size_passes_byte_for_byte(pool: ThreadPoo
     assert await Upload(pool, None, "image/png").send(*blocks) == data
 
 
-async def test_a_field_has_no_type(pool: ThreadPoolExecutor) -> None:
+async def test_a_field_is_not_checked(pool: ThreadPoolExecutor) -> None:
     assert await Upload(pool, None, "image/*").send(b"value", filename=None) == b"value"
 
 
@@ -471,7 +474,7 @@ async def test_libmagic_names_finer_types_in_a_thread(pool: ThreadPoolExecutor, 
         await Upload(pool, None, accepted).send(content)
 
 
-async def test_libmagic_is_not_asked_where_the_table_knows(pool: ThreadPoolExecutor) -> None:
+async def test_libmagic_is_not_used_for_types_in_the_table(pool: ThreadPoolExecutor) -> None:
     def finer(_: bytes) -> str:
         raise AssertionError
 
@@ -480,7 +483,7 @@ async def test_libmagic_is_not_asked_where_the_table_knows(pool: ThreadPoolExecu
         await Upload(pool, finer, "image/png").send(b"GIF89a")
 
 
-def test_without_python_magic_there_is_no_finer_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_python_magic_libmagic_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "magic", None)
     assert libmagic() is None
 

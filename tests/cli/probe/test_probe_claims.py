@@ -121,4 +121,4 @@ async def test_serve_warns_once_of_an_api_that_redirects(aiorelay_server, caplog
                 command = ["curl", "-s", "--cacert", chain.ca, "-F", f"somefile=@{tmp_path}/a.txt"]
                 curl = await asyncio.create_subprocess_exec(*command, f"{chain.rest1}/upload1")
                 assert await curl.wait() == 0
-    assert caplog.text.count("would go around the relay") == 1
+    assert caplog.text.count("would bypass the relay") == 1
