@@ -1,7 +1,8 @@
 """Jobs in threads are seen through to their end."""
 
 import asyncio
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
@@ -13,6 +14,19 @@ async def test_the_outcome_of_a_job_is_its_result_now_or_later() -> None:
     asyncio.get_running_loop().call_soon(job.set_result, "done")
     assert await result_of(job) == "done"
     assert await result_of(job) == "done"
+
+
+async def test_job_in_the_queue_is_done_although_who_waits_is_cancelled() -> None:
+    busy = Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(busy.wait)
+        job = pool.submit(lambda: "done")
+        waiting = asyncio.create_task(result_of(job))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        busy.set()
+        assert job.result() == "done"
 
 
 async def test_a_cancellation_waits_for_the_job_and_is_raised_after_it() -> None:
