@@ -76,7 +76,8 @@ class Disk:
                 if not block:
                     raise Internal("The bytes of the upload became fewer while they were read; its log says why.")
                 start += len(block)
-                reading = self._begin(fd, start, end)
+                if start < end:
+                    reading = self._begin(fd, start, end)
                 yield block
         finally:
             await wait_until_done(reading)
@@ -139,6 +140,7 @@ class Appending:
         except Problem as problem:
             with contextlib.suppress(Problem):
                 await self.flush()
+            self._count(os.fstat(self._fd).st_size)
             self._failure = problem
             raise
 
@@ -155,8 +157,7 @@ class Appending:
         await self.flush()
         await self._disk.run(self._disk.files.truncate, self._upload.id, self._fd, size)
         self._synced = min(self._synced, size)
-        self._disk.quota.give_back(self._received - size)
-        self._received = size
+        self._count(size)
 
     async def set_length(self, length: int) -> None:
         """Write down the length of an upload that was created without. Raises ``StorageFull`` or ``Internal``."""
@@ -182,7 +183,9 @@ class Appending:
     async def read(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the bytes from ``start`` to ``end``, or all that are written."""
         last = os.fstat(self._fd).st_size if end is None else end
-        async with contextlib.aclosing(self._disk.read(os.dup(self._fd), start, last)) as blocks:
+        with storage_problems():
+            fd = self._disk.files.open_for_reading(self._upload.id)  # no duplicate of ours: that would share the lock
+        async with contextlib.aclosing(self._disk.read(fd, start, last)) as blocks:
             async for block in blocks:
                 yield block
 
@@ -193,18 +196,22 @@ class Appending:
         """
         await self.flush()
         self._upload = await self._disk.run(self._disk.files.end, self.upload, outcome)
-        self._disk.quota.give_back(self._received)
-        self._received = 0
+        self._count(0)
         return self._upload
 
     async def close(self) -> None:
         """Write down what was gathered, and give the lock back. Raises as ``flush`` does."""
+        if self._upload.ended is not None:
+            return
         try:
-            if self._upload.ended is None:
-                await self.flush()
+            await self.flush()
         finally:
-            if self._upload.ended is None:
-                self._disk.quota.give_back(self._received - os.fstat(self._fd).st_size)
+            self._count(os.fstat(self._fd).st_size)
+
+    def _count(self, size: int) -> None:
+        """Note that the upload has ``size`` bytes now, not as many as it was to have."""
+        self._disk.quota.give_back(self._received - size)
+        self._received = size
 
     async def _write(self, block: bytes) -> None:
         if self._writer is None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from aiorelay.files.locks import claim, try_lock
+from aiorelay.files.writer import FULL
 from aiorelay.observability.logs import log
 
 __all__ = ["Protocol", "Upload", "UploadFiles"]
@@ -113,7 +114,8 @@ class UploadFiles:
             fd = os.open(self._path(named.id, _DATA), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 if claim(fd):
-                    self._settle(named.id, fd)
+                    if self._fsync:
+                        self._note_synced(named.id, 0)
                     self.write(named)
                     return named
             except OSError:
@@ -151,9 +153,18 @@ class UploadFiles:
             return None
 
     def end(self, upload: Upload, outcome: dict[str, Any] | None) -> Upload:
-        """Write down how the upload ended, and remove its bytes. Only with the lock, or without bytes."""
+        """Write down how the upload ended, and remove its bytes. Only with the lock, or without bytes.
+
+        An end that is not written down would let the upload be delivered again: on a full disk the bytes go first.
+        """
         ended = replace(upload, ended=time.time(), outcome=outcome)
-        self.write(ended)
+        try:
+            self.write(ended)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            os.truncate(self._path(upload.id, _DATA), 0)
+            self.write(ended)
         self.remove_bytes(upload.id)
         return ended
 
@@ -188,7 +199,12 @@ class UploadFiles:
         if kept < size:
             os.ftruncate(fd, kept)
         self._path(identity, _DELIVERING).unlink(missing_ok=True)
-        self._settle(identity, fd)
+        synced = self._path(identity, _SYNCED)
+        if not self._fsync:
+            synced.unlink(missing_ok=True)  # it would be wrong from the first byte on
+        elif not synced.exists():  # of a process without fsync
+            self.sync(identity, fd)
+            self._sync_directory()
         return kept
 
     def sync(self, identity: str, fd: int) -> int:
@@ -216,18 +232,10 @@ class UploadFiles:
     def _synced(self, identity: str) -> int:
         path = self._path(identity, _SYNCED)
         for _ in range(_READS):
-            first, second = path.read_bytes().split()
-            if first == second:
-                return int(first)
+            both = set(path.read_bytes().split())
+            if len(both) == 1:
+                return int(both.pop())
         return 0
-
-    def _settle(self, identity: str, fd: int) -> None:
-        synced = self._path(identity, _SYNCED)
-        if not self._fsync:
-            synced.unlink(missing_ok=True)  # it would be wrong from the first byte on
-        elif not synced.exists():  # a new upload, or one of a process without fsync
-            self.sync(identity, fd)
-            self._sync_directory()
 
     def _note_synced(self, identity: str, size: int) -> None:
         fd = os.open(self._path(identity, _SYNCED), os.O_WRONLY | os.O_CREAT, 0o600)

@@ -27,6 +27,8 @@ __all__ = ["Uploads"]
 
 _THREADS: Final = 8
 _HOUR: Final = 3600.0
+# How often, at most, the bytes of other processes' uploads are counted because of a new upload, in seconds.
+_COUNT_INTERVAL: Final = 1.0
 _LONGEST_SWEEP_INTERVAL: Final = 60.0
 
 
@@ -47,6 +49,7 @@ class Uploads:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="uploads")
         self._disk = Disk(self._files, self._pool, Quota(quota))
         self._claims = Claims(self._files)
+        self._counted = 0.0
         self._sweeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -84,7 +87,9 @@ class Uploads:
 
         Raises ``StorageFull`` if there is no room, for its ``length`` if it has one, and ``Internal``.
         """
-        self._disk.quota.used = await self._disk.run(self._files.used)
+        if time.monotonic() >= self._counted + _COUNT_INTERVAL:
+            self._counted = time.monotonic()
+            self._disk.quota.used = await self._disk.run(self._files.used)
         self._disk.quota.check(length or 1)
         if length is not None and length > await self._disk.run(self._files.free):
             raise StorageFull("The server's disk has no room for an upload of this length; try again later.")
