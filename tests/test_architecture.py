@@ -14,7 +14,8 @@ PACKAGE = Path(aiorelay.__file__).parent
 FLOORS = (
     {"errors", "concurrency"},
     {"files", "observability"},
-    {"http", "multipart"},
+    {"http"},
+    {"multipart"},
     {"settings"},
     {"certificates", "checks"},
     {"sources"},
@@ -33,6 +34,7 @@ PURE = (
     "errors",
     "files.filenames",
     "http.fields",
+    "http.grammar",
     "http.hop_by_hop",
     "multipart.form",
     "multipart.framing",

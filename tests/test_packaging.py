@@ -102,7 +102,7 @@ def test_the_metadata_lists_all_licences_and_four_dependencies(wheel):
     assert set(metadata.get_all("License-File")) == LICENCES
     wanted = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     core = {each.name for each in wanted if each.marker is None}
-    assert core == {"aiohttp", "prometheus-client", "tqdm", "trustme"}
+    assert core == {"aiohttp", "http-sf", "prometheus-client", "tqdm", "trustme"}
 
 
 # -- installed

@@ -1,46 +1,43 @@
 """Answer Want-Repr-Digest (RFC 9530, section 4) with the digest of each file as the relay received it.
 
-A check that objects to nothing. It exists on demand alone, because a digest is not free: SHA-256 takes about 0.7 s of
-a processor for each GiB.
+The check never fails. It runs only on request: SHA-256 takes about 0.7 s of processor time for each GiB.
 """
 
 import base64
 import hashlib
-import re
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from urllib.parse import quote
 
+from aiorelay.checks.digests import ALGORITHMS, INLINE, parse_dictionary
 from aiorelay.checks.pipeline import Check, ThreadedCheck
+from aiorelay.http.grammar import TOKEN_SYMBOLS
 from aiorelay.multipart.form import Part
 
 __all__ = ["WantedDigests", "preferred_algorithm"]
 
-_INLINE = 64 * 1024
-_ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
-# One member of a dictionary (RFC 8941, section 3.2) whose values are the integers 0 to 10; its parameters mean nothing.
-_MEMBER = re.compile(r"([a-z*][a-z0-9_.*-]*)=(10|[0-9])(?:; *[a-z*][a-z0-9_.*-]*(?:=[^,;]*)?)*")
-# What a token (RFC 9110, section 5.6.2) may hold beside letters, digits and "_.-~", less the percent sign itself.
-_TOKEN = "!#$&'*+^`|"  # noqa: S105 - the grammar's word
+# All of a token but the percent sign, which escapes the rest.
+_UNESCAPED = TOKEN_SYMBOLS.replace("%", "")
 
 
 def preferred_algorithm(values: Iterable[str]) -> str | None:
-    """The algorithm that the lines of a Want-Repr-Digest prefer, of those that we know; sha-256 where it is all one.
+    """The supported algorithm that the lines of a Want-Repr-Digest field prefer; sha-256 if two are equal.
 
-    None where there is none, or where the field is malformed: it is a wish, and RFC 8941 has it passed over then.
+    None if there is none, or if the field is malformed: it is a preference, and such a field is ignored (RFC 9651).
     """
-    wishes: dict[str, int] = {}
-    for member in ",".join(values).split(","):
-        found = _MEMBER.fullmatch(member.strip(" \t"))
-        if found is None:
-            return None
-        wishes[found[1]] = int(found[2])
-    best = max(_ALGORITHMS, key=lambda name: wishes.get(name, 0))
-    return best if wishes.get(best) else None
+    try:
+        members = parse_dictionary(", ".join(values))
+    except ValueError:
+        return None
+    weights = {name: weight for name, weight in members.items() if type(weight) is int and 0 <= weight <= 10}
+    if len(weights) < len(members):
+        return None
+    best = max(ALGORITHMS, key=lambda name: weights.get(name, 0))
+    return best if weights.get(best) else None
 
 
 class WantedDigests:
-    """A maker of checks that note the digest of each file by ``algorithm`` (None: they note nothing)."""
+    """A ``CheckFactory`` whose checks compute the digest of each file by ``algorithm``; by None it makes no checks."""
 
     def __init__(self, algorithm: str | None, pool: Executor) -> None:
         self._algorithm = algorithm
@@ -52,20 +49,20 @@ class WantedDigests:
             return None
         file = _File(part.name, self._algorithm)
         self._files.append(file)
-        return ThreadedCheck(file, self._pool, name="Want-Repr-Digest", inline=_INLINE)
+        return ThreadedCheck(file, self._pool, name="Want-Repr-Digest", inline=INLINE)
 
     def told(self) -> list[tuple[str, str]]:
-        """A header field for each file that was read to its end, in order: ``FIELD=ALGORITHM=:BASE64:``."""
+        """One response header field for each file read to its end, in order: ``FIELD=ALGORITHM=:BASE64:``."""
         return [("Aiorelay-Digest", file.told) for file in self._files if file.told]
 
 
 class _File:
-    """The digest of one file of the form field ``name``; ``told`` is empty until it has ended."""
+    """The digest of one file of the form field ``name``; ``told`` is empty until the file has ended."""
 
     def __init__(self, name: str, algorithm: str) -> None:
         self.told = ""
-        self._prefix = f"{quote(name, safe=_TOKEN, errors='replace')}={algorithm}"
-        self._running = hashlib.new(_ALGORITHMS[algorithm])
+        self._prefix = f"{quote(name, safe=_UNESCAPED, errors='replace')}={algorithm}"
+        self._running = hashlib.new(ALGORITHMS[algorithm])
 
     def feed(self, chunk: bytes) -> None:
         self._running.update(chunk)

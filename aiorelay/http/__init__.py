@@ -7,5 +7,6 @@ interim              interim responses (1xx)
 middleware           timeout for sending a response, Expect, paths without a route
 problem_details      errors as ``application/problem+json`` (RFC 9457)
 fields               which header fields are passed on or added
-hop_by_hop           the fields that are never passed on (no imports, because settings use it)
+grammar              tokens, lists, parameters, media types (without aiohttp: the settings use it too)
+hop_by_hop           the fields that are never passed on (without aiohttp: the settings use it too)
 """

@@ -6,7 +6,7 @@ name:token      one a line, read again when the file changes; names go into the 
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from multidict import MultiMapping
 
 from aiorelay.errors import StartupError, Unauthenticated
+from aiorelay.http.grammar import TOKEN68, read_parameters, split_list_from_end
 from aiorelay.observability.logs import log
 
 __all__ = ["Access", "LoopbackOrToken", "Tokens", "client_address", "subject"]
@@ -21,10 +22,11 @@ __all__ = ["Access", "LoopbackOrToken", "Tokens", "client_address", "subject"]
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # RFC 6750, section 2.1: credentials = "Bearer" 1*SP b64token
-_BEARER = re.compile(r"Bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
-_LINE = re.compile(r"([^:\s][^:]*):([A-Za-z0-9._~+/-]+=*)")
+_BEARER = re.compile(rf"Bearer +({TOKEN68}) *", re.IGNORECASE)
+_LINE = re.compile(rf"([^:\s][^:]*):({TOKEN68})")
 _CHALLENGE = 'Bearer realm="aiorelay"'
-_FOR = re.compile(r'(?:^|;)\s*for="?(\[[0-9a-fA-F:.]+\]|[0-9.]+)(?::[0-9]+)?"?\s*(?:;|$)', re.IGNORECASE)
+# RFC 7239, section 6: node = nodename [ ":" node-port ]
+_NODE = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+)(?::(?:[0-9]+|_[A-Za-z0-9._-]+))?")
 
 
 class Access:
@@ -130,19 +132,23 @@ def client_address(peer: str, headers: "MultiMapping[str]", trusted: Sequence[IP
     can be trusted.
     """
     address = peer
-    for named in reversed(_named(headers)):
+    for named in _named(headers):
         if not _is_trusted(address, trusted) or named is None:
             break
         address = named
     return address
 
 
-def _named(headers: "MultiMapping[str]") -> list[str | None]:
-    """The addresses that proxies have noted, the nearest last; None for what is not one."""
+def _named(headers: "MultiMapping[str]") -> Iterator[str | None]:
+    """The addresses that proxies have noted, the nearest first; None for what is not one."""
     if hdrs.FORWARDED in headers:
-        elements = ",".join(headers.getall(hdrs.FORWARDED)).split(",")
-        return [_address(match[1].strip("[]")) if (match := _FOR.search(element)) else None for element in elements]
-    return [_address(each) for each in ",".join(headers.getall("X-Forwarded-For", [])).split(",") if each.strip()]
+        for line in reversed(headers.getall(hdrs.FORWARDED)):
+            for element in split_list_from_end(line):
+                node = _NODE.fullmatch(read_parameters(f";{element}").get("for", ""))
+                yield None if node is None else _address(node[1].strip("[]"))
+    else:
+        for line in reversed(headers.getall("X-Forwarded-For", [])):
+            yield from (_address(element) for element in split_list_from_end(line))
 
 
 def _address(text: str) -> str | None:

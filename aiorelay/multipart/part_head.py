@@ -8,16 +8,15 @@ the names that the relay has judged. Nothing here does I/O.
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
 
 from aiorelay.errors import MalformedForm
 from aiorelay.files.filenames import last_component
+from aiorelay.http.grammar import TOKEN, decode_extended
 from aiorelay.multipart.form import Part
 
 __all__ = ["Head", "pad", "read_boundary", "read_head", "write_head"]
 
-# RFC 9110, section 5.6.2: token = 1*tchar
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN = TOKEN.encode()
 # A parameter: a token for its name; for its value a token or a quoted string. A backslash escapes nothing
 # but a quote, for browsers have sent Windows paths unescaped for decades.
 _PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb")=(?:(" + _TOKEN + rb')|"((?:\\"|[^"])*)")')
@@ -25,10 +24,6 @@ _FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):(.*)")
 # RFC 2046, section 5.1.1: boundary := 0*69<bchars> bcharsnospace
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _BOUNDARY_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb')=(?:"([^"\\]*)"|([^\s;",]+))')
-# RFC 8187, section 3.2.1: ext-value = charset "'" [ language ] "'" value-chars
-_EXTENDED = re.compile(
-    rb"(utf-8|iso-8859-1)'[0-9A-Za-z-]*'((?:%[0-9A-Fa-f]{2}|[!#$&+\-.^_`|~0-9A-Za-z])*)", re.IGNORECASE
-)
 
 _DISPOSITION = "content-disposition"
 # RFC 7578, section 4.7: other codings are deprecated, and parsers disagree on whether to undo them.
@@ -225,11 +220,7 @@ def _filename(
 
 
 def _extended(value: tuple[bytes | None, bytes | None]) -> str:
-    match = _EXTENDED.fullmatch(value[0] or value[1] or b"")
-    try:
-        name = None if match is None else unquote_to_bytes(match[2]).decode(match[1].decode("ascii"))
-    except UnicodeDecodeError:
-        name = None
+    name = decode_extended((value[0] or value[1] or b"").decode("latin-1"))
     if name is None:
         raise MalformedForm("A part's filename* is outside the grammar of RFC 8187.")
     if "\0" in name:  # written out as it is, and the end of the name to some readers

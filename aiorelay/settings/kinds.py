@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from aiorelay.http.grammar import RESTRICTED_NAME, is_token
 from aiorelay.http.hop_by_hop import HOP_BY_HOP
 
 __all__ = [
@@ -208,12 +209,11 @@ def _show_statuses(statuses: StatusRange) -> str:
 STATUSES = Kind("STATUS[-STATUS]", _statuses, _show_statuses)
 
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # RFC 9110, section 5.6.2
 # No field value holds these (RFC 9110, section 5.5); surrogates are bytes of an argument that were no UTF-8.
 _NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-# RFC 6838, section 4.2, or any subtype; an ending may have several dots.
-_MEDIA = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/(?:\*|[a-z0-9][a-z0-9!#$&^_.+-]{0,126})", re.ASCII)
-_ENDING = re.compile(r"\.[^\s/\\*]+")
+# A registered type, or all of a kind; an ending may have several dots.
+_MEDIA = re.compile(rf"{RESTRICTED_NAME}/(?:\*|{RESTRICTED_NAME})")
+_ENDING = re.compile(r"\.[^\s/\\*?]+")
 
 # The relay frames its own request: a second opinion on where the body ends, or what it is, breaks it (RFC 9110,
 # section 7.6.1, and RFC 9112, section 6).
@@ -247,7 +247,7 @@ def _header(value: object) -> tuple[str, str]:
         name, colon, content = value.partition(":")
         value = (name, content) if colon else None
     match value:
-        case (str(name), str(content)) if _TOKEN.fullmatch(name):
+        case (str(name), str(content)) if is_token(name):
             content = content.strip(" \t")
         case _:
             raise InvalidValueError("is not a header line", advice)
@@ -264,7 +264,7 @@ def _show_header(header: tuple[str, str]) -> str:
 
 def _without_content(line: str) -> str:
     name, colon, _ = line.partition(":")
-    return f"{name}: ***" if colon and _TOKEN.fullmatch(name) else "***"
+    return f"{name}: ***" if colon and is_token(name) else "***"
 
 
 def _field(value: object) -> str:

@@ -19,6 +19,7 @@ from aiorelay.checks.pipeline import with_checks
 from aiorelay.errors import BadSource, MalformedJson, MissingFile, TooLarge, TooManyParts, WrongContentType
 from aiorelay.files.filenames import last_component, media_type_by_extension
 from aiorelay.files.local import open_local
+from aiorelay.http.grammar import is_media_type
 from aiorelay.multipart.form import Form, Part
 from aiorelay.multipart.framing import canonical_length
 from aiorelay.multipart.parser import FormLimits
@@ -28,8 +29,6 @@ __all__ = ["Ingest", "Source", "Sources", "raw_form", "read_ingest"]
 
 _MEMBERS = {"source", "filename", "content_type", "sha256"}
 _URL = re.compile(r"https?://", re.IGNORECASE)
-# RFC 9110, section 8.3.1; parameters are not validated.
-_MEDIA_TYPE = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*(;[\t -~]*)?")
 _MULTIPART = re.compile(r"multipart/", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _OCTET_STREAM = "application/octet-stream"
@@ -202,7 +201,7 @@ def _source(value: Any) -> Source:
     source = Source(value.get("source", ""), value.get("filename"), value.get("content_type"), value.get("sha256"))
     if not source.is_remote and not source.location.startswith("/"):
         raise BadSource("A source must be an absolute local path or an http(s) URL.")
-    if source.content_type is not None and not _MEDIA_TYPE.fullmatch(source.content_type):
+    if source.content_type is not None and not is_media_type(source.content_type):
         raise BadSource("A source's content_type must be a media type such as application/pdf.")
     if source.content_type is not None and _MULTIPART.match(source.content_type):
         raise BadSource("A source's content_type must not be multipart.")
@@ -260,7 +259,7 @@ def _safe(filename: str) -> str:
 
 def media_type_of_one_file(media_type: str | None) -> str | None:
     """Return ``media_type``, or None if it is malformed or multipart: a part must not contain a form."""
-    is_one = media_type is not None and _MEDIA_TYPE.fullmatch(media_type) and not _MULTIPART.match(media_type)
+    is_one = media_type is not None and is_media_type(media_type) and not _MULTIPART.match(media_type)
     return media_type if is_one else None
 
 

@@ -106,6 +106,13 @@ class TestTokens:
         ("10.0.0.1", {"Forwarded": "for=198.51.100.7, for=1.2.3"}, "10.0.0.1"),
         ("10.0.0.1", {"Forwarded": 'for="[1:2]"'}, "10.0.0.1"),
         ("10.0.0.1", {"Forwarded": "for=198.51.100.7", "X-Forwarded-For": "203.0.113.9"}, "198.51.100.7"),
+        ("10.0.0.1", {"Forwarded": "for=198.51.100.7, , for=10.9.9.9,"}, "198.51.100.7"),
+        ("10.0.0.1", {"Forwarded": 'for="198.51.100.7:_port"'}, "198.51.100.7"),
+        # What a client writes into its Host or its own Forwarded must not pass for what the proxy says.
+        ("10.0.0.1", {"Forwarded": 'for=198.51.100.7;host="a,for=203.0.113.9";proto=https'}, "198.51.100.7"),
+        ("10.0.0.1", {"Forwarded": 'for=198.51.100.7;host="a,for=203.0.113.9;x=\\"b"'}, "198.51.100.7"),
+        ("10.0.0.1", {"Forwarded": 'for="203.0.113.9, for=198.51.100.7'}, "198.51.100.7"),
+        ("10.0.0.1", {"Forwarded": 'for="x, for=198.51.100.7;host="a,for=203.0.113.9"'}, "198.51.100.7"),
         ("nowhere", {"X-Forwarded-For": "198.51.100.7"}, "nowhere"),
     ],
 )

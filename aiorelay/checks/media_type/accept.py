@@ -6,7 +6,6 @@ file that is accepted without libmagic is accepted with it.
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -15,15 +14,11 @@ from importlib import import_module
 from aiorelay.checks.media_type.signatures import EMPTY, GENERIC, HEAD, NAMES, UNKNOWN, detect_media_type
 from aiorelay.checks.pipeline import Check, CheckFactory, FirstBytesCheck
 from aiorelay.errors import TypeRefused
+from aiorelay.http.grammar import essence
 from aiorelay.multipart.form import Part
 from aiorelay.observability.logs import log
 
 __all__ = ["Accept", "accept", "canonical", "libmagic"]
-
-_TOKEN = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*"  # noqa: S105 - a grammar: RFC 6838, section 4.2
-_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}")
-_WILDCARD = re.compile(rf"({_TOKEN}/|\*/)\*")
-_EXTENSION = re.compile(r"\.[^\s/\\*?]+")
 
 # Synonyms, after "x-" is removed from the subtype.
 _ALIASES = {
@@ -56,7 +51,7 @@ _ALIASES = {
 
 def canonical(media_type: str) -> str:
     """Return the spelling of ``media_type``, without parameters, that is used in comparisons."""
-    main, _, sub = media_type.partition(";")[0].strip().lower().partition("/")
+    main, _, sub = essence(media_type).partition("/")
     name = f"{main}/{sub.removeprefix('x-')}"
     return _ALIASES.get(name, name)
 
@@ -75,20 +70,15 @@ class Accept:
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> "Accept":
-        """Parse media types (``image/png``, ``image/*``, ``*/*``) and extensions (``.csv``).
-
-        Raises ``ValueError`` for any other entry.
-        """
-        written = tuple(entry.strip() for entry in entries)
-        for entry in written:
-            if not any(grammar.fullmatch(entry) for grammar in (_TYPE, _WILDCARD, _EXTENSION)):
-                raise ValueError(f"{entry!r} is neither a media type such as image/* nor an extension such as .csv")
-        families = tuple(entry[:-1].lower() for entry in written if _WILDCARD.fullmatch(entry))
+        """Sort ``entries`` that the settings have validated: ``image/png``, ``image/*``, ``.csv``."""
+        written = tuple(entries)
+        extensions = tuple(entry for entry in written if entry.startswith("."))
+        families = tuple(entry for entry in written if entry.endswith("/*"))
         return cls(
             entries=written,
-            types=frozenset(canonical(entry) for entry in written if _TYPE.fullmatch(entry)),
-            families=("",) if "*/" in families else families,
-            extensions=tuple(entry.casefold() for entry in written if entry.startswith(".")),
+            types=frozenset(canonical(entry) for entry in written if entry not in extensions + families),
+            families=tuple(family[:-1].lower() for family in families),
+            extensions=tuple(each.casefold() for each in extensions),
         )
 
     def has_extension(self, filename: str) -> bool:

@@ -15,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from aiorelay.cli.send.results import Answer, SendError, SendResult
+from aiorelay.http.grammar import essence
 
 __all__ = ["Event", "cancel", "events_in", "follow", "result_of_job"]
 
@@ -141,4 +142,4 @@ def _media_type(headers: object) -> str:
     """Return the media type in ``headers``, a JSON object or a list of pairs."""
     pairs = headers.items() if isinstance(headers, dict) else headers if isinstance(headers, list) else ()
     types = [str(pair[1]) for pair in pairs if len(pair) == 2 and str(pair[0]).lower() == "content-type"]
-    return types[0].partition(";")[0].strip().lower() if types else ""
+    return essence(types[0]) if types else ""

@@ -27,6 +27,7 @@ XLSX = OFFICE + "spreadsheetml.sheet"
 PPTX = OFFICE + "presentationml.presentation"
 ODF = "application/vnd.oasis.opendocument."
 JAR, APK, ZIP = "application/java-archive", "application/vnd.android.package-archive", "application/zip"
+EVERYTHING = ("application/*", "audio/*", "image/*", "inode/*", "text/*")
 PE, ICO = "application/vnd.microsoft.portable-executable", "image/vnd.microsoft.icon"
 BINARY = bytes(range(256))
 
@@ -271,8 +272,6 @@ def test_any_bytes_have_a_type(head: bytes) -> None:
         (["image/*"], "video/mp4", False),
         (["Image/*"], "image/png", True),
         (["application/pdf", "image/*"], "image/gif", True),
-        (["*/*"], "application/octet-stream", True),
-        (["*/*"], "inode/x-empty", True),
         ([".csv"], "text/csv", False),
         (["application/gzip"], "application/x-gzip", True),
         (["application/x-zip-compressed"], "application/zip", True),
@@ -283,7 +282,6 @@ def test_any_bytes_have_a_type(head: bytes) -> None:
         (["application/x-dosexec"], PE, True),
         (["application/x-executable"], "application/x-elf", True),
         (["inode/x-empty"], "inode/x-empty", True),
-        ([" image/png "], "image/png", True),
     ],
 )
 def test_patterns_match_types(entries: list[str], media_type: str, fits: bool) -> None:  # noqa: FBT001
@@ -307,31 +305,6 @@ def test_patterns_match_types(entries: list[str], media_type: str, fits: bool) -
 )
 def test_extensions_match_names(entries: list[str], filename: str, fits: bool) -> None:  # noqa: FBT001
     assert Accept.parse(entries).has_extension(filename) is fits
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        "",
-        ".",
-        "csv",
-        "*",
-        "*.csv",
-        "image",
-        "image/",
-        "/png",
-        "*/png",
-        "image/p*",
-        "image/png;q=1",
-        "a b/c",
-        ". csv",
-        "./a",
-    ],
-)
-def test_an_entry_that_is_neither_type_nor_extension_is_an_error(entry: str) -> None:
-    with pytest.raises(ValueError, match="neither a media type") as error:
-        Accept.parse(["image/png", entry])
-    assert repr(entry) in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -511,5 +484,5 @@ async def test_a_contradicted_claim_is_logged(
     pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, claimed: str | None, content: bytes, logged: str
 ) -> None:
     with caplog.at_level(logging.INFO, "aiorelay"):
-        await Upload(pool, None, "*/*").send(*([content] if content else []), claimed=claimed)
+        await Upload(pool, None, *EVERYTHING).send(*([content] if content else []), claimed=claimed)
     assert [record.message for record in caplog.records] == ([f"a file {logged}"] if logged else [])
