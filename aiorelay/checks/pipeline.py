@@ -1,23 +1,22 @@
 """Run checks over a form while it streams: one protocol for the built-in ones and the user's own.
 
-    maker(part) ─▶ Check or None        feed · feed · … · finish        close, come what may
+    factory(part) ─▶ Check or None      feed · feed · … · finish        close, always
                      │
                      └─ ThreadedCheck ─▶ Validator: plain functions, run in a thread, a large piece at a time
 
-    size         at most so many bytes
-    media_type   what the first bytes look like (signatures: the table for it)
-    digest       the checksum that was promised
-    wanted       the checksum that the client wants to be told
-    archives     what a zip or tar would unpack to
-    clamav       what a ClamAV daemon says
-    own          the user's validators, named ``package.module:name``
+    size             at most so many bytes
+    media_type       the type that the first bytes show (``signatures`` is its table)
+    digests          the checksum that the client gave
+    wanted_digests   the checksum that the client asks for
+    archives         what a zip or tar would unpack to
+    clamav           the verdict of a ClamAV daemon
+    validators       the user's own, named ``package.module:name``
 
-A check may only object, by raising a ``Problem``. Bytes are passed on as soon as they were fed: the verdict need only
-come before the form's closing boundary, which is held back until every part has been read to its end.
+A check rejects a part by raising a ``Problem``; it cannot change the bytes. Bytes are passed on once they were fed to
+every check: the verdict need only come before the closing boundary, which is held back until every part has been read.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import replace
@@ -25,6 +24,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Protocol
 
+from aiorelay.concurrency.double_buffer import DoubleBuffer
 from aiorelay.errors import Internal, Problem
 from aiorelay.multipart.form import Form, Part
 from aiorelay.observability.logs import log
@@ -42,20 +42,20 @@ __all__ = [
 
 
 class Validator(Protocol):
-    """A judge of one file, in plain functions that may be slow: they run in a thread, never two at once.
+    """A validator of one file: plain functions that may block. They run in a thread, never two at once.
 
-    It refuses the file by raising ``Refused("why")``, from either method or from the callable that makes it.
+    It refuses the file by raising ``Refused("why")`` from either method or from the callable that makes it.
     """
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the file, which are never none."""
+        """Take the next bytes of the file, at least one."""
 
     def finish(self) -> None:
         """Give the verdict: the file has ended."""
 
 
 class Check(Protocol):
-    """A judge of one part, on the event loop; it objects by raising a ``Problem``."""
+    """A check of one part, on the event loop. It rejects the part by raising a ``Problem``."""
 
     async def feed(self, chunk: bytes) -> None:
         """Take the next bytes, before they are passed on."""
@@ -64,24 +64,24 @@ class Check(Protocol):
         """Give the verdict: the part has ended. Not called once anything has failed."""
 
     async def close(self) -> None:
-        """Let go of everything. Called exactly once, also after a failure or a cancellation; never raises."""
+        """Release all resources. Called exactly once, also after a failure or a cancellation; never raises."""
 
 
 CheckFactory = Callable[[Part], Check | None]
-"""Makes the check of one part, or None where it has nothing to say about it; may raise a ``Problem`` at once."""
+"""Makes the check of one part, or returns None if it does not apply to it; may raise a ``Problem`` at once."""
 
 
 def checked(form: Form, factories: Sequence[CheckFactory]) -> Form:
-    """Give ``form`` again, its parts' bytes passing through the checks that ``factories`` make for them.
+    """Return ``form`` with the bytes of each part passing through the checks that ``factories`` make for it.
 
-    A part that no check is made for is the same object. A file input without a name is a file only if it has
-    bytes: makers see it once its first bytes are there, and never if it has none.
+    A part without checks stays the same object. A file input with an empty name is a file only if it has bytes:
+    factories are called for it when its first bytes have arrived, and not at all if there are none.
     """
     return Form(form.boundary, _checked_parts(form.parts, factories), form.length) if factories else form
 
 
 def with_checks(part: Part, checks: Sequence[Check]) -> Part:
-    """Give ``part`` again, its bytes passing through ``checks``, which are closed with its chunks."""
+    """Return ``part`` with its bytes passing through ``checks``, which are closed with its chunks."""
     return replace(part, chunks=through_checks(part.chunks, checks))
 
 
@@ -91,9 +91,10 @@ def through_checks(chunks: AsyncIterator[bytes], checks: Sequence[Check]) -> Asy
 
 
 class FirstBytesCheck:
-    """A check that judges a file by its first bytes alone: none are passed on until it has.
+    """A check of a file's first bytes. No bytes are passed on until it has decided.
 
-    ``judge`` is awaited with the first ``length`` bytes, or all there are, and raises a ``Problem`` to object.
+    ``judge`` is awaited with the first ``length`` bytes, or with all of a shorter file. It rejects the file by raising
+    a ``Problem``.
     """
 
     def __init__(self, judge: Callable[[bytes], Awaitable[None]], length: int) -> None:
@@ -121,18 +122,14 @@ class FirstBytesCheck:
 
 
 class ThreadedCheck:
-    """A check that runs a ``Validator`` in a thread of ``pool``.
+    """A check that runs a ``Validator`` in a thread of ``pool``, a large piece at a time (see ``DoubleBuffer``).
 
-    Bytes are gathered into pieces of ``PIECE`` and handed over whole, one piece in work while the next gathers: no
-    hop per block, and never more than two pieces in memory (and the blocks that complete them). A file smaller than
-    ``inline`` bytes is judged on the loop, which for mere arithmetic is cheaper than the hop.
+    A file smaller than ``inline`` bytes is judged on the event loop.
 
-    What the validator raises that is none of its ``objections`` becomes ``Internal``; the log has ``name``, which
-    exception it was and where. So does a piece that takes longer than ``timeout`` seconds, if that is given: its thread
-    is left to itself, and ``on_timeout`` called.
+    An exception of the validator that is none of its ``objections`` becomes ``Internal``; the log has ``name``, the
+    exception's type and where it was raised. So does a piece that takes longer than ``timeout`` seconds: its thread is
+    left alone, and ``on_timeout`` is called.
     """
-
-    PIECE = 512 * 1024
 
     def __init__(
         self,
@@ -145,63 +142,37 @@ class ThreadedCheck:
         timeout: float | None = None,
         on_timeout: Callable[[], object] = lambda: None,
     ) -> None:
+        self._validator = validator
+        self._buffer = DoubleBuffer(self._run, pool, inline=inline, timeout=timeout)
+        self._name = name
+        self._objections = objections
         self._timeout = timeout
         self._on_timeout = on_timeout
-        self._validator = validator
-        self._pool = pool
-        self._name = name
-        self._inline = inline
-        self._objections = objections
-        self._gathered: list[bytes] = []
-        self._size = 0
-        self._in_work: asyncio.Future[None] | None = None
-        self._handed_over = False
         self._stopped = False
 
     async def feed(self, chunk: bytes) -> None:
-        self._gathered.append(chunk)
-        self._size += len(chunk)
-        if self._size >= self.PIECE:
-            await self._hand_over(last=False)
-        elif self._in_work is not None and self._in_work.done():
-            await self._settle()  # an objection is not kept waiting for the next piece
+        try:
+            await self._buffer.feed(chunk)
+        except TimeoutError as late:
+            raise self._too_slow() from late
 
     async def finish(self) -> None:
-        if not self._handed_over and self._size < self._inline:
-            self._run(self._gathered, last=True)
-            return
-        await self._hand_over(last=True)
-        await self._settle()
+        try:
+            await self._buffer.finish()
+        except TimeoutError as late:
+            raise self._too_slow() from late
 
     async def close(self) -> None:
-        """Drop what has not begun; what has, ends by itself after the block it is at."""
+        """Drop the pieces that have not begun. The one in work ends after its present block."""
         self._stopped = True
-        self._gathered = []
-        if self._in_work is not None:
-            self._in_work.cancel()
+        self._buffer.drop()
 
-    async def _hand_over(self, *, last: bool) -> None:
-        await self._settle()
-        piece, self._gathered, self._size = self._gathered, [], 0
-        self._handed_over = True
-        self._in_work = asyncio.get_running_loop().run_in_executor(self._pool, self._run_piece, piece, last)
+    def _too_slow(self) -> Internal:
+        log.error("%s gave no verdict for %g s; its thread is given up", self._name, self._timeout)
+        self._on_timeout()
+        return Internal("A check of the file took too long; the log of the relay says which.")
 
-    async def _settle(self) -> None:
-        in_work, self._in_work = self._in_work, None
-        if in_work is None:
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                await in_work
-        except TimeoutError as late:
-            log.error("%s gave no verdict for %g s; its thread is given up", self._name, self._timeout)
-            self._on_timeout()
-            raise Internal("A check of the file took too long; the log of the relay says which.") from late
-
-    def _run_piece(self, piece: Iterable[bytes], last: bool) -> None:  # noqa: FBT001 - executors pass no keywords
-        self._run(piece, last=last)
-
-    def _run(self, piece: Iterable[bytes], *, last: bool) -> None:
+    def _run(self, piece: list[bytes], last: bool, /) -> None:  # noqa: FBT001 - executors pass no keywords
         try:
             for chunk in piece:
                 if self._stopped:
@@ -211,15 +182,15 @@ class ThreadedCheck:
                 self._validator.finish()
         except self._objections:
             raise
-        # Everything: a future cannot carry StopIteration (it would never be done), and a SystemExit out of one would
-        # end the loop. Not its message, which may quote the file.
+        # All exceptions: a future cannot carry StopIteration (it would never be done), and a SystemExit out of one
+        # would end the loop. The message is not logged: it may quote the file.
         except BaseException as unexpected:  # noqa: BLE001 - as said
             log.error("%s failed: %s at %s", self._name, type(unexpected).__name__, _trail(unexpected))
             raise Internal("A check of the file failed; the log of the relay says which.") from None
 
 
 def _trail(exception: BaseException) -> str:
-    """Where ``exception`` passed, innermost last, as ``file.py:LINE > file.py:LINE``: lines, and no values."""
+    """The lines that ``exception`` passed, innermost last, as ``file.py:LINE > file.py:LINE``, without any values."""
     steps = walk_tb(exception.__traceback__)
     return " > ".join(f"{Path(frame.f_code.co_filename).name}:{line}" for frame, line in steps)
 
@@ -237,16 +208,16 @@ async def _checked_parts(
             try:
                 for factory in factories:
                     if (check := factory(begun)) is not None:
-                        still_open.append(check)  # noqa: PERF401 - open already if the next maker objects
+                        still_open.append(check)  # noqa: PERF401 - to be closed if the next factory raises
                 checks = tuple(still_open)
                 yield replace(begun, chunks=_through(begun.chunks, checks, still_open)) if checks else begun
             finally:
-                # Here too: a reader that is cut off before a part's first block never starts its generator.
+                # Here too: if reading ends before a part's first block, the generator of its chunks never starts.
                 await _close(still_open)
 
 
 async def _begun(part: Part) -> Part | None:
-    """Read the first block of ``part``: None if there is none."""
+    """Return ``part`` once its first block has arrived; None if it has none."""
     first = await anext(part.chunks, None)
     return None if first is None else replace(part, chunks=_preceded(first, part.chunks))
 
@@ -286,12 +257,12 @@ async def _through(
 
 
 async def _close(still_open: list[Check]) -> None:
-    """Close what is ``still_open``, each check once, whoever else is asked to."""
+    """Close each check of ``still_open`` once, even if called twice."""
     while still_open:
         await still_open.pop().close()
 
 
 async def _ended(stream: AsyncIterator[object]) -> None:
-    """End ``stream`` now if it can be told to, not whenever it is collected: it may hold a connection."""
+    """Close ``stream`` now if it is a generator, not when it is garbage-collected: it may hold a connection."""
     if isinstance(stream, AsyncGenerator):
         await stream.aclose()

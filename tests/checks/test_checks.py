@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from aiorelay.checks.pipeline import Check, FirstBytesCheck, ThreadedCheck, checked, with_checks
+from aiorelay.concurrency.double_buffer import PIECE
 from aiorelay.errors import Internal, NotFound, Refused, TooLarge
 from aiorelay.multipart.form import Form, Part
 
@@ -305,11 +306,11 @@ async def judged(check: Check, blocks: Iterable[bytes]) -> None:
     [
         [],
         [1],
-        [ThreadedCheck.PIECE - 1],
-        [ThreadedCheck.PIECE],
-        [ThreadedCheck.PIECE + 1],
+        [PIECE - 1],
+        [PIECE],
+        [PIECE + 1],
         [100_000] * 21,
-        [ThreadedCheck.PIECE] * 3,
+        [PIECE] * 3,
     ],
 )
 async def test_a_validator_gets_every_block_in_order_outside_the_loop(
@@ -331,7 +332,7 @@ async def test_a_file_below_inline_is_judged_on_the_loop(pool: ThreadPoolExecuto
 
 
 async def test_a_last_piece_below_inline_still_comes_after_those_before(pool: ThreadPoolExecutor) -> None:
-    judge, blocks = Judge(), [bytes(ThreadedCheck.PIECE), b"the rest"]
+    judge, blocks = Judge(), [bytes(PIECE), b"the rest"]
     await judged(ThreadedCheck(judge, pool, name="judge", inline=100), blocks)
     assert judge.seen == blocks
     assert threading.current_thread() not in judge.threads
@@ -351,7 +352,7 @@ async def test_a_slow_validator_delays_its_upload_but_not_the_loop(pool: ThreadP
 
     async def feed() -> None:
         for number in range(3):
-            await check.feed(bytes(ThreadedCheck.PIECE))
+            await check.feed(bytes(PIECE))
             events.append(f"piece {number} taken")
         await check.finish()
         events.append("finished")
@@ -379,12 +380,12 @@ async def test_a_refusal_in_the_thread_is_raised_while_the_next_piece_is_gathere
         raise Refused("why")
 
     check = ThreadedCheck(Judge(object_), pool, name="judge")
-    await check.feed(bytes(ThreadedCheck.PIECE))
+    await check.feed(bytes(PIECE))
     await objected.wait()
     fed = itertools.count(1)
     with pytest.raises(Refused, match="why"):
         await judged(check, (b"x" for _ in fed))
-    assert next(fed) < ThreadedCheck.PIECE
+    assert next(fed) < PIECE
 
 
 def fail_with(exception: BaseException) -> Callable[..., object]:
@@ -441,7 +442,7 @@ async def test_cancellation_drops_pieces_that_were_not_started(pool: ThreadPoolE
         left.set()
 
     judge = Judge(stand_still)
-    blocks = [bytes(ThreadedCheck.PIECE // 2)] * 8
+    blocks = [bytes(PIECE // 2)] * 8
     form = checked(a_form(a_part(*blocks)), [lambda _: ThreadedCheck(judge, pool, name="judge")])
     reading = asyncio.create_task(read(form))
     await entered.wait()

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiorelay.concurrency.double_buffer import PIECE
 from aiorelay.errors import Internal, StartupError, StorageFull
-from aiorelay.files.writer import PIECE, StoredFile
+from aiorelay.files.writer import StoredFile
 from aiorelay.rest2.store import Store, stored
 
 MIB = 1024 * 1024
