@@ -13,7 +13,6 @@ certificate. ``ca.pem`` is a copy of the certificate in ``ca-key.pem``.
 
 import contextlib
 import fcntl
-import ipaddress
 import os
 import secrets
 import ssl
@@ -22,7 +21,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-import idna
 import trustme
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -69,18 +67,20 @@ def ca_certificate(directory: Path) -> Path:
 class Certificates:
     """A server certificate signed by the generated CA, and the server's TLS context.
 
-    ``names`` are DNS names (in Unicode or as A-labels, a wildcard beginning with ``*.``) and IP addresses. The
-    certificate is kept for the next start. It is replaced if its names differ, if it expires within 30 days, or if
-    the current CA did not sign it. ``ca`` is the path of the CA's certificate.
+    ``names`` are DNS names and IP addresses in the form of the setting ``tls-name``. The certificate is kept for the
+    next start. It is replaced if its names differ, if it expires within 30 days, or if the current CA did not sign it.
+    ``ca`` is the path of the CA's certificate.
 
-    Raises StartupError if the directory cannot be used or a certificate cannot contain a name.
+    Raises StartupError if the directory cannot be used or if there is no name.
     """
 
     def __init__(self, directory: Path, names: Sequence[str], *, clock: Callable[[], datetime] = _now) -> None:
+        if not names:
+            raise StartupError("A certificate needs a name. Give a DNS name or an IP address with --tls-name.")
         self.ca = directory / "ca.pem"
         self.context = _server_context()
         self._directory = directory
-        self._names = _canonical_names(names)
+        self._names = frozenset(names)
         self._clock = clock
         self._expires = self._load()
 
@@ -212,29 +212,6 @@ def _parse(path: Path, setting: str, what: str, parse: Callable[[bytes], T]) -> 
 
 def _private_key(pem: bytes) -> PrivateKeyTypes:
     return load_pem_private_key(pem, password=None)
-
-
-def _canonical_names(names: Iterable[str]) -> frozenset[str]:
-    canonical = set()
-    for name in names:
-        try:
-            canonical.add(_canonical_name(name))
-        except ValueError as error:
-            raise StartupError(
-                f"A certificate cannot contain the name {name!r}. Give a DNS name or an IP address with --tls-name."
-            ) from error
-    if not canonical:
-        raise StartupError("A certificate needs a name. Give a DNS name or an IP address with --tls-name.")
-    return frozenset(canonical)
-
-
-def _canonical_name(name: str) -> str:
-    """Return a name in the form that certificates use. Raises ValueError if it is not a server's name."""
-    with contextlib.suppress(ValueError):
-        # A certificate cannot contain an address with a zone (fe80::1%eth0).
-        return str(ipaddress.ip_address(name if "%" not in name else ""))
-    wildcard, host = ("*.", name[2:]) if name.startswith("*.") else ("", name)
-    return wildcard + idna.encode(host.removesuffix("."), uts46=True).decode("ascii")
 
 
 @contextlib.contextmanager

@@ -23,11 +23,9 @@ from typing import Any, Literal, NamedTuple
 from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
 from aiorelay.multipart.form import Part
 from aiorelay.observability.logs import log
+from aiorelay.settings.places import ScannerAddress
 
-__all__ = ["ClamAV", "Scan", "ScanOutcome", "ScannerAddress", "Verdict", "parse_reply"]
-
-ScannerAddress = tuple[str, int] | Path
-"""The address of clamd: a host and a TCP port, or the path of a Unix socket."""
+__all__ = ["ClamAV", "Scan", "ScanOutcome", "Verdict", "parse_reply"]
 
 ScanOutcome = Literal["clean", "infected", "unscannable", "unavailable"]
 

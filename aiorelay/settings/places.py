@@ -25,6 +25,7 @@ __all__ = [
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 ScannerAddress = tuple[str, int] | Path
+"""Where clamd listens: a host and a TCP port, or a Unix socket."""
 
 # RFC 1123, section 2.1, and the underscore, which names of containers and many hosts contain.
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", re.ASCII)
@@ -71,14 +72,20 @@ def _name(text: str) -> str:
 
 
 def _ascii(text: str) -> str:
-    if text.isascii():
-        return text
-    import idna  # noqa: PLC0415 - slow to import, and few names need it
+    name = text if text.isascii() else _idna(text)
+    if name is None:
+        raise InvalidValueError("is not a host", "name an IP address or a host, without a port")
+    return name
+
+
+def _idna(name: str) -> str | None:
+    """The A-labels of ``name`` (UTS #46, nontransitional), as yarl encodes the hosts of URLs; None if it has none."""
+    import idna  # noqa: PLC0415 - few names need it, and it is slow to import
 
     try:
-        return idna.encode(text, uts46=True).decode()
+        return idna.encode(name, uts46=True).decode()
     except idna.IDNAError:
-        raise InvalidValueError("is not a host", "name an IP address or a host, without a port") from None
+        return None
 
 
 def _host_pattern(value: object) -> str:
@@ -89,7 +96,9 @@ def _host_pattern(value: object) -> str:
 
 def _certificate_name(value: object) -> str:
     name = _host_pattern(value)
-    if "_" in name or "%" in name:
+    # Hyphens in the third and fourth place are kept for A-labels (RFC 5891, section 4.2.3.1), which may be invalid.
+    reserved = any(label[2:4] == "--" for label in name.split("."))
+    if "_" in name or "%" in name or (reserved and _idna(name.removeprefix("*.")) is None):
         raise InvalidValueError(
             "cannot be in a certificate", "name an IP address or a host of letters, digits and hyphens"
         )

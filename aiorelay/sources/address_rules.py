@@ -6,7 +6,6 @@ the metadata services of clouds. ``ipaddress.is_global`` is not used: it differs
 for multicast, NAT64 and site-local addresses.
 """
 
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
@@ -152,30 +151,24 @@ def _named_range(address: IPAddress) -> str | None:
 class HostRules:
     """The operator's list of hosts. ``example.org`` matches that name, ``*.example.org`` any subdomain.
 
-    The comparison ignores case and a final dot. Unicode names and their A-labels (IDNA) are equal.
+    Patterns and hosts are in ASCII (IDNA A-labels), as the settings and yarl return them. The comparison ignores case
+    and a final dot.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        names = [_ascii_name(pattern) for pattern in patterns]
+        names = [_plain(pattern) for pattern in patterns]
         self._exact = frozenset(name for name in names if not name.startswith("*."))
         self._below = tuple(name[1:] for name in names if name.startswith("*."))
 
     def __bool__(self) -> bool:
-        """Whether there are any rules. Without rules, every host is allowed."""
+        """Whether there are any rules; without rules every host is allowed."""
         return bool(self._exact or self._below)
 
     def names(self, host: str) -> bool:
         """Whether a rule matches ``host``, a host name or an IP address."""
-        name = _ascii_name(host)
+        name = _plain(host)
         return name in self._exact or any(name.endswith(suffix) and name != suffix for suffix in self._below)
 
 
-def _ascii_name(host: str) -> str:
-    """Return a host name in lower case with IDNA A-labels and without a final dot.
-
-    This is the mapping of UTS #46 (non-transitional): compatibility forms, case and ideographic full stops. Labels are
-    not validated: one that IDNA forbids matches no host.
-    """
-    plain = unicodedata.normalize("NFKC", host).replace("\u3002", ".").lower()
-    labels = plain.strip("[]").removesuffix(".").split(".")
-    return ".".join(label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels)
+def _plain(host: str) -> str:
+    return host.lower().removesuffix(".")

@@ -255,31 +255,6 @@ class TestTheServedCertificate:
         authority = x509.load_pem_x509_certificate(made.ca.read_bytes())
         assert served(made).not_valid_after_utc == authority.not_valid_after_utc
 
-    @pytest.mark.parametrize(
-        ("given", "held"),
-        [
-            ("LOCALHOST", "localhost"),
-            ("relay.example.", "relay.example"),
-            ("Bücher.example", "xn--bcher-kva.example"),
-            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
-            ("*.bücher.example", "*.xn--bcher-kva.example"),
-            ("0:0:0:0:0:0:0:1", "::1"),
-            ("2001:DB8::1", "2001:db8::1"),
-        ],
-    )
-    def test_names_are_held_in_canonical_form(self, directory: Path, given: str, held: str) -> None:
-        first = served(tls.Certificates(directory, [given]))
-        assert names_in(first) == {held}
-        assert served(tls.Certificates(directory, [given])) == first
-
-    @pytest.mark.parametrize(
-        "name",
-        ["", ".", "*", "a b", "my_host", "a..b", "-a", "x" * 64, "a@b.example", "10.0.0.0/8", "fe80::1%eth0", "*.*.a"],
-    )
-    def test_an_invalid_name_is_an_error(self, directory: Path, name: str) -> None:
-        with pytest.raises(StartupError, match=r"^A certificate cannot contain the name .*--tls-name\.$"):
-            tls.Certificates(directory, ["localhost", name])
-
     def test_an_empty_list_of_names_is_an_error(self, directory: Path) -> None:
         with pytest.raises(StartupError, match=r"needs a name\. .*--tls-name"):
             tls.Certificates(directory, [])

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiorelay.checks.clamav import ClamAV, ScannerAddress, ScanOutcome, Verdict, parse_reply
+from aiorelay.checks.clamav import ClamAV, ScanOutcome, Verdict, parse_reply
 from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
 from aiorelay.multipart.form import Part
+from aiorelay.settings.places import ScannerAddress
 
 MARKER = b"AIORELAY-TEST-SIGNATURE"
 SIGNATURE = "Aiorelay.Test.UNOFFICIAL"  # clamd appends UNOFFICIAL to signatures of others

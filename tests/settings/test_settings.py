@@ -230,10 +230,31 @@ def test_allowed_hosts_may_be_patterns_of_subdomains() -> None:
         assert "is not a host" in fault(allow_host=text)
 
 
-def test_certificate_names_that_a_certificate_cannot_contain_are_refused() -> None:
-    assert Settings(tls_name=["*.example.org", "::1"]).tls_name == ("*.example.org", "::1")
-    for text in ("my_box", "fe80::1%eth0"):
-        assert "cannot be in a certificate" in fault(tls_name=text)
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("*.example.org", "*.example.org"),
+        ("LOCALHOST", "localhost"),
+        ("relay.example.", "relay.example"),
+        ("Bücher.example", "xn--bcher-kva.example"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("*.bücher.example", "*.xn--bcher-kva.example"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("2001:DB8::1", "2001:db8::1"),
+    ],
+)
+def test_certificate_names_are_held_in_canonical_form(text: str, name: str) -> None:
+    assert Settings(tls_name=text).tls_name == (name,)
+
+
+@pytest.mark.parametrize("text", ["my_box", "fe80::1%eth0", "xn--a.example", "*.xn--a.example", "ab--cd.example"])
+def test_certificate_names_that_a_certificate_cannot_contain_are_refused(text: str) -> None:
+    assert "cannot be in a certificate" in fault(tls_name=text)
+
+
+@pytest.mark.parametrize("text", ["", ".", "*", "a b", "a..b", "-a", "x" * 64, "a@b.example", "10.0.0.0/8", "*.*.a"])
+def test_what_is_no_host_is_no_certificate_name(text: str) -> None:
+    assert "is not a host" in fault(tls_name=text)
 
 
 def test_certificate_names_include_this_machine_by_default() -> None:

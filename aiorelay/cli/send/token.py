@@ -7,11 +7,12 @@ from pathlib import Path
 from yarl import URL
 
 from aiorelay.errors import StartupError
+from aiorelay.http.grammar import TOKEN68
 
 __all__ = ["is_confidential", "read_token"]
 
-# A line of the relay's own token file, or the token alone (RFC 6750, section 2.1: b64token).
-_LINE = re.compile(r"(?:[^:\s][^:]*:)?([A-Za-z0-9._~+/-]+=*)")
+# A line of the relay's own token file, or the token alone.
+_LINE = re.compile(rf"(?:[^:\s][^:]*:)?({TOKEN68})")
 
 
 def read_token(path: Path) -> str:
