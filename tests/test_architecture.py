@@ -36,6 +36,7 @@ PURE = (
     "http.fields",
     "http.grammar",
     "http.hop_by_hop",
+    "http.structured_fields",
     "multipart.form",
     "multipart.framing",
     "multipart.part_head",

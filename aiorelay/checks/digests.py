@@ -7,12 +7,11 @@ import hashlib
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from hmac import compare_digest
-from typing import Any, Final
-
-import http_sf
+from typing import Final
 
 from aiorelay.checks.pipeline import ThreadedCheck
 from aiorelay.errors import BadDigest, DigestMismatch
+from aiorelay.http.structured_fields import parse_dictionary
 
 __all__ = [
     "ALGORITHMS",
@@ -20,7 +19,6 @@ __all__ = [
     "Digests",
     "expect_digests",
     "expect_sha256",
-    "parse_dictionary",
     "parse_digest_field",
 ]
 
@@ -29,15 +27,6 @@ INLINE: Final = 64 * 1024
 
 ALGORITHMS: Final = {"sha-256": "sha256", "sha-512": "sha512"}
 """The names in ``hashlib`` of the algorithms that RFC 9530 has for files."""
-
-
-def parse_dictionary(value: str) -> dict[str, Any]:
-    """Parse a structured field that is a dictionary (RFC 9651, section 3.2), without its parameters.
-
-    Of a repeated member the last counts. Raises ``ValueError`` for anything else.
-    """
-    members: Any = http_sf.parse(value.encode("utf-8", "surrogatepass"), tltype="dictionary")
-    return {name: member[0] for name, member in members.items()}
 
 
 def parse_digest_field(value: str, field: str = "Content-Digest") -> dict[str, bytes]:

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from concurrent.futures import Executor
 from urllib.parse import quote
 
-from aiorelay.checks.digests import ALGORITHMS, INLINE, parse_dictionary
+from aiorelay.checks.digests import ALGORITHMS, INLINE
 from aiorelay.checks.pipeline import Check, ThreadedCheck
 from aiorelay.http.grammar import TOKEN_SYMBOLS
+from aiorelay.http.structured_fields import parse_dictionary
 from aiorelay.multipart.form import Part
 
 __all__ = ["WantedDigests", "preferred_algorithm"]

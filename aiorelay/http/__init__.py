@@ -8,5 +8,6 @@ middleware           timeout for sending a response, Expect, paths without a rou
 problem_details      errors as ``application/problem+json`` (RFC 9457)
 fields               which header fields are passed on or added
 grammar              tokens, lists, parameters, media types (without aiohttp: the settings use it too)
+structured_fields    items and dictionaries (RFC 9651)
 hop_by_hop           the fields that are never passed on (without aiohttp: the settings use it too)
 """

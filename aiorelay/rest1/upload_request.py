@@ -12,6 +12,7 @@ from aiorelay.checks.digests import parse_digest_field
 from aiorelay.checks.wanted_digests import preferred_algorithm
 from aiorelay.http.authentication import Access
 from aiorelay.http.fields import CONTENT_DIGESTS, add_trace, drop_client_claims, end_to_end
+from aiorelay.http.grammar import essence
 from aiorelay.multipart.framing import FramedBody
 from aiorelay.observability.logs import request_id
 from aiorelay.rest1.preferences import remove_preference, split_preference
@@ -62,7 +63,7 @@ def parse_request(
     return UploadRequest(
         endpoint=endpoint,
         who=who,
-        media_type=types[0].partition(";")[0].strip().lower() if len(types) == 1 else "",
+        media_type=essence(types[0]) if len(types) == 1 else "",
         content_type=types[0] if types else None,
         filename=unquote(request.rel_url.raw_path.rpartition("/")[2], errors="replace"),
         query=query(request),

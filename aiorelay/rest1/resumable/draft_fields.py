@@ -16,6 +16,7 @@ from typing import Any
 import http_sf
 
 from aiorelay.errors import InconsistentLength
+from aiorelay.http.structured_fields import parse_item
 
 __all__ = [
     "INTEROP_VERSIONS",
@@ -85,10 +86,7 @@ def declared_length(
 
 def _bare_item(value: str | None) -> Any:
     """The bare item of an Item, whatever its parameters; None if there is no valid one."""
-    if value is None:
-        return None
     try:
-        item = http_sf.parse(value.encode("utf-8", "surrogateescape"), tltype="item")
+        return None if value is None else parse_item(value)
     except ValueError:
         return None
-    return item[0] if isinstance(item, tuple) else item
