@@ -1,4 +1,4 @@
-"""Run work in threads and wait for its end, even when cancelled: a thread keeps what it still uses."""
+"""Run work in threads and wait for its end, even when cancelled, so that a thread keeps the resources it uses."""
 
 import asyncio
 import contextlib
@@ -15,18 +15,18 @@ _Result = TypeVar("_Result")
 
 
 async def result_of(job: Future[_Result]) -> _Result:
-    """Wait for the result of ``job``. One that is there already costs the loop no wake-up.
+    """Return the result of ``job``, without yielding to the event loop if it is done.
 
-    A cancellation meanwhile does not reach the job, not even one that still waits for its thread.
+    Cancelling the wait does not cancel the job, even if the job has not begun.
     """
     return job.result() if job.done() else await asyncio.shield(asyncio.wrap_future(job))
 
 
 async def wait_until_done(job: asyncio.Future[Any]) -> None:
-    """Wait until ``job`` has ended, well or not; ``job.result()`` says which.
+    """Wait until ``job`` has ended; it may have failed, see ``job.result()``.
 
-    A cancellation meanwhile does not reach the job, which could not be stopped anyhow: it is raised once the
-    job has ended. A job whose result nobody asks for is not reported as never retrieved.
+    A cancellation of the wait is raised after the job has ended: a thread cannot be stopped. The event loop does not
+    report the exception of the job as never retrieved.
     """
     cancelled: asyncio.CancelledError | None = None
     while not job.done():
@@ -41,9 +41,9 @@ async def wait_until_done(job: asyncio.Future[Any]) -> None:
 
 
 class Threads(Executor):
-    """Threads without an upper limit: work starts at once, in an idle thread or in a new one.
+    """An executor without a limit: work starts at once, in an idle thread or in a new one.
 
-    For work that may hang: a thread that never comes back keeps neither other work nor the end of the process waiting.
+    For work that may hang: a thread that never returns delays neither other work nor the end of the process.
     """
 
     def __init__(self, name: str) -> None:
@@ -60,7 +60,7 @@ class Threads(Executor):
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(fn(*args, **kwargs))
-                except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+                except BaseException as error:  # noqa: BLE001 - the future raises it
                     future.set_exception(error)
 
         self._work.put(run)
@@ -71,12 +71,12 @@ class Threads(Executor):
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - Executor's
-        """End the threads that are idle, and the others when their work is done. Waits for none: one may hang."""
+        """End idle threads now, and others when their work is done. Does not wait: a thread may hang."""
         for _ in self._threads:
             self._work.put(None)
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:
             work()
-            del work  # or what it holds would live until the next comes
+            del work  # so that its objects are released before the next work arrives
             self._idle.release()

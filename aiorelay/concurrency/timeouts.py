@@ -8,20 +8,17 @@ __all__ = ["MinimumRate", "Watchdog"]
 
 
 class Watchdog:
-    """Watches waits, none of which may last longer than ``seconds``: ``with watchdog.watching(): await …``.
-
-    For use in one event loop.
-    """
+    """Limits each of many waits to ``seconds``: ``with watchdog.watching(): await …``. For use in one event loop."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds: Final = seconds
-        self._waits: dict[_Wait, float] = {}  # with their deadlines; as all may last alike, the first ends first
+        self._waits: dict[_Wait, float] = {}  # with their deadlines, in order of both
         self._timer: asyncio.TimerHandle | None = None
 
     def watching(self) -> "_Wait":
-        """A context, to be entered once, in which ``TimeoutError`` is raised when the time is up.
+        """Return a context manager that raises ``TimeoutError`` when the time is up; it can be entered once.
 
-        It is raised on leaving, as by ``asyncio.timeout``: within, the wait is cancelled.
+        As with ``asyncio.timeout``, the code within is cancelled and the error is raised on leaving.
         """
         return _Wait(self)
 
@@ -35,7 +32,7 @@ class Watchdog:
         self._waits.pop(wait, None)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cut short what has waited too long, and look again when that may be true of the next."""
+        """End the waits whose deadline has passed, and call again at the next deadline."""
         now = loop.time()
         self._timer = None
         for wait, deadline in list(self._waits.items()):
@@ -47,7 +44,7 @@ class Watchdog:
 
 
 class _Wait:
-    """One wait of the task that enters it; how it ends is ``asyncio.Timeout``'s way."""
+    """One wait of the task that enters it. It ends as ``asyncio.Timeout`` does."""
 
     __slots__ = ("_cancelling", "_is_cut_short", "_task", "_watchdog")
 
@@ -67,7 +64,7 @@ class _Wait:
         self, _kind: type[BaseException] | None, failure: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         self._watchdog.end(self)
-        # Cancelled by somebody else too: then that is what it is told.
+        # If the task was cancelled by others too, CancelledError is raised, not TimeoutError.
         if (
             self._is_cut_short
             and self._task.uncancel() <= self._cancelling
@@ -81,10 +78,9 @@ class _Wait:
 
 
 class MinimumRate:
-    """Watches one sender, which must give ``min_rate`` bytes a second on average.
+    """Checks that one sender sends at least ``min_rate`` bytes a second, averaged over a minute of waiting.
 
-    Only the time spent waiting for the sender counts: while whoever takes the bytes is slow, nobody asks for more,
-    and that is not the sender's fault.
+    Only the time spent waiting for the sender counts, not the time in which the receiver is slow.
     """
 
     WINDOW = 60.0
@@ -95,7 +91,7 @@ class MinimumRate:
         self._arrived = 0
 
     def is_met(self, waited: float, arrived: int) -> bool:
-        """Note that ``arrived`` bytes came after ``waited`` seconds: false where a whole minute was too slow."""
+        """Record that ``arrived`` bytes came after ``waited`` seconds. False if the last full minute was too slow."""
         self._waited += waited
         self._arrived += arrived
         if self._waited < self.WINDOW:

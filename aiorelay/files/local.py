@@ -1,9 +1,9 @@
 """Open a local file below a root, without following links out of it, as a stream of bytes.
 
-What may be read is judged on what was opened, never on a name: the walk goes from the root down by directory
-descriptors, one component at a time, and no step of it follows a link. A link is read instead, and the walk begins
-anew with its target in its place, so that a link which leads out of the root ends there, whatever happens to the
-tree meanwhile (openat2's RESOLVE_BENEATH, by hand). Only a regular file is opened at all.
+Access is checked on open descriptors, never on names. The path is walked from the root by directory descriptors, one
+component at a time, without following links. A link is read, and the walk starts again with the link's target in its
+place. So a link that leads out of the root is refused, whatever others change in the tree meanwhile (RESOLVE_BENEATH of
+openat2(2), in Python). Only regular files are opened.
 """
 
 import asyncio
@@ -21,15 +21,16 @@ from aiorelay.errors import BadSource, Internal, PathRefused, Problem, SourceFai
 __all__ = ["BLOCK", "PIECE", "LocalFile", "open_local"]
 
 BLOCK: Final = 256 * 1024
-"""The most bytes that are yielded at once."""
+"""The largest block in bytes."""
 
 PIECE: Final = 2 * BLOCK
-"""Bytes that one visit to a thread reads."""
+"""Bytes that a thread reads at once."""
 
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY
-# Whatever has taken a regular file's place since we looked must not make us wait, nor become our terminal.
+# The file may have been replaced since it was checked. O_NONBLOCK: opening a FIFO must not block. O_NOCTTY: a terminal
+# must not become the controlling one.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-# Links and steps up in their targets; Linux itself gives up after 40 links (path_resolution(7)).
+# The most links, and ".." in their targets. Linux follows at most 40 links (path_resolution(7)).
 _DETOURS: Final = 40
 
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
@@ -40,9 +41,9 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 async def open_local(path: str, roots: Sequence[Path]) -> "LocalFile":
     """Open the regular file at the absolute ``path`` below one of ``roots``, in a thread.
 
-    A root may be a link, or lie below one: it is the operator's, and may be named either way. Raises ``BadSource`` for
-    what is no absolute path, ``PathRefused`` for what may not be read (whether or not it exists), ``SourceMissing`` for
-    what is not there, ``SourceFailed`` or ``Internal`` where opening failed otherwise.
+    A root may be a link or lie below one; ``path`` may begin with either spelling of it. Raises ``BadSource`` if the
+    path is not absolute, ``PathRefused`` if it may not be read (whether or not it exists), ``SourceMissing`` if there
+    is no file, and ``SourceFailed`` or ``Internal`` if opening fails otherwise.
     """
     opening = asyncio.get_running_loop().run_in_executor(None, _open, path, roots)
     try:
@@ -57,9 +58,9 @@ async def open_local(path: str, roots: Sequence[Path]) -> "LocalFile":
 class LocalFile:
     """An open file: its last path component, its exact length in bytes, and its blocks, to be read once.
 
-    ``chunks`` yields blocks of at most BLOCK bytes, reading the next piece while the present one is consumed. It
-    raises ``SourceFailed`` before the last piece if the file is not what it was when it was opened, so that nobody
-    ever holds ``size`` bytes of a file that changed its length.
+    ``chunks`` yields blocks of at most BLOCK bytes; a thread reads the next piece while the present one is consumed. It
+    raises ``SourceFailed`` before the last piece if the file has changed since it was opened: a file that changed its
+    length never yields ``size`` bytes.
     """
 
     def __init__(self, fd: int, name: str) -> None:
@@ -74,7 +75,7 @@ class LocalFile:
         return self._blocks
 
     async def close(self) -> None:
-        """Close the file, once no thread reads it any more. To be called by the task that reads ``chunks``."""
+        """Close the file when no thread reads it any more. Only the task that reads ``chunks`` may call this."""
         try:
             await self._blocks.aclose()
         finally:
@@ -85,7 +86,7 @@ class LocalFile:
     async def _read_ahead(self) -> AsyncGenerator[bytes, None]:
         reading = self._begin(0)
         try:
-            for offset in range(0, max(self.size, 1), PIECE):  # an empty file is looked at, too
+            for offset in range(0, max(self.size, 1), PIECE):  # an empty file is checked, too
                 await wait_until_done(reading)
                 piece = reading.result()
                 if offset + PIECE < self.size:
@@ -99,29 +100,29 @@ class LocalFile:
         return asyncio.get_running_loop().run_in_executor(None, self._read, offset)
 
     def _read(self, offset: int) -> list[bytes]:
-        """Read a piece in blocks, and before the last one is given away, look whether the file is still the same."""
+        """Read a piece in blocks. Before the last piece is returned, check that the file has not changed."""
         piece = []
         end = min(offset + PIECE, self.size)
         try:
             while offset < end:
                 block = os.pread(self._fd, min(BLOCK, end - offset), offset)
                 if not block:
-                    raise SourceFailed("The file became shorter while it was read")
+                    raise SourceFailed("The file became shorter while it was read.")
                 piece.append(block)
                 offset += len(block)
             if end == self.size:
                 self._check_unchanged()
         except OSError as error:
-            raise SourceFailed("The file could not be read to its end") from error
+            raise SourceFailed("The file could not be read to its end.") from error
         return piece
 
     def _check_unchanged(self) -> None:
-        # The kernel's own files (/proc) say that they are empty, and are not.
+        # Files below /proc have a size of 0 and content.
         if os.pread(self._fd, 1, self.size):
-            raise SourceFailed("The file is longer than its length says")
+            raise SourceFailed("The file is longer than its length says.")
         now = os.fstat(self._fd)
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
-            raise SourceFailed("The file was changed while it was read")
+            raise SourceFailed("The file was changed while it was read.")
 
 
 def _open(path: str, roots: Sequence[Path]) -> LocalFile:
@@ -134,20 +135,20 @@ def _open(path: str, roots: Sequence[Path]) -> LocalFile:
 
 
 def _placed(path: str, roots: Sequence[Path]) -> tuple[Path, list[str]]:
-    """Return the root that ``path`` names a file below, and the components that lead there."""
+    """Return the root that ``path`` lies below, and the components after it."""
     if not path.startswith("/") or "\0" in path:
-        raise BadSource("A local source is an absolute path without NUL characters")
+        raise BadSource("A local source is an absolute path without NUL characters.")
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
-        raise BadSource("The path cannot be written in this system's encoding of file names") from error
+        raise BadSource("The path cannot be written in this system's encoding of file names.") from error
     if not roots:
-        raise PathRefused("Local files may not be read here: the server was started without --local-root")
+        raise PathRefused("Local files may not be read: the server was started without --local-root.")
     for root in roots:
         names = _beneath(path, root)
         if names is not None and ".." not in names:
             return root, names
-    raise PathRefused("The path is not below a directory given with --local-root")
+    raise PathRefused("The path is not below a directory given with --local-root.")
 
 
 def _names(path: str) -> list[str]:
@@ -155,7 +156,7 @@ def _names(path: str) -> list[str]:
 
 
 def _beneath(path: str, root: Path) -> list[str] | None:
-    """Return the components of ``path`` after ``root``, by name alone, or None if it does not begin with it."""
+    """Return the components of ``path`` after ``root``, compared by name alone; None if it does not begin with it."""
     names = _names(path)
     for spelling in (str(root.absolute()), os.path.realpath(root)):
         above = _names(spelling)
@@ -170,13 +171,13 @@ def _open_below(root: Path, names: list[str]) -> int:
         if isinstance(opened, int):
             return opened
         names = opened
-    raise PathRefused("The path leads through too many links below --local-root")
+    raise PathRefused("The path leads through too many links below --local-root.")
 
 
 def _walk(root: Path, names: list[str]) -> int | list[str]:
-    """Open ``names`` one below the other, and return the descriptor of the last.
+    """Open ``names`` one below the other and return the descriptor of the last.
 
-    Or else, at the first name that leads elsewhere, return the names to walk instead.
+    At the first link or ``..``, return the names to walk instead.
     """
     if not names:
         raise _not_regular()
@@ -196,12 +197,12 @@ def _walk(root: Path, names: list[str]) -> int | list[str]:
 
 
 def _detour(root: Path, names: list[str], position: int, here: int) -> list[str] | None:
-    """Return ``names`` with what the one at ``position`` means in its place, or None if it means itself.
+    """Return ``names`` with the link or ``..`` at ``position`` resolved; None if it is neither.
 
     ``here`` is the directory that it is in.
     """
     name, rest = names[position], names[position + 1 :]
-    if name == "..":  # of a link's target; what stands before it is a real directory, for we are in it
+    if name == "..":  # from a link's target; the name before it is a real directory, which is open
         if position == 0:
             raise _leads_out()
         return names[: position - 1] + rest
@@ -217,29 +218,29 @@ def _detour(root: Path, names: list[str], position: int, here: int) -> list[str]
 
 
 def _open_regular(name: str, here: int) -> int:
-    # Anything else is not even opened: that alone can rewind a tape or wake a writer.
+    # Other files are not even opened: opening can rewind a tape or wake the writer of a FIFO.
     if not stat.S_ISREG(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode):
         raise _not_regular()
     fd = os.open(name, _FILE, dir_fd=here)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):  # what was opened is what counts
+    if not stat.S_ISREG(os.fstat(fd).st_mode):  # it may have been replaced
         os.close(fd)
         raise _not_regular()
     return fd
 
 
 def _leads_out() -> PathRefused:
-    return PathRefused("The path leads out of its --local-root through a link")
+    return PathRefused("The path leads out of its --local-root through a link.")
 
 
 def _not_regular() -> PathRefused:
-    return PathRefused("Only regular files below a --local-root may be read")
+    return PathRefused("Only regular files below a --local-root may be read.")
 
 
 def _problem(error: OSError) -> Problem:
     if error.errno in _MISSING:
-        return SourceMissing("There is no file at this path")
+        return SourceMissing("There is no file at this path.")
     if error.errno in _DENIED:
-        return PathRefused("The server itself may not read this file, although it is below a --local-root")
+        return PathRefused("The server has no permission to read this file, although it is below a --local-root.")
     if error.errno in _EXHAUSTED:
-        return Internal("The server has no descriptor or memory left to open the file with")
-    return SourceFailed("The file could not be opened")
+        return Internal("The server has no descriptor or memory left to open the file. Try again later.")
+    return SourceFailed("The file could not be opened.")

@@ -1,4 +1,4 @@
-"""Keep bytes until all of them are there: in memory up to 1 MiB, then in an unnamed file."""
+"""Keep a body until all of it has arrived: in memory up to 1 MiB, then in an unnamed file."""
 
 import asyncio
 import io
@@ -20,9 +20,10 @@ _IN_MEMORY = 1024 * 1024
 
 
 class Spool:
-    """At most ``quota`` bytes, kept in ``directory`` until it is closed; as a context manager, for its context.
+    """At most ``quota`` bytes, kept in ``directory`` until the spool is closed. A context manager closes it.
 
-    ``size`` are the bytes that it has. They are written, in threads of ``pool``, to their ``end`` before they are read.
+    ``size`` is the number of bytes written. Write everything and call ``end`` before reading. Threads of ``pool`` write
+    to the disk.
     """
 
     def __init__(self, directory: Path, quota: int, pool: Executor) -> None:
@@ -41,7 +42,7 @@ class Spool:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of the bytes, once no thread writes them any more."""
+        """Discard the bytes when no thread writes them any more."""
         try:
             if self._writer is not None and self._writer.pending is not None:
                 await wait_until_done(asyncio.wrap_future(self._writer.pending))
@@ -55,7 +56,7 @@ class Spool:
         """Append ``block``. Raises ``TooLarge``, ``StorageFull`` or ``Internal``."""
         self.size += len(block)
         if self.size > self._quota:
-            raise TooLarge("The upload is larger than what is spooled of one (max-size).")
+            raise TooLarge("The upload is larger than the spool may hold (max-size).")
         if self._writer is not None:
             await self._writer.write(block)
             return
@@ -64,12 +65,12 @@ class Spool:
             await self._move_to_disk()
 
     async def end(self) -> None:
-        """Say that all is there. Raises as ``write`` does."""
+        """Finish writing. Raises what ``write`` raises."""
         if self._writer is not None:
             await self._writer.close()
 
     async def read(self) -> AsyncGenerator[bytes, None]:
-        """The blocks, from the beginning each time."""
+        """Yield the blocks; every call begins at the first."""
         if self._file is None:
             for block in self._blocks:
                 yield block
@@ -82,7 +83,7 @@ class Spool:
             await file.close()
 
     def file(self) -> BinaryIO:
-        """The bytes as a seekable file, which is closed with the spool."""
+        """Return the bytes as a seekable file, which is closed with the spool."""
         return io.BytesIO(b"".join(self._blocks)) if self._file is None else self._file
 
     async def _move_to_disk(self) -> None:

@@ -1,6 +1,6 @@
 """Authenticate clients: bearer tokens, client certificates, and the client's address behind a proxy.
 
-name:token      one a line, read again when the file changes; names go into the log, tokens nowhere
+name:token      a line of the token file, which is read again when it changes; only the name is ever logged
 """
 
 import hmac
@@ -30,7 +30,7 @@ _NODE = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+)(?::(?:[0-9]+|_[A-Za-z0-9._-]+)
 
 
 class Access:
-    """The door: bearer ``tokens`` if there are any, and the ``trusted`` proxies that may say whom they speak for."""
+    """Authenticates requests by bearer ``tokens``, if given; ``trusted`` proxies may name the client's address."""
 
     def __init__(self, tokens: "Tokens | None" = None, trusted: Sequence[IPNetwork] = ()) -> None:
         self.consumes_authorization = tokens is not None
@@ -38,44 +38,44 @@ class Access:
         self._trusted = trusted
 
     def who(self, request: web.BaseRequest) -> str | None:
-        """The name of the caller's token, else that in its certificate, else None. Raises ``Unauthenticated``."""
+        """Return the name of the token, or else of the client certificate, or None. Raises ``Unauthenticated``."""
         if self._tokens is not None:
             return self._tokens.who(request.headers)
         transport = request.transport
         return None if transport is None else subject(transport.get_extra_info("peercert"))
 
     def client(self, request: web.BaseRequest) -> str:
-        """The client's address, as far as it can be trusted."""
+        """Return the client's address; see ``client_address``."""
         return client_address(request.remote or "unknown", request.headers, self._trusted)
 
     def believes(self, request: web.BaseRequest) -> bool:
-        """Whether the request comes from a trusted proxy, which may say whom it speaks for."""
+        """Whether the request comes from a trusted proxy, which may name the client."""
         return _is_trusted(request.remote or "unknown", self._trusted)
 
 
 class LoopbackOrToken:
-    """The door of the embedded upload API: who comes from this machine, or has one of the ``tokens``."""
+    """Admits requests from this machine, and others with one of the ``tokens``. For the embedded upload API."""
 
     def __init__(self, tokens: "Tokens | None") -> None:
         self._tokens = tokens
 
     def admit(self, request: web.BaseRequest) -> None:
-        """Raise ``Unauthenticated`` for anybody else."""
+        """Raise ``Unauthenticated`` for any other request."""
         transport = request.transport
         if transport is not None and _is_local(
             transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         ):
             return
         if self._tokens is None:
-            raise _unauthenticated("This server takes uploads only from its own machine.", _CHALLENGE)
+            raise _unauthenticated("This server accepts uploads only from its own machine.", _CHALLENGE)
         self._tokens.who(request.headers)
 
 
 class Tokens:
     """The tokens in the file at ``path``.
 
-    The constructor raises ``StartupError`` if the file cannot be read or understood. Once it was, a file that no
-    longer can be leaves the tokens as they were, and says so in the log.
+    The constructor raises ``StartupError`` if the file cannot be read or is malformed. If that happens later, the
+    tokens stay as they were and the log says so.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,23 +84,23 @@ class Tokens:
         self._tokens = _read(path)
 
     def who(self, headers: "MultiMapping[str]") -> str:
-        """The name of the token that a request carries. Raises ``Unauthenticated``."""
+        """Return the name of the token that a request carries. Raises ``Unauthenticated``."""
         self.refresh()
         given = headers.get(hdrs.AUTHORIZATION)
         if given is None:
-            raise _unauthenticated("This needs a token: Authorization: Bearer TOKEN.", _CHALLENGE)
+            raise _unauthenticated("A token is needed. Send it as Authorization: Bearer TOKEN.", _CHALLENGE)
         match = _BEARER.fullmatch(given)
         token = b"" if match is None else match[1].encode()
         name = None
-        for known, name_of_known in self._tokens.items():  # all of them, so that time tells nothing
+        for known, name_of_known in self._tokens.items():  # all of them: the time must not depend on which matches
             if hmac.compare_digest(known, token):
                 name = name_of_known
         if name is None:
-            raise _unauthenticated("The token is not valid here.", f'{_CHALLENGE}, error="invalid_token"')
+            raise _unauthenticated("The token is not valid.", f'{_CHALLENGE}, error="invalid_token"')
         return name
 
     def refresh(self) -> None:
-        """Read the file again if it has changed."""
+        """Read the token file again if it has changed."""
         try:
             version = _version(self._path)
             if version != self._seen:
@@ -114,22 +114,22 @@ class Tokens:
 
 
 def _is_local(peer: tuple[str, int], here: tuple[str, int]) -> bool:
-    """Whether a connection comes from this machine: over the loopback, or from the very address that it goes to."""
+    """Whether a connection comes from this machine: over the loopback, or from its own destination address."""
     return peer[0] == here[0] or ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
 
 
 def subject(certificate: Mapping[str, object] | None) -> str | None:
-    """The common name in a verified client certificate, as ``ssl.SSLSocket.getpeercert`` gives it, or its serial."""
+    """The common name of a verified client certificate (``ssl.SSLSocket.getpeercert``), or else its serial number."""
     names = (certificate or {}).get("subject", ())
     pairs = dict(pair for name in names for pair in name) if isinstance(names, tuple) else {}
     return pairs.get("commonName") or (str(certificate.get("serialNumber")) if certificate else None)
 
 
 def client_address(peer: str, headers: "MultiMapping[str]", trusted: Sequence[IPNetwork]) -> str:
-    """The client's address: the last one named that no ``trusted`` proxy has, if ``peer`` is a trusted one itself.
+    """Return the client's address: ``peer``, or if that is a trusted proxy, the address that it names.
 
-    Forwarded (RFC 7239) counts before X-Forwarded-For. What is not an address ends the walk: nothing before it
-    can be trusted.
+    The addresses in Forwarded (RFC 7239), or else in X-Forwarded-For, are read from the last to the first, up to the
+    first one that is not ``trusted``. An element without an address ends the list: nothing before it can be trusted.
     """
     address = peer
     for named in _named(headers):
@@ -140,7 +140,7 @@ def client_address(peer: str, headers: "MultiMapping[str]", trusted: Sequence[IP
 
 
 def _named(headers: "MultiMapping[str]") -> Iterator[str | None]:
-    """The addresses that proxies have noted, the nearest first; None for what is not one."""
+    """The addresses that proxies have added, the nearest first; None for an element without an address."""
     if hdrs.FORWARDED in headers:
         for line in reversed(headers.getall(hdrs.FORWARDED)):
             for element in split_list_from_end(line):
@@ -175,7 +175,7 @@ def _version(path: Path) -> tuple[int, int, int] | None:
 
 
 def _read(path: Path) -> dict[bytes, str]:
-    """The tokens of a file, each with its name. Empty lines and those that begin with # say nothing."""
+    """The name of each token in a file. Empty lines and lines that begin with # are skipped."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:

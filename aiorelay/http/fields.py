@@ -1,4 +1,4 @@
-"""Which header fields are passed on, and which are added (RFC 9110, sections 7.6 and 7.7). Pure."""
+"""Decide which header fields are passed on and which are added (RFC 9110, sections 7.6 and 7.7). Pure."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -12,23 +12,23 @@ from aiorelay.http.hop_by_hop import HOP_BY_HOP
 
 __all__ = ["CONTENT_DIGESTS", "add_trace", "drop_client_claims", "end_to_end", "replace_all", "uniform_field_names"]
 
-# Digests of the content as the client framed it (RFC 9530; RFC 3230; RFC 1864): untrue once it is framed anew.
+# Digests of the content as the client framed it (RFC 9530; RFC 3230; RFC 1864): wrong for a body that is framed anew.
 CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
-# In characters, nearly always of one byte: aiohttp, nginx and Apache take no longer fields unless told to.
+# Characters, nearly always of one byte. By default, aiohttp, nginx and Apache accept no longer fields.
 _LONG = 8000
 
 
 def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ()) -> "CIMultiDict[str]":
-    """The fields of a message that concern its far end, less those named in ``without`` (lower-case)."""
+    """Return the end-to-end fields of a message, except those named in ``without`` (in lower case)."""
     named = {option.strip().lower() for line in headers.getall(hdrs.CONNECTION, ()) for option in line.split(",")}
     dropped = HOP_BY_HOP | named | set(without)
     return CIMultiDict((name, _utf_8(value)) for name, value in headers.items() if name.lower() not in dropped)
 
 
 def drop_client_claims(headers: "CIMultiDict[str]") -> None:
-    """Remove what claims to know the client: Forwarded, X-Forwarded-* and X-Real-IP.
+    """Remove the fields that name the client: Forwarded, X-Forwarded-* and X-Real-IP.
 
-    With underscores too: WSGI and CGI name the environment variables of ``X_Real_IP`` and ``X-Real-IP`` alike.
+    Their spellings with underscores too: WSGI and CGI use one environment variable for ``X_Real_IP`` and ``X-Real-IP``.
     """
     for name in list(headers):
         dashed = name.lower().replace("_", "-")
@@ -45,10 +45,10 @@ def add_trace(
     host: str | None,
     request_id: str,
 ) -> None:
-    """Say in a request where it came through: Via (RFC 9110), Forwarded (RFC 7239), X-Forwarded-* and X-Request-ID.
+    """Add Via (RFC 9110), Forwarded (RFC 7239), X-Forwarded-* and X-Request-ID to a request.
 
-    ``version`` is the one that it was received in, from ``peer``. ``client`` is the address of the client, which
-    differs from ``peer`` where a trusted proxy has named it: a list that such a proxy has not begun begins with it.
+    The request was received in HTTP ``version`` from ``peer``. ``client`` is the address of the client; it differs from
+    ``peer`` if a trusted proxy has named it. It becomes the first element of a list that the proxy has not begun.
     """
     _append(headers, hdrs.VIA, f"{version.major}.{version.minor} aiorelay")
     peer = (peer or "unknown").partition("%")[0]
@@ -68,7 +68,7 @@ def add_trace(
 
 
 def replace_all(headers: "CIMultiDict[str]", added: Iterable[tuple[str, str]]) -> None:
-    """Put ``added`` in the place of every field of the same name."""
+    """Replace every field of the same name by those of ``added``."""
     added = list(added)
     for name, _ in added:
         headers.popall(name, None)
@@ -76,15 +76,15 @@ def replace_all(headers: "CIMultiDict[str]", added: Iterable[tuple[str, str]]) -
 
 
 def uniform_field_names(headers: "CIMultiDict[str]") -> "CIMultiDict[str]":
-    """Spell every field name as it is spelt first: aiohttp's client takes another spelling for a replacement."""
+    """Give all fields of one name the spelling of the first: aiohttp's client drops fields that are spelt otherwise."""
     spelling: dict[str, str] = {}
     return CIMultiDict((spelling.setdefault(name.lower(), name), value) for name, value in headers.items())
 
 
 def _utf_8(value: str) -> str:
-    """A field value whose bytes are no UTF-8 as the ISO 8859-1 that it once had to be (RFC 9110, section 5.5).
+    """Decode a field value whose bytes are not UTF-8 as ISO 8859-1 (RFC 9110, section 5.5).
 
-    aiohttp writes UTF-8 only, and drops the bytes that are none.
+    aiohttp writes UTF-8 only and drops other bytes.
     """
     raw = value.encode("utf-8", "surrogateescape")
     try:
@@ -95,7 +95,7 @@ def _utf_8(value: str) -> str:
 
 
 def _append(headers: "CIMultiDict[str]", name: str, value: str) -> None:
-    """Append to a list: in one field, as most expect, or in one more where that would be too long for many servers."""
+    """Append to a list: in one field, as most servers expect, or in another one if that would be too long for many."""
     fields = [*headers.popall(name, ()), value]
     joined = ", ".join(fields)
     headers.extend([(name, joined)] if len(joined) <= _LONG else [(name, field) for field in fields])

@@ -2,8 +2,8 @@ r"""Read a part's head strictly, write it canonically (RFC 7578, section 4; RFC 
 
     b'Content-Disposition: form-data; name=…\r\n…'  ─ read ─▶  Head  ─ write ─▶  the one canonical form
 
-A head that two parsers could read differently is refused, so that whatever stands behind the relay reads
-the names that the relay has judged. Nothing here does I/O.
+A head that two parsers could read differently is refused: the upload API must read the names that the relay checked.
+Pure.
 """
 
 import re
@@ -17,8 +17,8 @@ from aiorelay.multipart.form import Part
 __all__ = ["Head", "pad", "read_boundary", "read_head", "write_head"]
 
 _TOKEN = TOKEN.encode()
-# A parameter: a token for its name; for its value a token or a quoted string. A backslash escapes nothing
-# but a quote, for browsers have sent Windows paths unescaped for decades.
+# A parameter's value is a token or a quoted string in which a backslash escapes only a quote: browsers used to send
+# Windows paths unescaped.
 _PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb")=(?:(" + _TOKEN + rb')|"((?:\\"|[^"])*)")')
 _FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):(.*)")
 # RFC 2046, section 5.1.1: boundary := 0*69<bchars> bcharsnospace
@@ -26,15 +26,15 @@ _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?
 _BOUNDARY_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb')=(?:"([^"\\]*)"|([^\s;",]+))')
 
 _DISPOSITION = "content-disposition"
-# RFC 7578, section 4.7: other codings are deprecated, and parsers disagree on whether to undo them.
+# RFC 7578, section 4.7: other codings are deprecated, and parsers disagree on whether to decode them.
 _IDENTITY_CODINGS = {b"binary", b"8bit", b"7bit"}
-# What clients say of a whole form, and in what readers that heed it find the same names as those that do not.
+# The charsets in which readers that use the parameter and readers that ignore it find the same names.
 _CHARSETS = {b"utf-8", b"us-ascii", b"iso-8859-1"}
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a part's head says; the members are those of ``upload.Part``, ``size`` its own Content-Length."""
+    """A parsed part head. The members are those of ``form.Part``; ``size`` is the part's own Content-Length."""
 
     name: str
     filename: str | None
@@ -45,7 +45,7 @@ class Head:
 
 
 def read_boundary(content_type: str) -> bytes:
-    """The boundary of a ``multipart/form-data`` Content-Type. Raises ``MalformedForm``."""
+    """Return the boundary of a ``multipart/form-data`` Content-Type. Raises ``MalformedForm``."""
     raw = content_type.encode("utf-8", "surrogateescape")
     _, semicolon, rest = raw.partition(b";")
     values = {name: quoted or bare or b"" for name, quoted, bare in _parameters(_BOUNDARY_PARAMETER, semicolon + rest)}
@@ -54,16 +54,16 @@ def read_boundary(content_type: str) -> bytes:
     boundary = values.pop("boundary")
     if not _BOUNDARY.fullmatch(boundary):
         raise MalformedForm("The boundary is outside the grammar of RFC 2046, section 5.1.1.")
-    # Some readers, PHP's among them, take what follows the first such word for the boundary.
+    # Some readers, PHP among them, take what follows the first word "boundary" for the boundary.
     if any(b"boundary" in name.encode() + value.lower() for name, value in values.items()):
-        raise MalformedForm("The Content-Type speaks of a boundary twice.")
+        raise MalformedForm("The Content-Type contains the word boundary twice.")
     if values.get("charset", b"utf-8").lower() not in _CHARSETS:
         raise MalformedForm("The charset of a form must be UTF-8, US-ASCII or ISO-8859-1.")
     return boundary
 
 
 def read_head(raw: bytes) -> Head:
-    """Read a part's head: its lines, without the blank one that ends it. Raises ``MalformedForm``."""
+    """Parse a part's head: its lines, without the blank line that ends it. Raises ``MalformedForm``."""
     fields = [_field_line(line) for line in raw.split(b"\r\n")]
     single = _single_fields(fields)
     if _DISPOSITION not in single:
@@ -87,7 +87,7 @@ def read_head(raw: bytes) -> Head:
 
 
 def write_head(part: Part) -> bytes:
-    """The canonical head of a part, with the blank line that ends it.
+    """Return the canonical head of a part, with the blank line that ends it.
 
     Names are UTF-8 and quoted as the HTML standard quotes them ("multipart/form-data encoding algorithm").
     """
@@ -102,9 +102,9 @@ def write_head(part: Part) -> bytes:
 
 
 def pad(head: bytes, length: int) -> bytes | None:
-    """Stretch a canonical head to ``length`` bytes, or None if it is longer than that.
+    """Pad a canonical head with spaces to ``length`` bytes; None if it is longer.
 
-    The spaces go before the first line's value, where RFC 9112, section 5 lets any number stand.
+    The spaces go before the first line's value, where any number is allowed (RFC 9112, section 5).
     """
     if len(head) > length:
         return None
@@ -131,7 +131,7 @@ def _text(value: bytes) -> str:
 
 
 def _single_fields(fields: list[tuple[str, bytes]]) -> dict[str, bytes]:
-    """The fields that may stand once at most, by lower-case name."""
+    """The fields that may occur only once, by lower-case name."""
     single: dict[str, bytes] = {}
     for key, value in fields:
         lower = key.lower()
@@ -151,7 +151,7 @@ def _size(name: str, value: bytes | None) -> int | None:
 
 
 def _parameters(grammar: re.Pattern[bytes], rest: bytes) -> list[tuple[str, bytes | None, bytes | None]]:
-    """Every parameter of a header value: its lower-case name and the grammar's two kinds of value."""
+    """Every parameter of a header value: its lower-case name, its value as a token, its value as a quoted string."""
     found: list[tuple[str, bytes | None, bytes | None]] = []
     at, rest = 0, rest.rstrip(b" \t;")
     while at < len(rest):
@@ -167,7 +167,7 @@ def _parameters(grammar: re.Pattern[bytes], rest: bytes) -> list[tuple[str, byte
 
 
 def _disposition(value: bytes) -> tuple[str, str | None, bool]:
-    """A Content-Disposition's name, its filename made safe, and whether the bytes say just that."""
+    """A Content-Disposition's name, its safe filename, and whether every reader finds the same in the bytes."""
     kind, semicolon, rest = value.partition(b";")
     if kind.strip(b" \t").lower() != b"form-data":
         raise MalformedForm("A part's Content-Disposition is not form-data.")
@@ -177,7 +177,7 @@ def _disposition(value: bytes) -> tuple[str, str | None, bool]:
             raise MalformedForm(f"The parameter {parameter} is not for forms (RFC 7578, section 4.2).")
     name, name_plain = _name(values.get("name"))
     filename, filename_plain = _filename(values.get("filename"), values.get("filename*"))
-    # Readers that know no escapes, or no tabs, may find other names than ours in other parameters.
+    # Readers without support for escapes or tabs may find other names in other parameters.
     usual = values.keys() <= {"name", "filename", "filename*"} and b"\t" not in value
     faithful = usual and name_plain and filename_plain
     if filename:
@@ -203,18 +203,18 @@ def _name(value: tuple[bytes | None, bytes | None] | None) -> tuple[str, bool]:
 def _filename(
     value: tuple[bytes | None, bytes | None] | None, extended: tuple[bytes | None, bytes | None] | None
 ) -> tuple[str | None, bool]:
-    """The filename, and whether the bytes of ``filename`` alone say just that."""
+    """The filename, and whether the bytes of ``filename`` alone give the same."""
     literal: str | None = None
     plain = extended is None
     if value is not None:
         raw = value[0] or value[1] or b""
-        # The HTML standard decodes names with replacement; what is no UTF-8 becomes U+FFFD for everyone.
+        # The HTML standard decodes names with replacement: bytes that are not UTF-8 become U+FFFD.
         literal = raw.replace(b'\\"', b'"').decode("utf-8", "replace")
         plain = raw == literal.encode()
     if extended is None:
         return literal, plain
     intended = _extended(extended)
-    # RFC 6266, section 4.3: the extended one counts. ``filename`` may be anything beside it: an approximation in
+    # RFC 6266, section 4.3: the extended one counts. The ``filename`` beside it may differ: an approximation in
     # US-ASCII, or the encoded words of .NET and Spring.
     return intended, plain and literal == intended
 
@@ -223,12 +223,12 @@ def _extended(value: tuple[bytes | None, bytes | None]) -> str:
     name = decode_extended((value[0] or value[1] or b"").decode("latin-1"))
     if name is None:
         raise MalformedForm("A part's filename* is outside the grammar of RFC 8187.")
-    if "\0" in name:  # written out as it is, and the end of the name to some readers
+    if "\0" in name:  # to some readers NUL ends the name
         raise MalformedForm("A part's filename* holds NUL.")
     return name
 
 
 def _quote(name: str) -> str:
-    # U+FFFD stands in for what UTF-8 cannot carry: a surrogate half, which JSON can name.
+    # UTF-8 cannot encode a lone surrogate, which JSON can contain; U+FFFD replaces it.
     whole = name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return whole.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

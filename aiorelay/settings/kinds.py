@@ -1,4 +1,4 @@
-"""Kinds of values: how each is accepted from text or typed, shown again, and masked where it is secret.
+"""Kinds of values: how each is read from text or a typed value, shown as text, and masked if it is secret.
 
 Kind, InvalidValueError
 size, time, count, PORT                               amounts
@@ -39,7 +39,7 @@ _LONGEST_QUOTE = 80
 
 
 class InvalidValueError(ValueError):
-    """A value does not fit its kind: ``fault`` goes on from it ("is not a size"), ``advice`` says what would do."""
+    """A value that does not fit its kind. ``fault`` is the predicate ("is not a size"), ``advice`` what to write."""
 
     def __init__(self, fault: str, advice: str) -> None:
         super().__init__(fault)
@@ -51,10 +51,9 @@ class InvalidValueError(ValueError):
 class Kind:
     """A kind of value.
 
-    ``accept`` takes text or an already typed value and returns the typed one, or raises ``InvalidValueError``; it
-    accepts what it returned. ``show`` gives text that ``accept`` takes. ``mask`` hides the secret in a text,
-    well-formed or not, and marks the kind as one that has secrets. ``anchor`` makes a relative text absolute, as seen
-    from a directory.
+    ``accept`` converts text or a typed value, among them its own results, to the typed value; it raises
+    ``InvalidValueError``. ``show`` converts a typed value to text that ``accept`` takes. ``mask`` hides the secret in a
+    text, well-formed or not; only kinds with secrets have it. ``anchor`` makes a text relative to a directory absolute.
     """
 
     metavar: str
@@ -64,7 +63,7 @@ class Kind:
     anchor: Callable[[str, Path], str] | None = None
 
     def quote(self, value: object) -> str:
-        """Return ``value`` for a sentence: on one line, not too long, its secrets masked."""
+        """Return ``value`` for a message: on one line, shortened, with its secrets masked."""
         if self.mask is not None:
             value = self.mask(value if isinstance(value, str) else "")
         quoted = repr(str(value)) if isinstance(value, str | Path) else repr(value)
@@ -78,7 +77,7 @@ _WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _DECIMAL = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _SIZE_UNITS = {"": 1, "b": 1} | {unit.lower(): factor for unit, factor in (_BINARY | _DECIMAL).items()}
-_LARGEST_SIZE = 2**63 - 1  # what a file offset can hold
+_LARGEST_SIZE = 2**63 - 1  # the largest file offset
 
 _LONGEST_TIME = 10**9
 _SHORTEST_TIME = 0.001
@@ -88,11 +87,11 @@ _SIZE_ADVICE = "try 500, 64KiB or 2GiB"
 _TIME_ADVICE = "try 30s, 500ms or 5m"
 
 StatusRange = tuple[int, int]
-"""The first and the last of some final statuses (RFC 9110, section 15)."""
+"""The first and the last status of a range of final statuses (RFC 9110, section 15)."""
 
 
 def size(*, least: int) -> Kind:
-    """Sizes of ``least`` bytes or more: ``500``, ``64KiB``, ``1.5GiB``, ``1GB``, in either case, as whole bytes."""
+    """Sizes of at least ``least`` bytes: ``500``, ``64KiB``, ``1.5GiB``, ``1GB``, in either case, as whole bytes."""
 
     def accept(value: object) -> int:
         if isinstance(value, str):
@@ -124,7 +123,7 @@ def _size_of(text: str) -> int:
 
 
 def show_size(size: int) -> str:
-    """Return ``size`` in the unit that gives the smallest exact number."""
+    """Return ``size`` (bytes) in the unit that gives the smallest exact number."""
     units = (_BINARY | _DECIMAL).items()
     exact = [(size // factor, unit) for unit, factor in units if size and not size % factor]
     number, unit = min(exact, default=(size, ""))
@@ -132,7 +131,7 @@ def show_size(size: int) -> str:
 
 
 def time(*, zero: bool = False) -> Kind:
-    """Times in seconds, ``30s``, ``500ms``, ``5m``, ``1h``; a bare number is seconds. Nought only if ``zero`` is."""
+    """Times in seconds: ``30s``, ``500ms``, ``5m``, ``1h``; a bare number is seconds. 0 needs ``zero``."""
 
     def accept(value: object) -> float:
         if isinstance(value, str):
@@ -141,7 +140,7 @@ def time(*, zero: bool = False) -> Kind:
             seconds = value
         else:
             raise InvalidValueError("is not a time", _TIME_ADVICE)
-        if not 0 <= seconds <= _LONGEST_TIME:  # not a number included
+        if not 0 <= seconds <= _LONGEST_TIME:  # also false for NaN
             raise InvalidValueError("is not a time", _TIME_ADVICE)
         if seconds < _SHORTEST_TIME and not (zero and seconds == 0):
             raise InvalidValueError("is too short a time", _TIME_ADVICE)
@@ -157,12 +156,12 @@ def _seconds_of(text: str) -> float:
         raise InvalidValueError("is not a time", _TIME_ADVICE)
     fraction = match[2] or ""
     tens: int = 10 ** len(fraction)
-    # Whole numbers as long as possible: 100ms must be 0.1 and not its neighbour.
+    # Integer arithmetic up to the division, so that 100ms is exactly 0.1.
     return int(match[1] + fraction) * factor / (1000 * tens)
 
 
 def show_time(seconds: float) -> str:
-    """Return ``seconds`` as a whole number of some unit if possible; one minute stays 60s, two are 2m."""
+    """Return ``seconds`` as a whole number of a unit if possible: 60 as 60s, 120 as 2m."""
     milliseconds = round(seconds * 1000)
     if milliseconds / 1000 != seconds:
         return f"{seconds!r}s"
@@ -209,14 +208,14 @@ def _show_statuses(statuses: StatusRange) -> str:
 STATUSES = Kind("STATUS[-STATUS]", _statuses, _show_statuses)
 
 
-# No field value holds these (RFC 9110, section 5.5); surrogates are bytes of an argument that were no UTF-8.
+# Not allowed in a field value (RFC 9110, section 5.5). Surrogates are bytes of an argument that are not UTF-8.
 _NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
-# A registered type, or all of a kind; an ending may have several dots.
+# A media type, or a type with any subtype; an ending may have several dots.
 _MEDIA = re.compile(rf"{RESTRICTED_NAME}/(?:\*|{RESTRICTED_NAME})")
 _ENDING = re.compile(r"\.[^\s/\\*?]+")
 
-# The relay frames its own request: a second opinion on where the body ends, or what it is, breaks it (RFC 9110,
-# section 7.6.1, and RFC 9112, section 6).
+# The relay frames its own request: another field about the body's length or type would break it (RFC 9110, section
+# 7.6.1; RFC 9112, section 6).
 _OURS = HOP_BY_HOP | {"content-encoding", "content-length", "content-type", "expect"}
 
 
@@ -268,7 +267,7 @@ def _without_content(line: str) -> str:
 
 
 def _field(value: object) -> str:
-    # No form could carry the others: clients write a quote in three ways, and a backslash is refused there.
+    # Clients escape a quote in three ways, and forms with a backslash in a name are refused.
     if not isinstance(value, str) or not value or not value.isprintable() or {"\\", '"'} & set(value):
         raise InvalidValueError("is not a field name", "name the form field that carries the file")
     return value
@@ -296,9 +295,9 @@ def find_validator(name: str) -> Callable[..., object]:
         found: object = import_module(module_name)
     except ModuleNotFoundError as missing:
         raise InvalidValueError(
-            f"needs the module {missing.name}, which is not there", "add its folder to PYTHONPATH"
+            f"needs the module {missing.name}, which is not installed", "add its folder to PYTHONPATH"
         ) from missing
-    except (Exception, SystemExit) as broken:  # whatever the user's module does, the sentence is owed
+    except (Exception, SystemExit) as broken:  # the user's module may raise anything
         why = " ".join(f"{type(broken).__name__}: {broken}".split())
         raise InvalidValueError(
             f"cannot be imported: {why}", f"see what 'python -c \"import {module_name}\"' says"
@@ -308,7 +307,7 @@ def find_validator(name: str) -> Callable[..., object]:
             raise InvalidValueError(f"does not exist: {module_name} has no {attribute}", "correct the name")
         found = getattr(found, step)
     if not callable(found):
-        raise InvalidValueError("cannot be called", "name a callable that takes a part and returns a validator")
+        raise InvalidValueError("cannot be called", "name a callable that takes a FileInfo and returns a validator")
     return found
 
 

@@ -411,8 +411,8 @@ def test_validator_is_named_by_module_and_name(text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("no_such_module:name", "needs the module no_such_module, which is not there"),
-        ("csv.deeper:name", "needs the module csv.deeper, which is not there"),
+        ("no_such_module:name", "needs the module no_such_module, which is not installed"),
+        ("csv.deeper:name", "needs the module csv.deeper, which is not installed"),
         ("csv:missing", "does not exist: csv has no missing"),
         ("csv:Dialect.missing", "does not exist: csv has no Dialect.missing"),
         ("csv:QUOTE_ALL", "cannot be called"),
@@ -425,7 +425,7 @@ def test_a_missing_validator_is_refused(name: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("import a_module_that_is_not_there", "needs the module a_module_that_is_not_there, which is not there"),
+        ("import a_module_that_is_not_there", "needs the module a_module_that_is_not_there, which is not installed"),
         ("def f(:", "cannot be imported: SyntaxError"),
         ("raise RuntimeError('two\\nlines')", "cannot be imported: RuntimeError: two lines"),
         ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),

@@ -1,12 +1,12 @@
 """Fetch a remote file as a stream.
 
     Fetcher.open(url) ─▶ location   is the URL one that may be asked for?
-                      ─▶ exchange   one GET over one connection, dialled through `dial` and its guard
-                      ─▶ fetcher    redirects by hand, status, framing, name and type ─▶ Remote
-                      ─▶ body       its bytes, resumed (`ranges`) where they break off
+                      ─▶ exchange   one GET over one connection; `dial` checks the address
+                      ─▶ fetcher    redirects, status, framing, name and type ─▶ Remote
+                      ─▶ body       its bytes, resumed (`ranges`) if they break off
 
-What goes wrong inside is a ``Problem`` by the time it leaves: refusals are 400 and 403, the source's own
-faults 502 and 504. Details name the host that the client gave and never what it resolves to.
+All errors are raised as a ``Problem``: 400 and 403 for refused sources, 502 and 504 for failures of the source. Details
+name the host that the client gave, never its addresses.
 """
 
 from aiorelay.sources.fetch.exchange import FetchLimits

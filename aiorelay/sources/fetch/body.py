@@ -17,9 +17,9 @@ _BACKOFF = (0.2, 0.5, 1.0)  # seconds before each resumption; as many as there a
 class RemoteBody(AsyncIterator[bytes]):
     """Yields the bytes after the head of a 200 response, in blocks of what has arrived.
 
-    ``size`` is the length that the response declared, or None. The end of the iteration means that every byte
-    was there; else it raises ``SourceFailed`` or ``SourceTimeout``, or ``AddressRefused`` where the host has
-    moved to an address that may not be dialled.
+    ``size`` is the length that the response declared, or None. The iteration ends only after every byte; otherwise it
+    raises ``SourceFailed``, ``SourceTimeout``, or ``AddressRefused`` if the host has moved to an address that may not
+    be dialled.
     """
 
     def __init__(self, exchanges: Exchanges, exchange: Exchange, response: aiohttp.ClientResponse, who: str) -> None:
@@ -51,19 +51,19 @@ class RemoteBody(AsyncIterator[bytes]):
             if self._total in (None, self._received):
                 raise StopAsyncIteration
             await self._resume()
-        raise errors.SourceFailed(f"The fetch from {self._who} was given up.")
+        raise errors.SourceFailed(f"The fetch from {self._who} was cancelled.")
 
     async def close(self) -> None:
-        """Close the connection at once; the rest of the bytes is not wanted."""
+        """Close the connection at once, without reading the rest."""
         self._closed = True
         await self._exchange.close()
 
     async def _resume(self) -> None:
-        """Replace the broken exchange by one that goes on at the next byte."""
+        """Replace the broken exchange by one that continues at the next byte."""
         await self._exchange.close()
         if self._validator is None:
             raise errors.SourceFailed(
-                f"{self._who} broke off, and gave no strong validator by which the file could be resumed."
+                f"{self._who} broke off and gave no strong validator, so the file cannot be resumed."
             )
         for delay in self._backoff:
             await asyncio.sleep(delay)
@@ -73,10 +73,10 @@ class RemoteBody(AsyncIterator[bytes]):
             if await self._continued(self._validator):
                 return
             await self._exchange.close()
-        raise errors.SourceFailed(f"{self._who} broke off, and could not be resumed in {len(_BACKOFF)} attempts.")
+        raise errors.SourceFailed(f"{self._who} broke off and could not be resumed in {len(_BACKOFF)} attempts.")
 
     async def _continued(self, validator: StrongValidator) -> bool:
-        """Ask for the rest of the file: False says try again, and ``SourceFailed`` that it makes no sense."""
+        """Request the rest of the file. False if another attempt makes sense; else raises ``SourceFailed``."""
         try:
             response = await self._exchange.get(self._url, validator.range_headers(self._received), self._who)
         except (errors.SourceFailed, errors.SourceTimeout):
@@ -87,7 +87,7 @@ class RemoteBody(AsyncIterator[bytes]):
             raise errors.SourceFailed(f"{self._who} broke off, and the file has changed or cannot be resumed.")
         fit = continuation(response.headers.get("Content-Range", ""), self._received, self._total)
         if fit is None or declared_length(response) not in (None, fit[0]):
-            raise errors.SourceFailed(f"{self._who} broke off, and resumed at the wrong place.")
+            raise errors.SourceFailed(f"{self._who} broke off and resumed at the wrong place.")
         self._ends_at, self._total = self._received + fit[0], fit[1]
         return True
 
@@ -95,7 +95,7 @@ class RemoteBody(AsyncIterator[bytes]):
 def declared_length(response: aiohttp.ClientResponse) -> int | None:
     """Return the Content-Length of a response in bytes, or None if it is chunked.
 
-    Raises ``SourceFailed`` for a body whose end nobody could tell from a broken connection, or that is coded.
+    Raises ``SourceFailed`` if the body is coded, or if its end cannot be told from a broken connection.
     """
     host = response.url.raw_host
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
@@ -105,4 +105,6 @@ def declared_length(response: aiohttp.ClientResponse) -> int | None:
         return int(lengths[0])
     if not lengths and [coding.lower() for coding in codings] == ["chunked"]:
         return None
-    raise errors.SourceFailed(f"{host} sent a body whose end cannot be verified: neither Content-Length nor chunked.")
+    raise errors.SourceFailed(
+        f"{host} sent a body with neither a Content-Length nor chunks, so its end cannot be verified."
+    )

@@ -1,7 +1,7 @@
 """Resolve a source's host and connect to it; every address is checked before it is dialled.
 
-Every address that is dialled passes ``Dialler.socket``, whether it came from DNS, from a literal in a URL, from
-a redirect or with a resumption. Of a name with public and other addresses only the public ones are dialled.
+``Dialler.socket`` checks all of them, whether they come from DNS, a URL, a redirect or a resumption. Of a name with
+public and other addresses, only the public ones are dialled.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from aiorelay.sources.address_rules import IPAddress, IPNetwork, Listener, refus
 __all__ = ["Dialler", "Lookup", "Resolver", "is_local", "system_lookup"]
 
 Lookup: TypeAlias = Callable[[str], Sequence[str]]
-"""From a host name to its IP addresses; blocks, and raises OSError where there are none."""
+"""Maps a host name to its IP addresses. May block; raises OSError if there are none."""
 
 
 def system_lookup(host: str) -> list[str]:
     """Ask the system's resolver."""
-    # The flag of every ordinary client: no addresses of a family that this machine cannot dial.
+    # AI_ADDRCONFIG: no addresses of a family that this machine cannot dial.
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
     return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
 class Resolver(AbstractResolver):
-    """DNS in threads of its own, each question with a time limit in seconds.
+    """Resolves names in its own threads; ``limit`` is the timeout of a lookup in seconds.
 
-    A thread cannot be called back from a slow name server. These are few, and nobody else waits for them.
+    A lookup cannot be cancelled: its thread waits for the name server. Other work does not share these threads.
     """
 
     _THREADS = 16
@@ -45,7 +45,7 @@ class Resolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the addresses of ``host``; raises OSError, of which TimeoutError is one."""
-        del family  # the connector drops what it does not want
+        del family  # the connector drops other families
         async with asyncio.timeout(self._limit):
             found = await asyncio.get_running_loop().run_in_executor(self._threads, self._lookup, host)
         if not found:
@@ -56,19 +56,19 @@ class Resolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing: connectors come and go, the threads stay until ``stop``."""
+        """Do nothing: connectors call this, but the threads are kept until ``stop``."""
 
     def stop(self) -> None:
-        """Let go of the threads without waiting for a slow name server."""
+        """Release the threads without waiting for pending lookups."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _RefusedError(OSError):
-    """Says to the connector that this address failed, so that it tries the next one."""
+    """Tells the connector that this address failed, so that it tries the next one."""
 
 
 class Dialler:
-    """Makes the sockets of one exchange, and remembers what it refused."""
+    """Makes the sockets of one exchange and records which addresses it refused."""
 
     def __init__(self, allowed: Sequence[IPNetwork], own: Collection[Listener]) -> None:
         self._allowed = allowed
@@ -82,7 +82,7 @@ class Dialler:
         return self._refusals[0] if self._refusals and not self._dialled else None
 
     def socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
-        """Make the socket for one address if that may be dialled; a ``socket_factory`` of aiohttp."""
+        """Return a socket for one address if that may be dialled (a ``socket_factory`` of aiohttp)."""
         family, kind, protocol, _, address = info
         reason = refusal(str(address[0]), int(address[1]), allowed=self._allowed, own=self._own, local=is_local)
         if reason:
@@ -93,7 +93,7 @@ class Dialler:
 
 
 def is_local(address: IPAddress) -> bool:
-    """Whether this machine has ``address``: only then can a socket be bound to it."""
+    """Whether this machine has ``address``, that is, whether a socket can be bound to it."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -1,4 +1,4 @@
-"""Send one GET over a connection of its own, with timeouts; aiohttp's exceptions end here."""
+"""Send one GET over its own connection, with timeouts. Exceptions of aiohttp become problems here."""
 
 import asyncio
 import ssl
@@ -16,17 +16,17 @@ from aiorelay.sources.fetch.dial import Dialler, Resolver
 
 __all__ = ["BrokenOffError", "Exchange", "Exchanges", "FetchLimits"]
 
-_READ_AHEAD = 2**18  # bytes; large reads are most of what makes a stream fast
-# Headers of ours are few and the same for every origin, so none can leak across a redirect.
+_READ_AHEAD = 2**18  # bytes; large reads make streams fast
+# The same fields for every origin: nothing of a request can leak to the target of a redirect.
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "aiorelay"}
 
-# aiohttp's own words hold addresses. The first match counts, so what is narrow stands before what is wide.
+# aiohttp's own messages contain addresses. The first match counts, so subclasses stand before their bases.
 _IN_PLAIN_WORDS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientConnectorDNSError, "The host of {who} has no address in DNS."),
     (aiohttp.ClientConnectorCertificateError, "The TLS certificate of {who} is not trusted, or not for that name."),
     (aiohttp.ClientConnectorSSLError, "The TLS handshake with {who} failed."),
     (aiohttp.ClientConnectorError, "{who} could not be reached."),
-    (aiohttp.ClientConnectionError, "{who} hung up before it answered."),
+    (aiohttp.ClientConnectionError, "{who} closed the connection before it answered."),
 )
 _NOT_HTTP = "{who} gave no valid HTTP answer."
 
@@ -50,7 +50,7 @@ class BrokenOffError(Exception):
 
 
 class Exchange:
-    """A request and its response. Nothing is pooled: a reused connection would not be judged again."""
+    """A request and its response. Connections are not pooled: the address of a reused one would not be checked."""
 
     def __init__(self, *, dialler: Dialler, resolver: Resolver, tls: ssl.SSLContext, limits: FetchLimits) -> None:
         self._dialler = dialler
@@ -75,7 +75,7 @@ class Exchange:
         self._transport: asyncio.Transport | None = None
 
     async def get(self, url: URL, headers: Mapping[str, str], who: str) -> aiohttp.ClientResponse:
-        """Ask for ``url`` and return the response once its head is there, whatever its status.
+        """Request ``url`` and return the response, whatever its status, when its head has arrived.
 
         ``who`` names the source in the details of ``AddressRefused``, ``SourceFailed`` and ``SourceTimeout``.
         """
@@ -92,9 +92,9 @@ class Exchange:
         return self._response
 
     async def read(self, who: str) -> bytes:
-        """Return the next block of the body, as large as has arrived, or none at its end.
+        """Return the bytes of the body that have arrived, at least one, or ``b""`` at its end.
 
-        Raises ``BrokenOffError``, and ``SourceTimeout`` where nothing arrives in time.
+        Raises ``BrokenOffError``, and ``SourceTimeout`` if nothing arrives in time.
         """
         if self._response is None:
             raise BrokenOffError
@@ -103,7 +103,7 @@ class Exchange:
             with self._watchdog.watching():
                 block = await self._response.content.readany()
         except TimeoutError:
-            raise errors.SourceTimeout(f"{who} fell silent in the middle of the file.") from None
+            raise errors.SourceTimeout(f"{who} stopped sending in the middle of the file.") from None
         except (aiohttp.ClientError, OSError) as failure:
             raise BrokenOffError from failure
         if not self._minimum_rate.is_met(time.monotonic() - started, len(block)):
@@ -111,7 +111,7 @@ class Exchange:
         return block
 
     async def close(self) -> None:
-        """Close the connection at once, without the goodbyes of TLS."""
+        """Close the connection at once, without TLS's close_notify."""
         if self._transport is not None:
             self._transport.abort()
         await self._session.close()
@@ -132,10 +132,10 @@ class Exchange:
 
 
 class Exchanges:
-    """Makes an ``Exchange`` for each request, all under the same rules.
+    """Makes an ``Exchange`` for each request, all with the same rules.
 
-    ``own`` is read at each dial, so that listeners may be added once their ports are known. Without ``tls``, servers
-    are verified by the system's trust.
+    ``own`` is read at each dial, so listeners may be added later, when their ports are known. If ``tls`` is None,
+    servers are verified with the system's CA certificates.
     """
 
     def __init__(
@@ -155,6 +155,6 @@ class Exchanges:
 
     def new(self) -> Exchange:
         dialler = Dialler(self._allowed, self._own)
-        if self._tls is None:  # only now: reading the system's certificates takes longer than most of a start
+        if self._tls is None:  # not at the start: loading the system's certificates is slow
             self._tls = ssl.create_default_context()
         return Exchange(dialler=dialler, resolver=self._resolver, tls=self._tls, limits=self._limits)

@@ -1,4 +1,4 @@
-"""Open a client's URL as a ``Remote``: redirects are followed by hand, each checked as the first URL was."""
+"""Open a client's URL as a ``Remote``. Redirects are followed here, each checked as the first URL was."""
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
@@ -24,10 +24,10 @@ _MOST_REDIRECTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A remote file, its head read and its bytes on their way.
+    """A remote file whose response head has been read.
 
-    ``filename`` is one path component, ``media_type`` has the server's parameters, ``size`` is in bytes; each is
-    None where it is not known. ``chunks`` is read once; it ends after the last byte and raises before it.
+    ``filename`` is one path component, ``media_type`` includes the server's parameters, ``size`` is in bytes; each is
+    None if unknown. ``chunks`` can be read once; it ends only after the last byte, and raises otherwise.
     """
 
     filename: str | None
@@ -39,9 +39,9 @@ class Remote:
 class Fetcher:
     """Opens remote files.
 
-    ``allowed`` networks may be dialled although they are not public; ``own`` are the relay's listeners, read at
-    each dial; ``hosts`` are the only hosts asked, if there are any (``example.org``, ``*.example.org``); ``tls``
-    verifies servers, by the system's trust where it is None; ``lookup`` resolves names. ``close`` it in the end.
+    ``allowed`` networks may be dialled although they are not public. ``own`` are the relay's listeners, read at each
+    dial. ``hosts``, if any, are the only hosts that may be asked (``example.org``, ``*.example.org``). ``tls`` verifies
+    servers; None means the system's CA certificates. ``lookup`` resolves names. Call ``close`` at the end.
     """
 
     def __init__(
@@ -66,22 +66,22 @@ class Fetcher:
         )
 
     def close(self) -> None:
-        """Let go of the DNS threads; nothing can be opened any more."""
+        """Release the DNS threads. Nothing can be opened afterwards."""
         self._resolver.stop()
 
     def judge(self, source: str) -> None:
-        """Raise what can be said against the URL ``source`` without asking anybody.
+        """Check the URL ``source`` without using the network.
 
-        That is ``BadSource``, ``HostRefused``, or ``AddressRefused``; ``open`` judges again, and the addresses too.
+        Raises ``BadSource``, ``HostRefused`` or ``AddressRefused``. ``open`` checks again, and addresses too.
         """
         check_url(parse_url(source), self._rules)
 
     @asynccontextmanager
     async def open(self, source: str) -> AsyncGenerator[Remote, None]:
-        """Ask for the URL ``source``; leaving the context closes the connection at once.
+        """Request the URL ``source``; leaving the context closes the connection at once.
 
-        Raises ``BadSource``, ``HostRefused``, ``AddressRefused``, ``SourceFailed`` and ``SourceTimeout``. The
-        file is named by the URL that was asked for, not by one that a redirect led to.
+        Raises ``BadSource``, ``HostRefused``, ``AddressRefused``, ``SourceFailed`` and ``SourceTimeout``. The file is
+        named after ``source``, not after the target of a redirect.
         """
         first = check_url(parse_url(source), self._rules)
         body, headers = await self._follow(first)

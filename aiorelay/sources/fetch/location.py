@@ -1,6 +1,6 @@
 """Check which URLs may be fetched, before their hosts are resolved. Pure.
 
-A URL is normalised once, by yarl; the object that is judged here is the object that is dialled.
+yarl normalises a URL once; the object that is checked here is the object that is dialled.
 """
 
 import re
@@ -15,38 +15,38 @@ __all__ = ["check_url", "parse_url", "redirect_target"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _AUTHORITY = re.compile(r"[^:/?#]*://([^/?#]*)")
-# More than any host name and port, in whatever script. One that is not ASCII takes long to read: a mebibyte, seconds.
+# Longer than any host name and port. IDNA needs seconds for a mebibyte.
 _LONGEST_AUTHORITY = 1024
 _HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
-# What ends in a number is an IPv4 address to getaddrinfo and to browsers (WHATWG URL, "ends in a number").
+# Such a host is an IPv4 address to getaddrinfo and to browsers (WHATWG URL, "ends in a number").
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)", re.IGNORECASE)
 _WELL_KNOWN_PORTS = frozenset({80, 443})
 _FIRST_USER_PORT = 1024
 
 
 def parse_url(text: str) -> URL:
-    """Parse what a client gave as a URL; raises ``BadSource``."""
+    """Parse a client's URL. Raises ``BadSource``."""
     if _CONTROL.search(text):
-        raise errors.BadSource("The source URL holds control characters.")
+        raise errors.BadSource("The source URL contains control characters.")
     if (authority := _AUTHORITY.match(text)) and len(authority[1]) > _LONGEST_AUTHORITY:
         raise errors.BadSource("The source URL's host is too long.")
     try:
         return _checked(URL(text))
-    except ValueError:  # the message of the exception would echo the query
+    except ValueError:  # the exception's message contains the query
         raise errors.BadSource("The source is not a valid URL.") from None
 
 
 def check_url(url: URL, rules: HostRules) -> URL:
-    """Return ``url`` if it may be asked for.
+    """Return ``url`` if it may be fetched.
 
-    Raises ``BadSource`` (not http or https, credentials, no host that DNS could know), ``HostRefused`` (there
-    are rules and none names the host) or ``AddressRefused`` (an IPv4 address in other than four decimal
-    numbers; a port other than 80, 443 and 1024 to 65535, unless a rule names the host).
+    Raises ``BadSource`` (not http or https, credentials, no valid host name), ``HostRefused`` (there are rules and none
+    names the host) or ``AddressRefused`` (an IPv4 address in another form than four decimal numbers; a port other than
+    80, 443 and 1024 to 65535, unless a rule names the host).
     """
     if url.scheme not in ("http", "https"):
         raise errors.BadSource("A source URL must begin with http:// or https://.")
     if "@" in url.raw_authority:
-        raise errors.BadSource("A source URL must hold no user name or password.")
+        raise errors.BadSource("A source URL must not contain a user name or password.")
     host = url.raw_host or ""
     _judge_host(host)
     if rules and not rules.names(host):
@@ -58,10 +58,10 @@ def check_url(url: URL, rules: HostRules) -> URL:
 
 
 def redirect_target(url: URL, location: str, rules: HostRules) -> URL:
-    """Return where a redirect of ``url`` leads, judged as the first URL was.
+    """Return the target of a redirect of ``url``, checked as the first URL was.
 
-    Raises what ``check_url`` raises, ``AddressRefused`` for a way from https to http, and ``SourceFailed`` for a
-    Location that is none.
+    Raises what ``check_url`` raises, ``AddressRefused`` for a redirect from https to http, and ``SourceFailed`` if the
+    Location is not a URL.
     """
     try:
         target = _checked(url.join(URL(location)))
@@ -74,7 +74,7 @@ def redirect_target(url: URL, location: str, rules: HostRules) -> URL:
 
 
 def _checked(url: URL) -> URL:
-    """Have yarl look at the authority now, which it may put off, and drop the fragment; raises ValueError."""
+    """Drop the fragment, and let yarl parse the authority now, which it may delay. Raises ValueError."""
     whole = url.with_fragment(None)
     _ = whole.raw_host, whole.port
     return whole
@@ -86,11 +86,11 @@ def _judge_host(host: str) -> None:
     except ValueError:
         name = host.removesuffix(".")
     else:
-        # A zone would not survive the way to the socket. All else is judged there, as every address is.
+        # aiohttp would drop the zone. Everything else is checked when the address is dialled.
         if isinstance(literal, IPv6Address) and literal.scope_id is not None:
             raise errors.AddressRefused("An IPv6 address with a zone is not dialled.")
         return
     if not _HOST_NAME.fullmatch(name):
         raise errors.BadSource("The source URL has no valid host.")
     if _ENDS_IN_NUMBER.fullmatch(name):
-        raise errors.AddressRefused(f"{host} is no host name, and no IPv4 address in four decimal numbers.")
+        raise errors.AddressRefused(f"{host} is neither a host name nor an IPv4 address of four decimal numbers.")

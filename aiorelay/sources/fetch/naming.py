@@ -1,4 +1,4 @@
-"""The name and media type of a fetched file, from its response or its URL. Pure."""
+"""Find the name and media type of a fetched file in its response or its URL. Pure."""
 
 import unicodedata
 from urllib.parse import unquote_to_bytes
@@ -18,7 +18,7 @@ _DROPPED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 def filename(disposition: str | None, url: URL) -> str | None:
     """Name the file by its Content-Disposition (RFC 6266), else by the URL's last segment, decoded once.
 
-    The name is one path component without control characters, or None where neither gives one.
+    The name is one path component without control characters, or None if neither gives one.
     """
     return _usable(_of_disposition(disposition or "")) or _usable(_of_path(url))
 

@@ -1,4 +1,4 @@
-"""The arithmetic of resuming a body: what to request, and whether a response continues it. Pure."""
+"""Resume a body: what to request, and whether a response continues it (RFC 9110, section 14). Pure."""
 
 import re
 from collections.abc import Mapping
@@ -10,28 +10,28 @@ __all__ = ["StrongValidator", "continuation", "strong_validator"]
 
 _STRONG_ETAG = re.compile(r'"[^"]*"')
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", re.IGNORECASE)
-# RFC 9110 section 8.8.2.2 wants a second, and RFC 7232 wanted a minute so that clocks need not agree so well.
+# RFC 9110, section 8.8.2.2 wants one second; RFC 7232 wanted a minute, which allows for clocks that differ.
 _SETTLED = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
 class StrongValidator:
-    """What tells one state of a resource from another: the response header ``name`` and its ``value``."""
+    """A strong validator of a representation: the response field ``name`` and its ``value``."""
 
     name: str
     value: str
 
     def range_headers(self, start: int) -> dict[str, str]:
-        """Ask for the bytes from ``start`` on, if the resource is still the same (RFC 9110, section 13.1.5)."""
+        """Request fields for the bytes from ``start`` on, if nothing has changed (RFC 9110, section 13.1.5)."""
         return {"Range": f"bytes={start}-", "If-Range": self.value}
 
     def agrees(self, headers: Mapping[str, str]) -> bool:
-        """Whether an answer is of the same state. A 206 must repeat an ETag, and need not repeat a date."""
+        """Whether a response has the same validator. A 206 must repeat an ETag, but not a date."""
         return headers.get(self.name, self.value if self.name == "Last-Modified" else None) == self.value
 
 
 def strong_validator(headers: Mapping[str, str]) -> StrongValidator | None:
-    """Return the strong validator of a response: its ETag, else a Last-Modified a minute older than its Date."""
+    """Return a response's strong validator: its ETag, or a Last-Modified that is a minute older than its Date."""
     etag = headers.get("ETag", "")
     if _STRONG_ETAG.fullmatch(etag):
         return StrongValidator("ETag", etag)
@@ -42,9 +42,9 @@ def strong_validator(headers: Mapping[str, str]) -> StrongValidator | None:
 
 
 def continuation(content_range: str, start: int, total: int | None) -> tuple[int, int] | None:
-    """Return the length of a 206's body and that of the whole resource, or None if it does not fit.
+    """Return the length of a 206's body and that of the whole file, or None if it does not fit.
 
-    It fits if it begins at ``start`` and, where the whole length ``total`` is known, agrees on that.
+    It fits if it begins at ``start`` and has the length ``total`` of the whole file, if that is known.
     """
     match = _CONTENT_RANGE.fullmatch(content_range)
     if not match:
