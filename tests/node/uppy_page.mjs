@@ -3,18 +3,18 @@ import Uppy from "@uppy/core";
 import Tus from "@uppy/tus";
 
 window.uploadByUppy = async (endpoint, filename, base64, options) => {
-  const content = await (await fetch(`data:application/pdf;base64,${base64}`)).blob();
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
   const uppy = new Uppy({ autoProceed: false }).use(Tus, { endpoint, ...options });
-  uppy.addFile({ name: filename, type: "application/pdf", data: content });
+  let last = { status: 0, body: "" };
+  // The answer can be read during the event alone: Uppy aborts the request of a success afterwards.
+  const read = (file, xhr) => {
+    last = { status: xhr?.status ?? 0, body: xhr?.responseText ?? "" };
+  };
+  uppy.on("upload-success", (file, response) => read(file, response.body.xhr));
+  uppy.on("upload-error", (file, error, response) => read(file, response?.body.xhr));
+  uppy.addFile({ name: filename, type: "application/pdf", data: new Blob([bytes]) });
   const { successful, failed } = await uppy.upload();
   const [file] = [...successful, ...failed];
-  const xhr = file.response?.body?.xhr;
-  const outcome = {
-    done: successful.length === 1,
-    status: xhr?.status ?? 0,
-    body: xhr?.responseText ?? String(file.error),
-    url: file.tus?.uploadUrl ?? null,
-  };
   uppy.destroy();
-  return outcome;
+  return { done: successful.length === 1, ...last, url: file.tus?.uploadUrl ?? null };
 };
