@@ -27,6 +27,7 @@ class CuttingProxy:
         self._answers_after: int | None = None
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.made_cuts = 0
         self.sent = 0
         """Bytes that clients have sent."""
@@ -40,14 +41,17 @@ class CuttingProxy:
         return f"{self._target.scheme}://{self._target.hostname}:{port}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        await asyncio.sleep(0)  # what was just accepted is known afterwards
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:  # of tasks that never began
+            writer.transport.abort()
         await self._server.wait_closed()
 
     def cut_again(self, cuts: Iterable[int]) -> None:
@@ -69,17 +73,24 @@ class CuttingProxy:
         self._answers_after = None
         self.cut_now()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        ends = [(reader, writer)]
-        with contextlib.suppress(OSError, asyncio.CancelledError):
-            ends.append(await asyncio.open_connection(self._target.hostname, self._target.port))
-            await self._connect(*ends[0], *ends[1])
-        for _, each in ends:
-            each.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
+        try:
+            server, to_server = await asyncio.open_connection(self._target.hostname, self._target.port)
+            writers.append(to_server)
+            await self._connect(reader, writer, server, to_server)
+        except OSError:
+            pass  # the client learns of it by its own connection's end
+        finally:
+            for each in writers:
+                each.transport.abort()
+            self._writers.discard(writer)
 
     async def _connect(
         self,

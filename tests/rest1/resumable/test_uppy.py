@@ -56,7 +56,14 @@ async def test_a_file_arrives_once_over_a_line_that_breaks(aiorelay_server, uplo
 
 
 async def test_it_goes_on_once_the_upload_api_does(aiorelay_server, recorder, upload, tmp_path):
-    upstream = await recorder(answering(UNAVAILABLE, UNAVAILABLE, DONE))
+    left = [UNAVAILABLE] * 2
+
+    async def unavailable_first(connection):
+        while True:
+            await connection.request()
+            await connection.send(left.pop() if left else DONE)
+
+    upstream = await recorder(unavailable_first)
     relay = await aiorelay_server(only="rest1", upstream=upstream.url, state_dir=tmp_path)
     outcome = await upload(relay.rest1, tries=20)
     assert outcome.done, outcome
