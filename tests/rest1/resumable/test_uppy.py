@@ -20,22 +20,21 @@ def script(tmp_path_factory):
     return uppy.bundle(tmp_path_factory.mktemp("uppy"))
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("chromium")) as started:
-        yield started
-
-
 @pytest.fixture
-def upload(browser, script):
+def upload(tmp_path, script):
+    def work(url, tries):
+        # It ends before the relay does, and its idle connections with it.
+        with chromium(tmp_path / "chromium") as browser:
+            return uppy.upload(browser, script, url, CONTENT, name=NAME, tries=tries)
+
     async def upload(url, *, tries):
-        return await asyncio.to_thread(uppy.upload, browser, script, url, CONTENT, name=NAME, tries=tries)
+        return await asyncio.to_thread(work, url, tries)
 
     return upload
 
 
 async def test_a_file_arrives_and_the_page_sees_the_upload_api_s_answer(aiorelay_server, upload, tmp_path):
-    chain = await aiorelay_server(state_dir=tmp_path)
+    chain = await aiorelay_server(state_dir=tmp_path / "state")
     outcome = await upload(chain.rest1, tries=0)
     assert outcome.done, outcome
     (stored,) = chain.stored()
@@ -44,7 +43,7 @@ async def test_a_file_arrives_and_the_page_sees_the_upload_api_s_answer(aiorelay
 
 
 async def test_a_file_arrives_once_over_a_line_that_breaks(aiorelay_server, upload, tmp_path):
-    chain = await aiorelay_server(state_dir=tmp_path)
+    chain = await aiorelay_server(state_dir=tmp_path / "state")
     async with CuttingProxy(chain.rest1) as proxy:
         # The page and its connections come first: a browser tells of no cut there.
         proxy.cut_again(random_cuts(1, count=6, least=60_000, most=120_000))
@@ -64,7 +63,7 @@ async def test_it_goes_on_once_the_upload_api_does(aiorelay_server, recorder, up
             await connection.send(left.pop() if left else DONE)
 
     upstream = await recorder(unavailable_first)
-    relay = await aiorelay_server(only="rest1", upstream=upstream.url, state_dir=tmp_path)
+    relay = await aiorelay_server(only="rest1", upstream=upstream.url, state_dir=tmp_path / "state")
     outcome = await upload(relay.rest1, tries=20)
     assert outcome.done, outcome
     assert len(upstream.requests) == 3
@@ -73,14 +72,14 @@ async def test_it_goes_on_once_the_upload_api_does(aiorelay_server, recorder, up
 @pytest.mark.parametrize("answer", [UNAVAILABLE, REFUSED], ids=["unavailable", "refused"])
 async def test_what_is_not_stored_is_no_success(aiorelay_server, recorder, upload, tmp_path, answer):
     upstream = await recorder(answering(answer))
-    relay = await aiorelay_server(only="rest1", upstream=upstream.url, state_dir=tmp_path)
+    relay = await aiorelay_server(only="rest1", upstream=upstream.url, state_dir=tmp_path / "state")
     outcome = await upload(relay.rest1, tries=2)
     assert not outcome.done
     assert upstream.requests
 
 
 async def test_a_file_over_the_limit_is_refused(aiorelay_server, upload, tmp_path):
-    chain = await aiorelay_server(max_size="100KiB", state_dir=tmp_path)
+    chain = await aiorelay_server(max_size="100KiB", state_dir=tmp_path / "state")
     outcome = await upload(chain.rest1, tries=3)
     assert (outcome.done, outcome.status) == (False, 413)
     assert chain.stored() == []
