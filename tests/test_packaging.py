@@ -95,14 +95,14 @@ def test_the_wheel_built_from_the_sdist_is_identical(wheel, sdist, tmp_path):
     assert again.read_bytes() == wheel.read_bytes()
 
 
-def test_the_metadata_lists_all_licences_and_four_dependencies(wheel):
+def test_the_metadata_lists_all_licences_and_five_dependencies(wheel):
     with zipfile.ZipFile(wheel) as zipped:
         metadata = BytesParser().parsebytes(zipped.read(f"{INFO}/METADATA"))
     assert metadata["License-Expression"] == "MIT AND Apache-2.0"
     assert set(metadata.get_all("License-File")) == LICENCES
     wanted = [Requirement(text) for text in metadata.get_all("Requires-Dist")]
     core = {each.name for each in wanted if each.marker is None}
-    assert core == {"aiohttp", "prometheus-client", "tqdm", "trustme"}
+    assert core == {"aiohttp", "http-sf", "prometheus-client", "tqdm", "trustme"}
 
 
 # -- installed
