@@ -95,7 +95,7 @@ def test_the_wheel_built_from_the_sdist_is_identical(wheel, sdist, tmp_path):
     assert again.read_bytes() == wheel.read_bytes()
 
 
-def test_the_metadata_lists_all_licences_and_four_dependencies(wheel):
+def test_the_metadata_lists_all_licences_and_five_dependencies(wheel):
     with zipfile.ZipFile(wheel) as zipped:
         metadata = BytesParser().parsebytes(zipped.read(f"{INFO}/METADATA"))
     assert metadata["License-Expression"] == "MIT AND Apache-2.0"
