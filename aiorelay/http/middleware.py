@@ -27,7 +27,7 @@ async def add_request_id(_request: web.Request, response: web.StreamResponse) ->
 def response_timeout(idle: float) -> Middleware:
     """A middleware that drops a client which takes longer than ``idle`` seconds for 64 KiB of an answer, on average.
 
-    Answers that are streamed are for whoever streams them to watch.
+    The handler of a streamed answer has to watch it itself.
     """
 
     @web.middleware

@@ -20,21 +20,21 @@ from aiorelay.rest1.upstream import Upstream
 __all__ = ["Delivery"]
 
 _TRIES = 3
-# Answers of an upstream that is overloaded or away, not of one that refuses (RFC 9110, section 15.6).
+# Answers that do not depend on the request: the upstream is overloaded or away (RFC 9110, section 15.6).
 _PASSING = frozenset({502, 503, 504})
 _BROKEN = "connection_terminated"
 
 
 class Delivery:
-    """Sends bodies to ``upstream``, at once or by way of what ``spool`` makes.
+    """Sends bodies to ``upstream``, streamed, or from a spool that ``spool`` makes.
 
-    ``spooled`` says which go to disk first: ``never``, those of ``unknown-length``, or ``always``.
+    ``spooled`` says which bodies are spooled first: ``never``, those of ``unknown-length``, or ``always``.
 
-    A spooled body is tried three times in all where no byte of it can have reached the upstream, and, if its request
-    has an Idempotency-Key, also after a broken connection or an answer of 502, 503 or 504. ``backoff`` seconds are
-    waited before the second try, twice as many before the third. And before its first byte each try waits ``notice``
-    seconds on its connection: an upstream that accepts only to hang up has done so by then, and once a byte was sent
-    nobody can tell whether it was read.
+    A spooled body is tried three times in all if no byte of it can have reached the upstream. If its request has an
+    Idempotency-Key, it is also tried again after a broken connection or an answer of 502, 503 or 504. The second try
+    waits for ``backoff`` seconds, the third for twice as long. Each try waits for ``notice`` seconds before its first
+    byte: an upstream that closes new connections at once has done so by then. After the first byte it would be unknown
+    whether the upstream has read it.
     """
 
     def __init__(

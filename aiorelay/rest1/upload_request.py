@@ -57,7 +57,7 @@ def parse_request(
 ) -> UploadRequest:
     """Parse the head of ``request``, which ``who`` sends from the address ``client``. Raises ``BadDigest``."""
     types = request.headers.getall(hdrs.CONTENT_TYPE, [])
-    # A raw body without a coding is its own representation, so that both fields speak of the same bytes.
+    # A raw body without a coding is its own representation, so that both fields apply to the same bytes.
     digest_fields = ("Content-Digest", "Repr-Digest") if request.method == hdrs.METH_PUT else ("Content-Digest",)
     respond_async, _ = split_preference(_RESPOND_ASYNC, request.headers.getall("Prefer", []))
     return UploadRequest(

@@ -1,11 +1,11 @@
 """Store each job in a small file, so that its result outlives the process that ran it.
 
-    <directory>/ID.json         written when a job begins, replaced when it ends, removed when it is forgotten
-    <directory>/ID.end          somebody asks the process that runs it to end it
-    <directory>/TOKEN.alive     locked (flock) by the process that wrote TOKEN into its files, for as long as it lives
+    <directory>/ID.json         written when a job starts, replaced when it ends, removed when it expires
+    <directory>/ID.end          asks the process that runs the job to cancel it
+    <directory>/TOKEN.alive     locked (flock) for the lifetime of the process that wrote TOKEN into its records
 
-Processes may share a directory: the lock, which dies with its process, says whose unfinished jobs are lost. On a
-filesystem without flock every process counts as alive.
+Processes may share a directory. A process whose lock is free has ended, and its running jobs are lost. On a filesystem
+without flock every process counts as alive.
 """
 
 import contextlib
@@ -33,10 +33,10 @@ _ALIVE: Final = "alive"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A job as its file has it.
+    """The content of a job's file.
 
-    ``document`` is what clients are shown; ``version`` counts its changes; ``ended`` is when, in seconds since the
-    epoch, or None; ``process`` is the token of the process that runs or ran it.
+    ``document`` holds the members that clients see. ``version`` counts the changes. ``ended`` is the time of the end in
+    seconds since the epoch, or None. ``process`` is the token of the process that runs or ran the job.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Record:
 
 
 class JobFiles:
-    """The files below ``directory``. ``process`` is our own token, once it is open."""
+    """The files below ``directory``. ``process`` is the token of this process, once the directory is open."""
 
     def __init__(self, directory: Path) -> None:
         self.process = ""
@@ -56,7 +56,7 @@ class JobFiles:
         self._lock = -1
 
     def open(self) -> None:
-        """Make the directory if there is none, and say that we live. Raises ``StartupError``."""
+        """Make the directory if it is missing, and lock the file of this process. Raises ``StartupError``."""
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             while self._lock < 0:
@@ -68,14 +68,14 @@ class JobFiles:
             ) from error
 
     def close(self) -> None:
-        """Say that we live no more."""
+        """Remove the file of this process, and release its lock."""
         with contextlib.suppress(OSError):
             self._path(self.process, _ALIVE).unlink()
         os.close(self._lock)
         self._lock = -1
 
     def write(self, record: Record) -> None:
-        """Make the job's file, or put a new one in its place. Raises ``StorageFull`` or ``Internal``."""
+        """Write the job's file, replacing an older one. Raises ``StorageFull`` or ``Internal``."""
         made = self._path(record.id, self.process)
         with storage_problems():
             try:
@@ -87,7 +87,7 @@ class JobFiles:
                 raise
 
     def read(self, identity: str) -> Record | None:
-        """The record of a job; None if there is none, whatever ``identity`` is."""
+        """Return the record of a job, or None if there is none. ``identity`` may be any text."""
         if not _ID.fullmatch(identity):
             return None
         try:
@@ -104,16 +104,16 @@ class JobFiles:
                 self._path(identity, ending).unlink()
 
     def request_cancellation(self, identity: str) -> None:
-        """Ask the process that runs a job to end it. Raises ``StorageFull`` or ``Internal``."""
+        """Ask the process that runs a job to cancel it. Raises ``StorageFull`` or ``Internal``."""
         with storage_problems():
             self._path(identity, _END).touch(0o600)
 
     def is_cancellation_requested(self, identity: str) -> bool:
-        """Whether another process asks for the end of a job."""
+        """Whether another process has asked for the cancellation of a job."""
         return self._path(identity, _END).exists()
 
     def is_alive(self, process: str) -> bool:
-        """Whether the process with this token lives."""
+        """Whether the process with this token is running."""
         try:
             fd = os.open(self._path(process, _ALIVE), os.O_RDWR)
         except FileNotFoundError:
@@ -126,7 +126,7 @@ class JobFiles:
             os.close(fd)
 
     def orphans(self) -> Iterator[Record]:
-        """The records of processes that live no more; what else they left is swept away."""
+        """Yield the records of processes that have ended, and remove their other files."""
         paths = list(self._directory.iterdir())
         for path in paths:
             stem, _, ending = path.name.partition(".")
@@ -134,7 +134,7 @@ class JobFiles:
                 yield record
             elif ending not in {_JSON, _END, _ALIVE} and not self.is_alive(ending):  # half-written
                 path.unlink(missing_ok=True)
-        for path in paths:  # last: whoever starts meanwhile must still see whose files these were
+        for path in paths:  # last: a process that starts meanwhile must still see that the owner has ended
             if path.name.endswith(f".{_ALIVE}"):
                 _remove_if_dead(path)
 

@@ -1,12 +1,11 @@
 """Start, find, cancel and expire jobs: uploads that go on after their request was answered.
 
-    start(work) ─▶ running ─▶ done        the upstream has answered, whatever it said
+    start(work) ─▶ running ─▶ done        the upstream has answered, with any status
                       │  └──▶ failed      a problem came first
-                      │  └──▶ cancelled   somebody asked for that
+                      │  └──▶ cancelled   a client asked for it
                       └─────▶ lost        the process ended first
 
-A job is told of by its ``version``, which grows with every change. Whoever waits for news has no queue: it wakes, looks
-at what is newest, and may sleep through as much as it likes.
+The ``version`` of a job grows with every change. Waiters see the latest state only; intermediate states may be skipped.
 """
 
 import asyncio
@@ -26,9 +25,9 @@ __all__ = ["Job", "Jobs", "Work"]
 
 _HOUR: Final = 3600.0
 _RETRY_AFTER: Final = "5"
-# Of a job whose process died nobody knows how often it had changed: greater than that, and exact in JSON numbers.
+# The version of a lost job: its real number of changes is unknown. It is greater, and exact as a JSON number.
 _LAST_VERSION: Final = 2**53 - 1
-# How often processes that share jobs look at each other's files, in seconds.
+# The interval in seconds at which processes look at each other's files.
 _POLL_INTERVAL: Final = 1.0
 _MEMBERS: Final = ("id", "state", "received", "forwarded", "total", "answer", "problem")
 
@@ -37,11 +36,11 @@ State = Literal["running", "done", "failed", "cancelled", "lost"]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One job, as clients are shown it; only those whom ``owner`` names may be.
+    """One job, visible to clients that ``owner`` names.
 
-    ``received`` counts the bytes of files that came from the sources, ``forwarded`` those written to the upstream, form
-    included; ``total`` is the bytes of all files, once known. ``answer`` is the upstream's, ``problem`` what came
-    instead. ``over`` is set once there will be no more news of it here.
+    ``received`` counts the bytes of files read from the sources, ``forwarded`` the bytes written to the upstream,
+    framing included. ``total`` is the size of all files, once known. ``answer`` is the upstream's answer, ``problem``
+    is set instead if there is none. ``over`` is set once this process will report no more changes.
     """
 
     id: str
@@ -89,13 +88,13 @@ class Job:
 
 
 Work = Callable[[Job], Awaitable[dict[str, Any]]]
-"""What a job does: it notes how far it has come, and gives the upstream's answer or raises a ``Problem``."""
+"""The work of a job: it reports its progress, and returns the upstream's answer or raises a ``Problem``."""
 
 
 class Jobs:
-    """The jobs of this process, at most ``most`` of them, each ``kept`` seconds after its end; ``files`` outlive it.
+    """The jobs of this process: at most ``most``, each kept for ``kept`` seconds after its end, also in ``files``.
 
-    ``tasks`` are those that run, for whoever wants to wait for them. Leaving the context ends them: they are lost.
+    ``tasks`` are those of running jobs. Leaving the context cancels them, and their jobs are lost.
     """
 
     def __init__(self, files: JobFiles, *, most: int, kept: float = _HOUR) -> None:
@@ -110,7 +109,7 @@ class Jobs:
         self._poll_timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the files, and take over the jobs of processes that are no more. Raises ``StartupError``."""
+        """Open the files, and take over the jobs of processes that have ended. Raises ``StartupError``."""
         self._files.open()
         for record in sorted(self._files.orphans(), key=lambda record: record.ended or time.time()):
             self._take_over(record)
@@ -118,7 +117,7 @@ class Jobs:
 
     async def __aexit__(self, *_: object) -> None:
         self.drain()
-        await asyncio.sleep(0)  # one that has not begun could not say how it ended
+        await asyncio.sleep(0)  # a task that has not started could not record its end
         for task in self.tasks:
             task.cancel()
         if self.tasks:
@@ -129,16 +128,18 @@ class Jobs:
         self._files.close()
 
     def drain(self) -> None:
-        """Tell no more news: those who wait for some are let go. The jobs go on."""
+        """Report no more changes, which ends all event streams. The jobs go on."""
         self._drained.set()
         for job, _ in self._running.values():
             job.close()
 
     def start(self, work: Work, owner: str | None) -> Job:
-        """Begin a job, in a task of its own. Raises ``TooManyJobs``, ``StorageFull`` or ``Internal``."""
+        """Start a job in a task of its own. Raises ``TooManyJobs``, ``StorageFull`` or ``Internal``."""
         while len(self._running) + len(self._ended) >= self._most:
             if not self._ended:
-                raise TooManyJobs("As many jobs run as may; try again soon.", headers={"Retry-After": _RETRY_AFTER})
+                raise TooManyJobs(
+                    "The limit of running jobs is reached. Try again soon.", headers={"Retry-After": _RETRY_AFTER}
+                )
             self._forget(next(iter(self._ended)))
         job = Job(secrets.token_urlsafe(24), owner)
         self._keep(job, ended=None)
@@ -151,18 +152,18 @@ class Jobs:
         return job
 
     def find(self, identity: str, owner: str | None) -> Job:
-        """The job of this name, as far as ``owner`` may see it. Raises ``NotFound``."""
+        """Return a job that ``owner`` may see. Raises ``NotFound``."""
         known = self._running.get(identity) or self._ended.get(identity)
         job = known[0] if known else self._elsewhere(identity)
         if job is None or job.owner != owner:
-            raise NotFound("There is no such job, or not any more.")
+            raise NotFound("There is no such job. Jobs are kept for an hour after their end.")
         return job
 
     async def cancel(self, job: Job) -> None:
-        """End a job, and return once it has ended; nothing happens to one that had.
+        """Cancel a job, and return once it has ended. A job that has ended stays as it is.
 
-        Of a job whose last byte has gone, the upstream may keep what it got. Raises ``StorageFull`` or ``Internal`` if
-        the process that runs it cannot be asked.
+        If the last byte has been sent, the upstream may have stored the upload. Raises ``StorageFull`` or ``Internal``
+        if the process that runs the job cannot be asked.
         """
         if job.id in self._running:
             await asyncio.wait([self._cancel(job.id)])
@@ -180,7 +181,7 @@ class Jobs:
         self._poll_timer = asyncio.get_running_loop().call_later(_POLL_INTERVAL, self._poll)
 
     def _poll(self) -> None:
-        """Do what other processes ask for, and look again as long as there are jobs."""
+        """Cancel jobs as other processes have asked, and look again as long as jobs are running."""
         self._poll_timer = None
         for identity in self._running.keys() - self._cancelled:
             if self._files.is_cancellation_requested(identity):
@@ -189,7 +190,7 @@ class Jobs:
             self._schedule_poll()
 
     async def _run(self, job: Job, work: Work) -> None:
-        """Do the work and tell how it ended, come what may. The rest of it does not wait, so nothing comes between."""
+        """Do the work and record how it ended. What follows the work does not await, so nothing can interrupt it."""
         state: State = "failed"
         try:
             job.answer = await work(job)
@@ -197,9 +198,11 @@ class Jobs:
             state = "cancelled" if job.id in self._cancelled else "lost"
         except Problem as problem:
             job.problem = problem_details(problem, request_id.get())
-        except Exception:  # noqa: BLE001 - the last resort: logged with its traceback, and told to nobody
-            log.exception("Unforeseen failure of a job")
-            job.problem = problem_details(Internal("The log of the relay has the rest."), request_id.get())
+        except Exception:  # noqa: BLE001 - the last resort: logged with its traceback
+            log.exception("unexpected failure of a job")
+            job.problem = problem_details(
+                Internal("An unexpected error occurred. The log of the relay has the details."), request_id.get()
+            )
         else:
             state = "done"
             job.total = job.received
@@ -215,14 +218,14 @@ class Jobs:
         try:
             self._keep(job, ended=time.time())
         except Problem as problem:
-            log.warning("the end of a job could not be written down: %s", problem.detail)
+            log.warning("the end of a job could not be recorded: %s", problem.detail)
 
     def _take_over(self, record: Record) -> None:
         job = _job_of(record, alive=False)
         ended = record.ended
         if ended is None:
             ended = time.time()
-            with contextlib.suppress(Problem):  # on a full disk it says so again at the next start
+            with contextlib.suppress(Problem):  # on a full disk the next start tries again
                 self._keep(job, ended=ended)
         left = ended + self._kept - time.time()
         if left <= 0:
@@ -291,7 +294,7 @@ class _OtherProcessJob(Job):
 
 
 def _job_of(record: Record, *, alive: bool) -> Job:
-    """The job that a record tells of; one that has not ended is lost unless its process is ``alive``."""
+    """The job of a record. A running job is lost unless its process is ``alive``."""
     known = {member: value for member, value in record.document.items() if member in _MEMBERS}
     job = Job(**known, owner=record.owner, version=record.version)
     if job.running and not alive:

@@ -1,8 +1,8 @@
 """The routes below /jobs.
 
 GET    /jobs/ID           the job, as JSON
-GET    /jobs/ID/events    the same again and again, as server-sent events, until it has ended
-DELETE /jobs/ID           ends it, if it has not ended, and gives it
+GET    /jobs/ID/events    its changes as server-sent events, until it has ended
+DELETE /jobs/ID           cancels it, and returns it
 """
 
 import asyncio
@@ -27,10 +27,10 @@ _EVENT_STREAM = {
 
 
 class JobRoutes:
-    """The routes of ``jobs``. ``owner`` says whom a request is from: nobody else's jobs can be seen.
+    """The routes of ``jobs``. ``owner`` names the sender of a request, who sees only their own jobs.
 
-    Event streams have an event each ``pace`` seconds at most, and after ``quiet`` seconds without one a comment. Who
-    takes nothing for ``idle`` seconds is dropped.
+    An event stream has at most one event every ``pace`` seconds, and a comment after ``quiet`` seconds without an event.
+    A client that reads nothing for ``idle`` seconds is disconnected.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
     claimed ─▶ lock taken, offset right ─▶ write … flush … ─▶ left: all is written down, the lock given back
        └───────────────┴── a newer claim: Superseded
 
-Whoever asks for the upload next ends the one before, even in another process: see ``claims``.
+The next request for the upload ends this one, even from another process: see ``claims``.
 """
 
 import asyncio

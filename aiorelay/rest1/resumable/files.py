@@ -274,9 +274,9 @@ class UploadFiles:
             return None
 
     def write_claim(self, identity: str, token: str) -> None:
-        """Ask whoever has the lock to leave it to the request with this ``token``.
+        """Ask the holder of the lock to give it to the request with this ``token``.
 
-        Not replaced atomically: whoever reads half of it reads that there is a newer claim, which is all it says.
+        Not replaced atomically: half of a token differs from the holder's own too, which is all that is looked at.
         """
         fd = os.open(self._path(identity, _CLAIM), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:

@@ -17,7 +17,7 @@ from aiorelay.rest1.upload_request import FORM, UploadRequest
 
 __all__ = ["Representation"]
 
-# What speaks of one request of several, or of the client's secrets, which are not written to the disk.
+# Fields that concern one request of several, and secrets of the client, which are not written to the disk.
 _NOT_KEPT: Final = CONTENT_DIGESTS | {"authorization", "cookie"}
 _PROTOCOL_FIELDS: Final = ("upload-", "tus-", "x-http-method-override")
 
