@@ -232,7 +232,7 @@ POLYGLOTS = [
 
 def briefly(value: object) -> str:
     """Name a case by its type, or by the letters at the beginning of its content."""
-    if isinstance(value, str) and "/" in value[:12]:
+    if isinstance(value, str) and re.fullmatch(r"[a-z]+/[\w.+-]+", value):
         return value
     return "".join(re.findall(r"[A-Za-z0-9]", re.sub(r"\\x..|\\u....|\\.|^b", " ", ascii(value)[:24]))) or "binary"
 
