@@ -25,7 +25,7 @@ NOISE = random.Random(1).randbytes(20_000)  # incompressible, so that the ratio 
 
 def as_id(text: str) -> str:
     """Return the words of a path or command, for a test id that can be typed."""
-    return " ".join(re.findall(r"[\w.,:/=+*-]+", text.replace("\\", " backslash ")))
+    return " ".join(re.findall(r"[\w.,:/=+*-]+", text.replace("\\", " backslash ")))[:75]
 
 
 def verdict(data: bytes, **limits: float) -> str | None:

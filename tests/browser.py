@@ -1,15 +1,13 @@
 """Chromium for tests, and the upload page as a user sees it."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
 from peers import PATIENCE
+from programs import program
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -37,16 +35,13 @@ _TELLS_A_STATUS = "the server responded with a status of"
 @contextmanager
 def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
     """Debian's Chromium with a fresh profile."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (program and driver):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Debian's chromium and chromium-driver")
     options = webdriver.ChromeOptions()
-    options.binary_location = program
+    options.binary_location = program("chromium")
     for flag in (*_FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     # With a given driver, selenium does not search for one.
-    with webdriver.Chrome(options=options, service=Service(driver)) as browser:
+    with webdriver.Chrome(options=options, service=Service(program("chromedriver"))) as browser:
         yield browser
 
 
@@ -55,7 +50,7 @@ class Page:
 
     def __init__(self, browser: webdriver.Chrome, url: str) -> None:
         self.browser = browser
-        self.browser.get_log("browser")  # entries of earlier pages
+        self._console()  # entries of earlier pages
         self.browser.get(url)
 
     def find(self, selector: str) -> WebElement:
@@ -85,11 +80,12 @@ class Page:
 
     def uploads(self) -> list[dict[str, str]]:
         """Return the text of each upload in the list."""
-        return self.run(
+        said: list[dict[str, str]] = self.run(
             """return [...document.querySelectorAll(".upload")].map((item) => Object.fromEntries(
                  ["name", "state", "detail", "answer"].map((part) =>
                    [part, item.querySelector(part === "answer" ? "pre" : `.${part}`).textContent])))"""
         )
+        return said
 
     def until_state(self, *states: str) -> list[dict[str, str]]:
         """Wait until the uploads have these states, and return ``uploads()``."""
@@ -119,7 +115,7 @@ class Page:
 
     def errors(self) -> list[str]:
         """Return errors, warnings and policy violations logged since the page was opened."""
-        entries = self.browser.get_log("browser")
+        entries = self._console()
         grave = [entry["message"] for entry in entries if entry["level"] in {"SEVERE", "WARNING"}]
         return [message for message in grave if _TELLS_A_STATUS not in message]
 
@@ -128,3 +124,7 @@ class Page:
         asked = self.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
         own = urlsplit(self.browser.current_url)
         return {url for url in asked if urlsplit(url)[:2] != own[:2]}
+
+    def _console(self) -> list[dict[str, str]]:
+        entries: list[dict[str, str]] = self.browser.get_log("browser")  # type: ignore[no-untyped-call]
+        return entries

@@ -3,8 +3,6 @@
 import bz2
 import gzip
 import lzma
-import os
-import shutil
 import struct
 import subprocess
 import tempfile
@@ -14,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import pytest
 from archive_files import (
     DOCX,
     NOISE,
@@ -28,6 +25,7 @@ from archive_files import (
     tar_header,
     unicode_path,
 )
+from programs import PACKAGES, program
 
 KIB, MIB = 1 << 10, 1 << 20
 MOST_BYTES, MOST_ENTRIES = MIB, 50
@@ -57,6 +55,9 @@ IN_METHOD: dict[int, Callable[[bytes], bytes]] = {
     12: bz2.compress,
     14: zip_lzma,
 }
+
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
 
 
 def entry_of(data: bytes, method: int, name: bytes = b"innocent.dat") -> Zipped:
@@ -105,9 +106,8 @@ def matryoshka(depth: int) -> bytes:
 
 def made_by(command: str, content: bytes) -> bytes:
     """Run a shell command in a directory with one file, and return its standard output."""
-    program = command.split(maxsplit=1)[0]
-    if shutil.which(program) is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
+    for word in PACKAGES.keys() & command.split():
+        program(word)
     with tempfile.TemporaryDirectory() as outside:
         directory = Path(outside, "here")
         directory.mkdir()
@@ -236,7 +236,7 @@ LIARS: dict[str, tuple[Callable[[], bytes], str]] = {
     **{
         f"a tar behind {what}, {kind}": (partial(compress, junk + SMALL_TAR), NESTED + "|" + DAMAGED)
         for what, junk in [("a block of noise", NOISE[:512]), ("a picture", GIF), ("zeros", bytes(512))]
-        for kind, compress in [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
+        for kind, compress in COMPRESSORS.items()
     },
     "a wrong checksum, gzip": (lambda: gzip.compress(wrong_checksum(SMALL_TAR)), DAMAGED),
     # compressed data
@@ -245,7 +245,7 @@ LIARS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a tar.lzma bomb": (lambda: lzma.compress(TAR, lzma.FORMAT_ALONE), TOO_MUCH),
     **{
         f"a {kind} bomb behind other data": (partial(lambda c: NOISE[:9] + c(BOMB) + NOISE, compress), TOO_MUCH)
-        for kind, compress in [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
+        for kind, compress in COMPRESSORS.items()
     },
     # formats that the check does not read
     **{

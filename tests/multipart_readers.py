@@ -14,8 +14,8 @@ def by_multipart(boundary: bytes, body: bytes) -> list[Found]:
             if isinstance(event, multipart.MultipartSegment):
                 found.append((event.name, event.filename, dict(event.headerlist).get("Content-Type"), b""))
             elif event:
-                *head, content = found.pop()
-                found.append((*head, content + event))
+                name, filename, media_type, content = found.pop()
+                found.append((name, filename, media_type, content + event))
     return found
 
 
@@ -62,8 +62,8 @@ def by_werkzeug(boundary: bytes, body: bytes) -> list[Found]:
         if isinstance(event, Field | File):
             found.append((event.name, getattr(event, "filename", None), event.headers.get("Content-Type"), b""))
         elif isinstance(event, Data):
-            *head, content = found.pop()
-            found.append((*head, content + event.data))
+            name, filename, media_type, content = found.pop()
+            found.append((name, filename, media_type, content + event.data))
     return found
 
 

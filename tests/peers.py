@@ -434,9 +434,9 @@ async def run(*command: str, stdin: bytes = b"") -> tuple[int, str, str]:
 def nothing_left_behind(directory: Path) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether all new tasks, descriptors and entries of ``directory`` are gone."""
 
-    def seen() -> tuple[set[object], set[str], set[str]]:
+    def seen() -> tuple[set[object], ...]:
         descriptors = {f"{each.name} {_target(each)}" for each in Path("/proc/self/fd").iterdir()}
-        return set(asyncio.all_tasks()), descriptors, {each.name for each in directory.iterdir()}
+        return set(asyncio.all_tasks()), set(descriptors), {each.name for each in directory.iterdir()}
 
     before = seen()
     yield lambda: all(now <= then for now, then in zip(seen(), before, strict=True))

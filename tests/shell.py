@@ -43,6 +43,7 @@ class Shell:
         run.chmod(0o755)
         shutil.copy(ROOT / "LICENSE", self.clone)
         validator = re.search(r"```python\n(# checks\.py\n.*?)```", README, re.DOTALL)
+        assert validator is not None
         (self.clone / "checks.py").write_text(validator[1])
 
     def own_api(self) -> None:
@@ -72,6 +73,7 @@ class Shell:
             text=True,
         )
         lines = []
+        assert self.server.stdout is not None
         for line in self.server.stdout:
             lines.append(line.strip())
             if line.startswith("curl "):
@@ -91,6 +93,7 @@ class Shell:
         if self.server is not None:
             self.server.send_signal(signal.SIGTERM)
             assert self.server.wait(10) == 0
+            assert self.server.stdout is not None
             self.server.stdout.close()
             self.server = None
 

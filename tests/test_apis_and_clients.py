@@ -5,8 +5,11 @@ import random
 
 import aiohttp
 import pytest
-from test_clients import HERE, httpx_form, httpx_stream, output, program, requests_form, toolbelt, toolbelt_chunked
+from programs import node_script, program
+from test_clients import httpx_form, httpx_stream, output, requests_form, toolbelt, toolbelt_chunked
 from upstream_servers import SERVERS, stored_file
+
+pytestmark = pytest.mark.needs("curl")
 
 CONTENT = random.Random(4).randbytes(300_000) + b"\r\n--\r\n------\r\n\r" * 999  # noqa: S311 - any bytes will do
 # Django accepts no chunked body, and PHP gets none over FastCGI.
@@ -48,7 +51,7 @@ async def aiohttp_form(relay, report, name):
 
 def by_node(script, *mode):
     async def upload(relay, report, name):
-        command = (program("node"), HERE / "node" / script, f"{relay.rest1}/upload1", report, name, *mode)
+        command = (*node_script(script), f"{relay.rest1}/upload1", report, name, *mode)
         await output(*command, NODE_EXTRA_CA_CERTS=str(relay.ca))
 
     return upload

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import random
-import shutil
 import ssl
 from pathlib import Path
 
@@ -16,7 +15,10 @@ import pytest
 import requests
 from multipart_readers import READERS, by_werkzeug
 from peers import parse
+from programs import node_script, program
 from requests_toolbelt import MultipartEncoder
+
+pytestmark = pytest.mark.needs("curl", "node", "npm")
 
 HERE = Path(__file__).parent
 # Larger than one block, and full of bytes that are difficult for multipart parsers.
@@ -33,16 +35,6 @@ def report(tmp_path):
 @pytest.fixture
 async def chain(aiorelay_server):
     return await aiorelay_server()
-
-
-def program(name):
-    """Return the path of a program. If it is missing, fail in CI and skip elsewhere."""
-    path = shutil.which(name)
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not installed")
-        pytest.skip(f"{name} is not installed")
-    return path
 
 
 async def output(*command, stdin=b"", **environment):
@@ -239,12 +231,7 @@ async def test_aiohttp_sends_a_filename_in_utf_8(chain):
 
 
 async def node(chain, script, *arguments):
-    program("node")
-    if not (HERE / "node" / "node_modules" / "axios").is_dir():
-        if os.environ.get("CI"):
-            pytest.fail("the packages of tests/node are not installed")
-        pytest.skip("the packages of tests/node are not installed; scripts/test does it")
-    command = (program("node"), HERE / "node" / script, chain.rest1 + "/upload1", *arguments)
+    command = (*node_script(script), chain.rest1 + "/upload1", *arguments)
     return files_of(await output(*command, NODE_EXTRA_CA_CERTS=str(chain.ca)), chain)
 
 

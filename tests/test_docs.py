@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import re
-import shutil
 import socket
 import ssl
 import subprocess
@@ -18,11 +16,14 @@ import pytest
 import trustme
 from peers import eventually
 from processes import started
+from programs import program
 from shell import Shell
 from yarl import URL
 
 from aiorelay.observability.metrics import Metrics
 from aiorelay.settings import SETTINGS, ConfigFile, example, read
+
+pytestmark = pytest.mark.needs("caddy", "curl", "haproxy", "nginx", "systemd-analyze")
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -36,14 +37,6 @@ def blocks(page, language):
     """Return the code blocks of one language in a page."""
     found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
     return [block for _, block in found]
-
-
-def program(name):
-    """Return the path of a program. If it is missing, fail in CI and skip elsewhere."""
-    path = shutil.which(name)
-    if path is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
-    return path
 
 
 def with_places(text, **places):

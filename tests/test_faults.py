@@ -26,6 +26,8 @@ from peers import (
 )
 from processes import FREE_PORTS, Process, started
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 CONTENT = random.Random(1).randbytes(3 * MIB)  # noqa: S311 - any bytes will do
 UPLOAD = upload_of(CONTENT)
@@ -121,6 +123,7 @@ async def injected(process: Process, fault: str) -> AsyncGenerator[None, None]:
         ("renameat,renameat2:error=EIO", 500),
     ],
 )
+@pytest.mark.needs("strace")
 async def test_an_upload_that_the_disk_did_not_store_is_an_error(relay, places, fault, status):
     async with relay("--fsync") as process, faults_checked(process, **places, others={200, status}) as ledger:
         async with injected(process, fault):
@@ -129,6 +132,7 @@ async def test_an_upload_that_the_disk_did_not_store_is_an_error(relay, places, 
 
 
 @pytest.mark.parametrize(("error", "status"), [("EIO", 500), ("ENOSPC", 507)])
+@pytest.mark.needs("strace")
 async def test_an_upload_that_cannot_be_spooled_is_not_sent(relay, places, error, status):
     async with (
         relay("--only", "rest1", "--upstream", "http://127.0.0.1:9/", "--upstream-mode", "spool") as process,

@@ -7,6 +7,8 @@ import pytest
 from peers import DONE, Client, form, json_request, part, request
 from processes import FREE_PORTS, started
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 SIZE = 256 * MIB
 MOST_MEMORY = 80 * MIB

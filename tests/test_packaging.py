@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -19,6 +18,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from processes import FREE_PORTS, started
+from programs import missing, program
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 NAME = f"aiorelay-{distribution('aiorelay').version}"
@@ -73,11 +75,12 @@ def test_the_package_contains_files_of_known_kinds_only(wheel):
     assert not [path for path in ours if re.match("test_|conftest", path.name)]
 
 
+@pytest.mark.needs("git")
 def test_the_sdist_contains_the_project(sdist):
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs git, and a clone")
+    if not (ROOT / ".git").exists():
+        missing("The project is no clone.")
     tracked = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        [program("git"), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
         check=True,
         capture_output=True,
@@ -208,6 +211,7 @@ def test_otel_without_its_extra_is_a_startup_error(python, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{advice}\n")
 
 
+@pytest.mark.needs("curl")
 async def test_the_installed_relay_serves_and_stops(python, tmp_path):
     arguments = [*FREE_PORTS, "--state-dir", tmp_path / "state", "--store", tmp_path / "store"]
     async with started(*arguments, python=python, cwd=tmp_path) as process:

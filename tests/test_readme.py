@@ -16,6 +16,7 @@ def shell(tmp_path) -> Iterator["Shell"]:
     shell.close()
 
 
+@pytest.mark.needs("curl")
 def test_every_line_of_shell_works(shell):
     shell.own_api()
     blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -34,6 +35,7 @@ def test_every_line_of_shell_works(shell):
     assert len(blocks) > 8
 
 
+@pytest.mark.needs("curl")
 def test_the_csv_validator_works_as_described(shell):
     shell.serve("PYTHONPATH=. scripts/run --validator checks:CsvHeader")
     (shell.clone / "good.csv").write_text("date,amount,account\n2026-01-01,1,2\n")

@@ -10,6 +10,8 @@ import pytest
 from peers import ask, connected, eventually, form, part, request
 from processes import FREE_PORTS, Process, started
 
+pytestmark = pytest.mark.needs("slowhttptest")
+
 CONNECTIONS = 100
 UPLOAD = request("/upload1", form(part("somefile", b"content", "a.txt")))
 STYLE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

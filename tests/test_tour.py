@@ -1,16 +1,17 @@
 """The README from a fresh clone: first uploads, and a relay in front of the reader's own API."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from browser import Page, chromium
+from programs import missing, program
 from shell import ROOT, Shell
+
+pytestmark = pytest.mark.needs("chromium", "chromedriver", "git")
 
 SERVE = "scripts/run"
 
@@ -19,10 +20,9 @@ class Reader(Shell):
     """A shell in a fresh clone, for the commands of its README."""
 
     def __init__(self, directory):
-        git = shutil.which("git")
-        if git is None or not (ROOT / ".git").exists():
-            (pytest.fail if os.environ.get("CI") else pytest.skip)("needs git, and a clone to begin with")
-        subprocess.run([git, "clone", "--quiet", ROOT, directory / "clone"], check=True)
+        if not (ROOT / ".git").exists():
+            missing("The project is no clone.")
+        subprocess.run([program("git"), "clone", "--quiet", ROOT, directory / "clone"], check=True)
         super().__init__(directory)
         # The code in the clone is not the code that coverage measures.
         self.environ = {name: value for name, value in self.environ.items() if not name.startswith("COV")}
@@ -32,11 +32,15 @@ class Reader(Shell):
 
     def _lend_environment(self):
         """Give the clone's scripts this environment, with the clone's code, so that they install none."""
-        python = self.clone / ".venv/bin/python"
+        where = ["bash", "-c", 'source scripts/environment; printf %s "$venv"']
+        venv = subprocess.run(
+            where, cwd=self.clone, env=self.environ, check=True, capture_output=True, text=True
+        ).stdout
+        python = Path(venv, "bin/python")
         python.parent.mkdir(parents=True)
         python.write_text(f'#!/bin/sh\nPYTHONPATH="{self.clone}" exec "{sys.executable}" "$@"\n')
         python.chmod(0o755)
-        made = 'source scripts/environment; _fingerprint >"$root/.venv/made-core"'
+        made = 'source scripts/environment; _fingerprint >"$venv/made-core"'
         subprocess.run(["bash", "-c", made], cwd=self.clone, env=self.environ, check=True)
 
     def block(self, *words):

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import aiorelay
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 README = (HERE.parent / "README.md").read_text()

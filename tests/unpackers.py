@@ -6,13 +6,12 @@ root. Relative names in the archives must stay below the test's own directory.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import pytest
+from programs import program
 
 __all__ = ["UNPACKERS", "unpack"]
 
@@ -127,9 +126,8 @@ def unpack(unpacker: str, archives: Iterable[tuple[Path, Path]], scratch: Path) 
 
     ``scratch`` is where a program is compiled, if it has to be.
     """
-    program, command = UNPACKERS[unpacker]
-    if shutil.which(program) is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
+    needed, command = UNPACKERS[unpacker]
+    program(needed)
     if command:
         for archive, directory in archives:
             _run([*command, str(archive)], directory)

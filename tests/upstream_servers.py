@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -28,8 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 from peers import PATIENCE
+from programs import node_script, program
 
 TESTS = Path(__file__).parent
 SCRIPTS = TESTS / "upstreams"
@@ -115,7 +114,8 @@ class Place:
 
     @property
     def port(self) -> int:
-        return self.listener.getsockname()[1]
+        port: int = self.listener.getsockname()[1]
+        return port
 
 
 @dataclass(frozen=True)
@@ -135,20 +135,20 @@ Maker = Callable[[Place, UploadApi | None], Command]
 """Says how to run a server in a place, in front of another upload API if there is one."""
 
 
-def program(name: str) -> str:
-    """Return the path of a program. If it is missing, fail in CI and skip elsewhere."""
-    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
-    if path is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
-    return path
-
-
 def werkzeug(place: Place, _inner: UploadApi | None) -> Command:
     return Command((sys.executable, SCRIPTS / "flask_app.py", place.descriptor, place.store))
 
 
 def gunicorn(place: Place, _inner: UploadApi | None, *more: str) -> Command:
-    words = [sys.executable, "-m", "gunicorn", "--chdir", SCRIPTS, "--bind", f"fd://{place.descriptor}"]
+    words: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--chdir",
+        SCRIPTS,
+        "--bind",
+        f"fd://{place.descriptor}",
+    ]
     if place.options.request:
         words += ["--timeout", f"{place.options.request:g}"]
     if place.options.certificate:
@@ -165,16 +165,14 @@ def gunicorn_gthread(place: Place, _inner: UploadApi | None) -> Command:
 
 
 def uvicorn(place: Place, _inner: UploadApi | None) -> Command:
-    words = [sys.executable, "-m", "uvicorn", "--app-dir", SCRIPTS, "--fd", place.descriptor]
+    words: list[str | Path] = [sys.executable, "-m", "uvicorn", "--app-dir", SCRIPTS, "--fd", place.descriptor]
     if place.options.certificate:
         words += ["--ssl-certfile", place.options.certificate, "--ssl-keyfile", place.options.certificate]
     return Command((*words, "starlette_app:application"))
 
 
 def node(place: Place, _inner: UploadApi | None) -> Command:
-    if not (TESTS / "node/node_modules/multer").is_dir():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("the packages of tests/node are not installed")
-    return Command((program("node"), TESTS / "node/express_multer.mjs", place.descriptor, place.store))
+    return Command((*node_script("express_multer.mjs"), place.descriptor, place.store))
 
 
 def go(place: Place, _inner: UploadApi | None) -> Command:
@@ -224,6 +222,8 @@ SERVERS: Mapping[str, Maker] = {
     "apache": apache,
     "nginx": nginx,
 }
+PROGRAMS = ("apache2", "go", "nginx", "node", "npm", "php", "php-cgi")
+"""What ``needs`` of them all."""
 IDLE_CLOCKS = ("werkzeug", "node", "apache", "nginx")
 """Servers that bound the silence in a body: the option ``idle``."""
 REQUEST_CLOCKS = ("gunicorn", "node", "go")
@@ -265,7 +265,7 @@ async def _served(
         process = await asyncio.create_subprocess_exec(
             *command.words,
             pass_fds=[] if command.ready else [listener.fileno()],
-            stdin=listener if command.takes_stdin else asyncio.subprocess.DEVNULL,
+            stdin=listener.fileno() if command.takes_stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, "STORE": str(place.store), **options.environment(), **command.environment},

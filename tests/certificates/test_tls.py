@@ -197,6 +197,7 @@ class TestTheGeneratedCA:
         with pytest.raises(StartupError, match=r"/ca-key\.pem: Is a directory"):
             tls.ca_certificate(directory)
 
+    @pytest.mark.needs("openssl")
     async def test_processes_that_start_simultaneously_share_one_ca(self, directory: Path) -> None:
         program = (
             "import pathlib, sys; from aiorelay.certificates import tls\n"
@@ -303,6 +304,7 @@ class TestRenewal:
 
 class TestOtherProgramsTrustIt:
     @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.needs("curl")
     async def test_curl(self, directory: Path, name: str) -> None:
         certificates = tls.Certificates(directory, NAMES)
         async with serving(certificates.context) as ports:
@@ -312,6 +314,7 @@ class TestOtherProgramsTrustIt:
             got = await run("curl", "-q", "-sS", "-m", "20", *resolved, "--cacert", certificates.ca, url)
         assert got == (0, "fine")
 
+    @pytest.mark.needs("openssl")
     async def test_openssl_strict(self, directory: Path) -> None:
         ca = tls.Certificates(directory, NAMES).ca
         for purpose in ("-x509_strict", "-purpose", "sslserver"), ("-x509_strict", "-verify_hostname", "localhost"):
@@ -320,6 +323,7 @@ class TestOtherProgramsTrustIt:
 
     @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
     @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.needs("openssl")
     async def test_openssl_in_a_handshake(self, directory: Path, name: str, version: str) -> None:
         certificates = tls.Certificates(directory, NAMES)
         identity = "-verify_hostname" if name == "localhost" else "-verify_ip"
@@ -332,6 +336,7 @@ class TestOtherProgramsTrustIt:
         assert "Verify return code: 0 (ok)" in printed
         assert "ALPN protocol: http/1.1" in printed
 
+    @pytest.mark.needs("openssl")
     async def test_openssl_refuses_another_name(self, directory: Path) -> None:
         ca = tls.Certificates(directory, NAMES).ca
         other = ("-verify_hostname", "other.example")
@@ -424,6 +429,7 @@ class TestAnOwnCertificate:
             ("weak.pem", None, r"/weak\.pem \(--tls-cert\): EE_KEY_TOO_SMALL\. [A-Z].*\.$"),
         ],
     )
+    @pytest.mark.needs("openssl")
     def test_an_unusable_certificate_or_key_is_a_startup_error(
         self, tmp_path: Path, cert: str, key: str | None, message: str
     ) -> None:

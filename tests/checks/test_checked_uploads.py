@@ -27,6 +27,8 @@ from peers import (
 
 from aiorelay import Part, Refused
 
+pytestmark = pytest.mark.slow
+
 # Without CR: a CR at the end of the received bytes would belong to the closing boundary.
 CONTENT = bytes(range(14, 256)) * 1500
 
@@ -569,6 +571,7 @@ def sparse(path: Path, size: int) -> Path:
 
 
 @pytest.mark.parametrize("refused", HEAD_REFUSALS.values(), ids=HEAD_REFUSALS)
+@pytest.mark.needs("curl")
 async def test_a_refusal_by_the_head_reaches_curl_before_it_sends_the_body(relay, recorder, tmp_path, refused):
     upstream = await recorder()
     chain = await relay(only="rest1", upstream=upstream.url, **refused.settings)
@@ -591,6 +594,7 @@ MIDWAY = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("target", "arguments"), MIDWAY.values(), ids=MIDWAY)
+@pytest.mark.needs("curl")
 async def test_a_refusal_midway_reaches_a_curl_that_is_still_sending(relay, tmp_path, target, arguments, mode):
     """All of 20 uploads of 50 MiB."""
     chain = await relay(max_size="10MiB", upstream_mode=mode)

@@ -3,7 +3,6 @@ import contextlib
 import io
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,11 +14,14 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import program
 
 from aiorelay.checks.clamav import ClamAV, ScanOutcome, Verdict, parse_reply
 from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
 from aiorelay.multipart.form import Part
 from aiorelay.settings.places import ScannerAddress
+
+pytestmark = pytest.mark.needs("clamd")
 
 MARKER = b"AIORELAY-TEST-SIGNATURE"
 SIGNATURE = "Aiorelay.Test.UNOFFICIAL"  # clamd appends UNOFFICIAL to signatures of others
@@ -42,11 +44,7 @@ class Clamd(NamedTuple):
 
 @pytest.fixture(scope="session")
 def clamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clamd]:
-    if shutil.which("clamd") is None:
-        reason = "clamd is not installed (Debian: clamav-daemon)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    program("clamd")
     home = tmp_path_factory.mktemp("clamd")
     (home / "own.ndb").write_text(f"Aiorelay.Test:0:*:{MARKER.hex()}\n")
     config = home / "clamd.conf"

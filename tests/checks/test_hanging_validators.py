@@ -4,6 +4,9 @@ import asyncio
 import threading
 
 import aiohttp
+import pytest
+
+pytestmark = pytest.mark.slow
 
 RELEASE = threading.Event()
 

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import os
 import pty
-import shutil
 import sys
 
 import pytest
 from peers import PATIENCE
+from programs import program
 
 from aiorelay.cli.main import main
 
@@ -41,12 +41,11 @@ class Terminal:
                 await self._news.wait()
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(params=["bash", pytest.param("zsh", marks=pytest.mark.needs("zsh"))])
 async def terminal(request, tmp_path):
     """A terminal with a shell that has loaded the completion script, in a directory that contains notes.txt."""
     command, setup = SHELLS[request.param]
-    if shutil.which(command[0]) is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{command[0]} is not installed")
+    program(command[0])
     (tmp_path / "notes.txt").touch()
     ours, theirs = pty.openpty()
     shell = await asyncio.create_subprocess_exec(

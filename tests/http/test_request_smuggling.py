@@ -237,6 +237,7 @@ async def test_broken_chunks_are_answered_400_and_the_connection_closed(relay):
     assert {what: outcome for what, outcome in seen.items() if outcome != ([400], [])} == {}
 
 
+@pytest.mark.slow
 async def test_chunks_that_break_in_mid_body_are_answered_400_and_never_end_upstream(aiorelay_server, recorder):
     upstream = await recorder()
     chain = await aiorelay_server(only="rest1", upstream=upstream.url, idle_timeout="10m")

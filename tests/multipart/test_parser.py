@@ -481,6 +481,7 @@ def alike(found):
 
 @pytest.mark.parametrize("reader", READERS)
 @given(parts=PARTS, changes=st.lists(CUTS, max_size=3), knows_length=st.booleans())
+@pytest.mark.slow
 async def test_other_parsers_read_the_forwarded_form_in_the_same_way(reader, parts, changes, knows_length):
     body = mutated(joined(parts), changes)
     read = await outcome(body, [])

@@ -11,6 +11,8 @@ from processes import FREE_PORTS, started
 from aiorelay.server.lifecycle import serve
 from aiorelay.settings import Settings
 
+pytestmark = pytest.mark.slow  # it imports OpenTelemetry
+
 TAKEN = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 FORM = form(part("somefile", b"content", "a.txt"))

@@ -11,6 +11,8 @@ from peers import ask, connected, form, json_request, part, request
 
 from aiorelay.settings import SETTINGS
 
+pytestmark = pytest.mark.slow
+
 DEPLOY = Path(__file__).parents[2] / "docs/deploy.md"
 CONTENT = bytes(1024 * 1024)
 LOOPBACK = ["127.0.0.0/8"]

@@ -36,6 +36,8 @@ from aiorelay.multipart.framing import FramedBody
 from aiorelay.rest1.delivery import Delivery
 from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 SMALL = os.urandom(2000)
 LARGE = os.urandom(3 * MIB)

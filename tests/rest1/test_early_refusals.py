@@ -12,6 +12,8 @@ import trustme
 from peers import connected, eventually, form, part, request
 from upstream_servers import SERVERS, SPEAK_TLS
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 TRIES = 10
 LIMIT = 200_000  # bytes that each API takes

@@ -10,6 +10,8 @@ from peers import DONE, connected, form, part, request
 
 from aiorelay.rest1.keep_alive import LONGEST, WATCH, KeepAlive
 
+pytestmark = pytest.mark.slow
+
 UPLOADS = 1000
 SMALL = request("/upload1", form(part("somefile", b"content", "a.txt")))
 

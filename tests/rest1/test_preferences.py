@@ -72,6 +72,7 @@ preferences = st.tuples(words.filter(lambda name: name != ASYNC), words | quoted
 
 
 @given(st.lists(preferences, max_size=4), st.lists(preferences, max_size=4))
+@pytest.mark.slow
 def test_preference_is_found_among_any_others(before: list[str], after: list[str]) -> None:
     assert split_preference(ASYNC, [", ".join([*before, ASYNC, *after])]) == (True, before + after)
 

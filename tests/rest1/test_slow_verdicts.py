@@ -14,6 +14,8 @@ from upstream_servers import IDLE_CLOCKS, REQUEST_CLOCKS, SERVERS, stored_file
 
 from aiorelay import Refused
 
+pytestmark = pytest.mark.slow
+
 KIB = 1024
 CONTENT = random.Random(3).randbytes(5 * KIB * KIB)  # noqa: S311 - any bytes will do
 SIZES = {"1KiB": KIB, "300KiB": 300 * KIB, "5MiB": 5 * KIB * KIB}

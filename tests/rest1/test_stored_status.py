@@ -38,6 +38,7 @@ async def test_an_answer_counts_as_stored(aiorelay_server, recorder, caplog, sta
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.slow
 async def test_durations_are_written_without_exponents(tmp_path, log_format):
     flags = (*FREE_PORTS, "--log-format", log_format, "--state-dir", str(tmp_path))
     async with started(*flags) as process:

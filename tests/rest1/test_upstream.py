@@ -33,6 +33,8 @@ from yarl import URL
 from aiorelay.multipart.framing import FramedBody
 from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 SMALL = request("/upload1", form(part("somefile", b"content", "a.txt")))
 LARGE = form(part("somefile", os.urandom(MIB) * 16, "a.bin"))
@@ -519,6 +521,7 @@ async def test_a_client_that_disconnects_while_the_relay_waits_for_the_answer(re
         await asyncio.wait_for(upstream.connections[0].cut.wait(), PATIENCE)
 
 
+@pytest.mark.needs("curl")
 async def test_killed_curl_leaves_nothing_stored(aiorelay_server, tmp_path):
     chain = await aiorelay_server()
     (tmp_path / "a.bin").write_bytes(LARGE)
@@ -535,6 +538,7 @@ async def test_killed_curl_leaves_nothing_stored(aiorelay_server, tmp_path):
 # -- readiness
 
 
+@pytest.mark.needs("curl")
 async def test_ready_while_the_upstream_can_be_reached(relay):
     upstream, chain = await relay()
     status, out, _ = await run("curl", "-sS", "--cacert", str(chain.ca), f"{chain.rest1}/readyz")

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from peers import BOUNDARY, Message, Recorder, chunks, connected, eventually, form, json_request, part, request
 
+pytestmark = pytest.mark.slow
+
 # Half of it is more than what is looked ahead: a shorter body is judged before the upload API hears of it.
 CONTENT = bytes(range(256)).replace(b"\r", b"") * 2400
 FILE = part("somefile", CONTENT, "a.bin")

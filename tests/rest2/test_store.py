@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import program
 
 from aiorelay.concurrency.double_buffer import PIECE
 from aiorelay.errors import Internal, StartupError, StorageFull
@@ -563,8 +564,8 @@ asyncio.run(main(Path(sys.argv[1])))
 
 def injected(fault: str, root: Path) -> str:
     """Upload a file while strace injects ``fault``. Return the output of the process."""
-    strace = shutil.which("strace")
-    if strace is None or subprocess.run([strace, "true"], capture_output=True, check=False).returncode:
+    strace = program("strace")
+    if subprocess.run([strace, "true"], capture_output=True, check=False).returncode:
         pytest.skip("strace cannot be used here")
     command = [strace, "-f", "-qq", "-o", os.devnull, "-e", f"inject={fault}", sys.executable, "-c", UPLOAD, root]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True, text=True)
@@ -575,6 +576,7 @@ def injected(fault: str, root: Path) -> str:
 @pytest.mark.parametrize(
     ("error", "answer"), [("EIO", f"internal {errno.EIO}"), ("EDQUOT", f"storage-full {errno.EDQUOT}")]
 )
+@pytest.mark.needs("strace")
 def test_a_file_that_could_not_be_synced_is_not_kept(root: Path, which: int, error: str, answer: str) -> None:
     root.mkdir()
     assert injected(f"fsync:error={error}:when={which}", root) == answer
@@ -582,17 +584,20 @@ def test_a_file_that_could_not_be_synced_is_not_kept(root: Path, which: int, err
 
 
 @pytest.mark.parametrize("call", ["writev", "renameat,renameat2"])
+@pytest.mark.needs("strace")
 def test_a_disk_that_fails_is_an_internal_error_and_leaves_nothing(root: Path, call: str) -> None:
     root.mkdir()
     assert injected(f"{call}:error=EIO:when=1", root) == f"internal {errno.EIO}"
     assert names_in(root) == []
 
 
+@pytest.mark.needs("strace")
 def test_an_upload_retries_if_a_sweep_removed_its_directory(root: Path) -> None:
     assert injected("flock:error=EAGAIN:when=2", root) == "kept"
     assert len(stored(root)) == 1
 
 
+@pytest.mark.needs("strace")
 def test_a_filesystem_without_locks_is_written_but_not_swept(root: Path) -> None:
     (root / DEAD).mkdir(parents=True)
     said = injected("flock:error=ENOSYS", root)

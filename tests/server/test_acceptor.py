@@ -16,6 +16,8 @@ from processes import FREE_PORTS, started
 
 from aiorelay.server.connections import Acceptor, Connections
 
+pytestmark = pytest.mark.slow
+
 
 async def close(writer: asyncio.StreamWriter) -> None:
     writer.close()

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 LOOP = """
 import resource, sys
 from aiorelay.server.lifecycle import keep_freed_blocks

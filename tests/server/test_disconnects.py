@@ -12,6 +12,8 @@ from processes import FREE_PORTS, started
 
 from aiorelay.server.connections import disconnected
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 HEAD = request("/upload/a.bin", b"", method="PUT", length=1024 * MIB, content_type=None)
 

@@ -9,6 +9,8 @@ import trustme
 from peers import connected, eventually, request
 from processes import FREE_PORTS, started
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def authority():

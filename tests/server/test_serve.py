@@ -20,6 +20,8 @@ from aiorelay.certificates import tls
 from aiorelay.server.connections import Connections
 from aiorelay.server.listeners import Drain, listening, serving
 
+pytestmark = pytest.mark.slow
+
 CONTENT = os.urandom(3_000_000)  # half of it is more than a spool keeps in memory
 FORM = form(part("somefile", CONTENT, "a.bin"), part("note", "after the file"))
 UPLOAD = request("/upload1", FORM)
@@ -85,6 +87,7 @@ class TestReadyLines:
         ],
         ids=" ".join,
     )
+    @pytest.mark.needs("curl")
     async def test_the_curl_line_uploads_the_ca_from_anywhere(self, relay, tmp_path, arguments):
         async with relay(*arguments) as process:
             await paste(process.curl)
@@ -92,6 +95,7 @@ class TestReadyLines:
             assert file.read_bytes() == process.ca.read_bytes()
 
     @pytest.mark.parametrize("name", ["with space", "it's", 'say "hi"', "a,b;type=x", "back\\slash", "$HOME `id`", "ü"])
+    @pytest.mark.needs("curl")
     async def test_the_curl_line_works_wherever_the_state_is(self, relay, tmp_path, name):
         async with relay(state=tmp_path / name) as process:
             await paste(process.curl)
@@ -108,6 +112,7 @@ class TestReadyLines:
             ("/CN=localhost", ("-addext", "subjectAltName=IP:127.0.0.1")),
         ],
     )
+    @pytest.mark.needs("curl", "openssl")
     async def test_the_curl_line_verifies_the_users_own_certificate_under_its_name(
         self, relay, tmp_path, subject, more
     ):
@@ -117,6 +122,7 @@ class TestReadyLines:
             await paste(process.curl)
             assert [file.read_bytes() for file in kept(tmp_path)] == [process.ca.read_bytes()]
 
+    @pytest.mark.needs("curl")
     async def test_the_curl_line_trusts_a_certificate_whose_ca_is_not_in_the_file(self, relay, tmp_path):
         leaf = trustme.CA().issue_cert("files.example")
         leaf.private_key_and_cert_chain_pem.write_to_path(tmp_path / "own.pem")
@@ -124,6 +130,7 @@ class TestReadyLines:
             await paste(process.curl)
             assert len(kept(tmp_path)) == 1
 
+    @pytest.mark.needs("curl")
     async def test_rest1_alone_prints_its_own_lines_and_uploads_to_the_upstream(self, relay, recorder, tmp_path):
         upstream = await recorder()
         async with relay("--only", "rest1", "--upstream", upstream.url) as process:
@@ -347,6 +354,7 @@ class TestNotHttp:
         assert len(process.log.splitlines()) == 2, "one line for the garbage, one for the shutdown"
 
     @pytest.mark.parametrize("server", ["rest1", "rest2"])
+    @pytest.mark.needs("curl")
     async def test_plain_http_is_told_to_use_https(self, relay, tmp_path, server):
         (tmp_path / "large").write_bytes(bytes(20 * 2**20))
         async with relay() as process:
@@ -477,6 +485,7 @@ class TestSharing:
             async with started(where, "--reuse-port", *ports) as other:
                 assert other.rest1 == one.rest1
 
+    @pytest.mark.needs("curl")
     async def test_uvloop_serves_too(self, tmp_path):
         async with started(f"--state-dir={tmp_path}/state", "--loop=uvloop", *FREE_PORTS) as relay:
             done = await asyncio.create_subprocess_shell(relay.curl, stdout=asyncio.subprocess.PIPE)

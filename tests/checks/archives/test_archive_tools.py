@@ -10,6 +10,8 @@ from archive_files import DOCX, PASSES, Tarred, Zipped, make_tar, make_zip, pyth
 from deceptive_archives import LIARS, MOST_BYTES, MOST_ENTRIES
 from unpackers import UNPACKERS, unpack
 
+pytestmark = pytest.mark.needs("7z", "bsdtar", "go", "javac", "lz4", "unzip", "zstd")
+
 FILES = [("top/a.txt", b"hello"), ("letter.docx", DOCX)]
 HONEST: dict[str, Callable[[], bytes]] = {
     "zip": lambda: python_zip(*FILES),

@@ -233,7 +233,7 @@ POLYGLOTS = [
 
 def briefly(value: object) -> str:
     """Name a case by its type, or by the letters at the beginning of its content."""
-    if isinstance(value, str) and "/" in value[:12]:
+    if isinstance(value, str) and re.fullmatch(r"[a-z]+/[\w.+-]+", value):
         return value
     return "".join(re.findall(r"[A-Za-z0-9]", re.sub(r"\\x..|\\u....|\\.|^b", " ", ascii(value)[:24]))) or "binary"
 
@@ -332,7 +332,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 Finer = Callable[[bytes], str] | None
 
 
-@pytest.fixture(params=["table alone", "with libmagic"])
+@pytest.fixture(params=["table alone", pytest.param("with libmagic", marks=pytest.mark.needs("libmagic"))])
 def finer(request: pytest.FixtureRequest) -> Finer:
     return libmagic() if request.param == "with libmagic" else None
 
@@ -432,6 +432,7 @@ async def test_a_field_is_not_checked(pool: ThreadPoolExecutor) -> None:
         ("application/vnd.sqlite3", b"SQLite format 3\0" + b"\x10\0\1\1\0\x40\x20\x20" + bytes(80)),
     ],
 )
+@pytest.mark.needs("libmagic")
 async def test_libmagic_names_finer_types_in_a_thread(pool: ThreadPoolExecutor, accepted: str, content: bytes) -> None:
     judge, threads = libmagic(), []
     assert judge is not None, "the tests need python-magic and libmagic1"

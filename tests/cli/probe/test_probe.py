@@ -19,6 +19,8 @@ from aiorelay.cli.main import main
 from aiorelay.cli.probe import NAMES, Finding
 from aiorelay.cli.probe.findings import Setup, judge_unreached
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[2]
 PYTHON = sys.executable
 FLASK = (PYTHON, "{tests}/upstreams/flask_app.py", "{fd}", "{store}")
@@ -142,7 +144,14 @@ async def test_the_embedded_api_needs_no_further_flags(aiorelay_server, report):
             ["--upstream-chunked", "never"],
             id="django",
         ),
-        pytest.param(EXPRESS, True, ["plain", "spaces", "quotes", "semicolons"], [], id="express"),
+        pytest.param(
+            EXPRESS,
+            True,
+            ["plain", "spaces", "quotes", "semicolons"],
+            [],
+            id="express",
+            marks=pytest.mark.needs("node", "npm"),
+        ),
     ],
 )
 async def test_frameworks(command, accepts_chunked, filenames, flags, program, report, tmp_path):
@@ -165,6 +174,7 @@ async def test_frameworks(command, accepts_chunked, filenames, flags, program, r
     assert not list((tmp_path / "store").glob("*cut*"))
 
 
+@pytest.mark.needs("curl")
 async def test_a_relay_with_the_suggested_flags_uploads_to_a_strict_api(program, report, aiorelay_server, tmp_path):
     found = await report(f"http://{program(*DJANGO)}/upload")
     chosen = shlex.split(found["flags"])[1:]

@@ -11,6 +11,8 @@ from aiohttp.test_utils import TestServer
 from aiorelay.cli.main import main
 from aiorelay.cli.probe.uploads import ProbeUpload
 
+pytestmark = pytest.mark.slow
+
 
 async def receive(request):
     """Read a form. Return the file name or the text of each part by its name."""
@@ -107,6 +109,7 @@ def test_the_content_does_not_contain_the_boundary():
     assert upload.body.count(upload.boundary.encode()) == 2
 
 
+@pytest.mark.needs("curl")
 async def test_serve_warns_once_of_an_api_that_redirects(aiorelay_server, caplog, tmp_path):
     async def elsewhere(_request):
         raise web.HTTPPermanentRedirect("/upload/")

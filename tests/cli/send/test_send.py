@@ -26,6 +26,8 @@ from aiorelay.cli.send.job_events import events_in, result_of_job
 from aiorelay.cli.send.results import Answer
 from aiorelay.errors import StartupError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch, tmp_path):

@@ -26,6 +26,8 @@ from aiorelay.rest1.jobs.routes import JobRoutes
 from aiorelay.server.lifecycle import serve
 from aiorelay.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 BLOCK = b"x" * 512 * 1024  # twice what is kept back: half of it goes upstream by itself
 LOOPBACK = ["127.0.0.0/8"]
 ASYNC = {"Prefer": "respond-async"}

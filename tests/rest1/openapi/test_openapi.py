@@ -28,6 +28,8 @@ from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.web.pages import Pages
 from aiorelay.server.connections import Connections
 
+pytestmark = pytest.mark.slow  # it imports openapi-spec-validator
+
 UNUSED: Any = None
 """A dependency that only requests use. No request is sent here."""
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +11,13 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
+from programs import program
 from unfinished_uploads import CONTENT, MIB, OWNER, append, content_of, created, opened
 
 from aiorelay.errors import StorageFull, UploadLocked
 from aiorelay.rest1.resumable.files import Upload
+
+pytestmark = pytest.mark.slow
 
 # Appends the rest of CONTENT to an upload, and prints each offset that a client would be told.
 APPEND = """
@@ -174,10 +176,9 @@ async def test_upload_is_not_created_on_a_disk_without_room_for_its_length(disk:
 
 
 @pytest.mark.parametrize("fault", ["fdatasync:error=EIO:when=3+", "writev:error=EIO:when=2+"])
+@pytest.mark.needs("strace")
 async def test_what_the_disk_did_not_take_is_not_told_of(directory: Path, fault: str) -> None:
-    if shutil.which("strace") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("strace is not installed")
-    under = ("strace", "-f", "-qq", "-o", os.devnull, "-e", f"inject={fault}")
+    under = (program("strace"), "-f", "-qq", "-o", os.devnull, "-e", f"inject={fault}")
     async with opened(directory, fsync=True) as uploads:
         upload = await created(uploads)
         await append(uploads, upload, CONTENT[:1000])

@@ -119,6 +119,7 @@ STEPS: list[Step] = [append_whole, append_at_wrong_offset, truncate, cancel, tak
 
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1), SIZES), max_size=8), fsync=st.booleans())
+@pytest.mark.slow
 def test_content_is_what_was_acknowledged(steps: list[tuple[Step, int, int]], *, fsync: bool) -> None:
     async def run() -> None:
         with tempfile.TemporaryDirectory() as name:

@@ -21,6 +21,8 @@ from selenium.webdriver.common.keys import Keys
 from aiorelay.server.lifecycle import Chain, serve
 from aiorelay.settings import Settings
 
+pytestmark = pytest.mark.needs("chromium", "chromedriver", "npm")
+
 FILE = b"x" * 100_000
 PARTS = ("/", "/docs", "/assets/page.js", "/assets/page.css", "/assets/icon.svg", "/assets/swagger-ui/swagger-ui.css")
 

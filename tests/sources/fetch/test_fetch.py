@@ -5,7 +5,6 @@ import gc
 import hashlib
 import os
 import re
-import shutil
 import socket
 import ssl
 import struct
@@ -24,6 +23,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
+from programs import program
 from yarl import URL
 
 from aiorelay import errors
@@ -457,16 +457,17 @@ def site() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("program", "config"), [(("nginx", "-c"), NGINX), (("caddy", "run", "--adapter", "caddyfile", "--config"), CADDY)]
+    ("command", "config"), [(("nginx", "-c"), NGINX), (("caddy", "run", "--adapter", "caddyfile", "--config"), CADDY)]
 )
+@pytest.mark.needs("nginx", "caddy")
 async def test_real_server_cut_in_the_middle_is_resumed_to_equal_bytes(
-    opened: Opener, site: Path, program: tuple[str, ...], config: str
+    opened: Opener, site: Path, command: tuple[str, ...], config: str
 ) -> None:
-    if not shutil.which(program[0], path=SERVERS):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program[0]} is not installed")
     (site / "config").write_text(config.format(tmp=site), encoding="utf-8")
-    environment = {"PATH": SERVERS, "HOME": str(site)}
-    process = await asyncio.create_subprocess_exec(*program, str(site / "config"), env=environment, stderr=-3)
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(site)}
+    process = await asyncio.create_subprocess_exec(
+        *(program(command[0]), *command[1:], str(site / "config")), env=environment, stderr=-3
+    )
     try:
         async with cutting(f"{site}/socket", [200_000, 300_000, 100]) as server:
             remote = await opened(server.url())
@@ -476,9 +477,6 @@ async def test_real_server_cut_in_the_middle_is_resumed_to_equal_bytes(
     finally:
         process.terminate()
         await process.wait()
-
-
-SERVERS = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
 
 
 @asynccontextmanager
@@ -1093,6 +1091,7 @@ async def test_slow_reader_is_no_silence(opened: Opener) -> None:
 
 
 @pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.slow
 async def test_leaving_closes_the_connection_at_once(
     trusting: ssl.SSLContext, certificate: ssl.SSLContext, *, secure: bool
 ) -> None:
@@ -1108,6 +1107,7 @@ async def test_leaving_closes_the_connection_at_once(
 
 @pytest.mark.parametrize("secure", [False, True])
 @pytest.mark.parametrize("answer", [b"", cut(1000)], ids=["in the head", "in the body"])
+@pytest.mark.slow
 async def test_cancelling_closes_the_connection_at_once(
     trusting: ssl.SSLContext, certificate: ssl.SSLContext, answer: bytes, *, secure: bool
 ) -> None:
@@ -1127,6 +1127,7 @@ async def test_cancelling_closes_the_connection_at_once(
     gc.collect()
 
 
+@pytest.mark.slow
 async def test_leaving_while_another_task_waits_for_the_next_attempt_ends_that_task(trusting: ssl.SSLContext) -> None:
     async with origin(cut(1000, TAG), b"") as server:
         with closing(Fetcher(allowed=LOOPBACK, tls=trusting)) as fetcher:
