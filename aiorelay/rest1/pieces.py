@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 from aiorelay.errors import PartialUpload
 from aiorelay.multipart.form import Form, Part
 from aiorelay.observability.logs import log
+from aiorelay.rest1.resumable.draft_fields import parse_complete, parse_size
 
 __all__ = ["is_piece", "refuse_piece", "warn_of_piece", "watch_fields"]
 
@@ -33,9 +34,9 @@ def is_piece(headers: Mapping[str, str], query: str, *, resumable: bool = False)
         return True
     if resumable:
         return _declares_several(dict(parse_qsl(query)))
-    complete = headers.get("Upload-Complete")
+    complete = parse_complete(headers.get("Upload-Complete"))
     if complete is not None:
-        return complete.strip() != "?1" or headers.get("Upload-Offset", "0").strip() != "0"
+        return not complete or bool(parse_size(headers.get("Upload-Offset")))
     return "Upload-Offset" in headers or "Upload-Length" in headers or _declares_several(dict(parse_qsl(query)))
 
 
@@ -68,11 +69,14 @@ async def watch_fields(form: Form, on_piece: Callable[[], None]) -> AsyncGenerat
         report()
 
 
-def refuse_piece() -> None:
-    """Raise ``PartialUpload``."""
+def refuse_piece(*, resumable: bool) -> None:
+    """Raise ``PartialUpload``. ``resumable`` says that the relay accepts resumable uploads."""
+    instead = (
+        ", or as a resumable upload: tus at /files/, or Upload-Complete at /upload1 and /upload/" if resumable else ""
+    )
     raise PartialUpload(
         "The upload is one piece of a file, but the checks need the whole file. "
-        "Send each file in one request (disable chunking in the uploader)."
+        f"Send each file in one request (disable chunking in the uploader){instead}."
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from yarl import URL
@@ -204,7 +205,7 @@ async def _resumable(
 
 
 def _on_piece(settings: Settings) -> Callable[[], None]:
-    return warn_of_piece if settings.allow_pieces else refuse_piece
+    return warn_of_piece if settings.allow_pieces else partial(refuse_piece, resumable=settings.resumable)
 
 
 def _relay_identity(shared: ServerContext) -> Identity:

@@ -1,5 +1,7 @@
 """Uploads of one piece of a file are refused before the upload API has received the complete form."""
 
+from itertools import product
+
 import pytest
 from peers import connected, form, part, request
 
@@ -70,23 +72,30 @@ async def test_an_index_without_the_number_of_pieces_is_one_of_several(relay, na
     assert upstream.requests == []
 
 
+HEADS_OF_PIECES = [
+    "Content-Range: bytes 0-99/200",
+    "Upload-Offset: 0",
+    "Upload-Length: 3000000",
+    "Upload-Complete: ?0",
+    "Upload-Complete: ?1\r\nUpload-Offset: 100",
+]
+# Upload-Complete: ?0 creates a resumable upload, except of a JSON document.
+RESUMABLE = {(target, "Upload-Complete: ?0", True) for target in ("/upload1", "/upload", "/upload/a.txt")}
+
+
 @pytest.mark.parametrize(
-    "fields",
-    [
-        "Content-Range: bytes 0-99/200",
-        "Upload-Offset: 0",
-        "Upload-Length: 3000000",
-        "Upload-Complete: ?0",
-        "Upload-Complete: ?1\r\nUpload-Offset: 100",
-    ],
+    ("target", "fields", "resumable"),
+    sorted(
+        {*product(["/upload1", "/upload", "/upload/a.txt", "/upload2"], HEADS_OF_PIECES, [False, True])} - RESUMABLE
+    ),
 )
-@pytest.mark.parametrize("target", ["/upload1", "/upload", "/upload/a.txt", "/upload2"])
-async def test_a_head_that_declares_a_piece_is_refused_before_the_body_is_read(relay, target, fields):
-    upstream, chain = await relay()
+async def test_a_head_that_declares_a_piece_is_refused_before_the_body_is_read(relay, target, fields, resumable):
+    upstream, chain = await relay(resumable=resumable)
     options = {"method": "PUT", "content_type": "text/plain"} if target == "/upload/a.txt" else {}
     head = request(target, b"", length=10**9, **options).replace(b"\r\n", b"\r\n" + fields.encode() + b"\r\n", 1)
     answer = await answer_to(chain, head)
     assert (answer.status, answer.json()["type"]) == (400, "urn:aiorelay:partial-upload")
+    assert ("/files/" in answer.json()["detail"]) == resumable
     assert upstream.connections == []
 
 
@@ -98,7 +107,7 @@ async def test_a_query_may_declare_a_piece(relay):
 
 async def test_a_client_of_resumable_uploads_may_send_a_whole_file(relay):
     _, chain = await relay()
-    whole = upload({}).replace(b"\r\n", b"\r\nUpload-Complete: ?1\r\nUpload-Length: 700000\r\n", 1)
+    whole = upload({}).replace(b"\r\n", b"\r\nUpload-Complete: ?1\r\n", 1)
     assert (await answer_to(chain, whole)).status == 200
 
 

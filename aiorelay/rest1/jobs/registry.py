@@ -137,9 +137,7 @@ class Jobs:
         """Start a job in a task of its own. Raises ``TooManyJobs``, ``StorageFull`` or ``Internal``."""
         while len(self._running) + len(self._ended) >= self._most:
             if not self._ended:
-                raise TooManyJobs(
-                    "The limit of running jobs is reached. Try again soon.", headers={"Retry-After": _RETRY_AFTER}
-                )
+                raise TooManyJobs("Too many jobs are running. Try again soon.", headers={"Retry-After": _RETRY_AFTER})
             self._forget(next(iter(self._ended)))
         job = Job(secrets.token_urlsafe(24), owner)
         self._keep(job, ended=None)

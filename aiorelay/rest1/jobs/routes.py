@@ -29,8 +29,8 @@ _EVENT_STREAM = {
 class JobRoutes:
     """The routes of ``jobs``. ``owner`` names the sender of a request, who sees only their own jobs.
 
-    An event stream has at most one event every ``pace`` seconds, and a comment after ``quiet`` seconds without an event.
-    A client that reads nothing for ``idle`` seconds is disconnected.
+    An event stream has at most one event every ``pace`` seconds, and a comment after ``quiet`` seconds without one. A
+    client that reads nothing for ``idle`` seconds is disconnected.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ class _PrefixEndedError(Exception):
 class Completion:
     """Delivers uploads by ``relay``, as the forms that ``forms`` makes of them; ``pool`` computes checksums.
 
-    ``tasks`` are the deliveries under way, for whoever wants to wait for them.
+    ``tasks`` are the deliveries under way, to be waited for at the end.
     """
 
     def __init__(self, relay: Relay, forms: FormReader, pool: Executor) -> None:

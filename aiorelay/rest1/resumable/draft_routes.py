@@ -53,8 +53,9 @@ _RAW_ENDPOINT: Final = "/upload/"
 
 
 def is_creation(request: web.Request) -> bool:
-    """Whether a request to an endpoint for uploads creates a resumable one."""
-    return parse_complete(request.headers.get(_COMPLETE)) is not None
+    """Whether a request to an endpoint for uploads creates a resumable one, from its first byte on."""
+    offset = parse_size(request.headers.get(_OFFSET))
+    return parse_complete(request.headers.get(_COMPLETE)) is not None and not offset
 
 
 class DraftRoutes:
