@@ -8,7 +8,6 @@ import asyncio
 import io
 import json
 import os
-import shutil
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import aiotus
-import pytest
+from programs import NODE_MODULES, missing, program
 
 HERE = Path(__file__).parent
 CHUNK = 100_000
@@ -44,13 +43,11 @@ Upload = Callable[..., Awaitable[Outcome]]
 
 
 def node_package(name: str) -> Path:
-    """A package in tests/node, which a machine may lack but not the one that decides on a change."""
-    path = HERE / "node" / "node_modules" / name
-    if not (path.is_dir() and shutil.which("node")):
-        missing = f"the package {name} of tests/node, or node, is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(f"{missing}; scripts/test does it")
+    """The directory of a package in tests/node. If it is missing, fail in CI and skip elsewhere."""
+    program("node")
+    path = NODE_MODULES / name
+    if not path.is_dir():
+        missing(f"The package {name} of tests/node is not installed.")
     return path
 
 

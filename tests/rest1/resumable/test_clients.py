@@ -13,6 +13,8 @@ from resumable_clients import CLIENTS, DRAFT_CLIENTS, TUS_CLIENTS
 
 from aiorelay import Part, Refused
 
+pytestmark = pytest.mark.needs("node", "npm")
+
 NAME = "größe 1.pdf"
 CONTENT = b"%PDF-1.7\n" + random.Random(2).randbytes(1_000_000)  # noqa: S311 - any bytes will do
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nlate"

@@ -9,6 +9,8 @@ from browser import chromium
 from cutting_proxy import CuttingProxy, random_cuts
 from peers import DONE, answering
 
+pytestmark = pytest.mark.needs("node", "npm", "chromium", "chromedriver")
+
 NAME = "größe 1.pdf"
 CONTENT = b"%PDF-1.7\n" + bytes(range(256)) * 4000
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nlate"
