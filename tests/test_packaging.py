@@ -194,7 +194,7 @@ def test_with_the_fixture(aiorelay_server):
         check=False,
     )
     assert "1 passed, 1 error" in done.stdout, done.stdout + done.stderr
-    assert "\naiorelay_server needs pytest-asyncio: pip install pytest-aiohttp\n" in done.stdout
+    assert "\naiorelay_server needs pytest-asyncio. Run: pip install pytest-aiohttp.\n" in done.stdout
 
 
 def test_the_command_is_installed(python, tmp_path):
