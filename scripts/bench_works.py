@@ -51,6 +51,21 @@ def _flask_pair(stage: Stage, load: Load) -> Case:
     return Case("Flask pair", load, front, (before, behind), (before,), stage.size, store)
 
 
+def _resumable(stage: Stage) -> Work:
+    """An upload that is never interrupted, with and without resumption."""
+    sample, mib = stage.sample(stage.size), stage.size
+    fields = ["-HUpload-Complete: ?1", "-HUpload-Draft-Interop-Version: 8"]
+
+    def put(*options: str) -> Load:
+        return lambda url: run(stage.curl("-T", str(sample), *options, f"{url}/upload/sample"))
+
+    plain = stage.relay("plain", put(), mib)
+    resumable = replace(plain, name="resumable", load=put(*fields))
+    resumable.compare(RATE, 0.8, plain)
+    resumable.compare(CPU, 1.4, plain, at_most=True)
+    return Work(f"{mib} MiB, raw, that could be resumed", RATE, [plain, resumable], plain)
+
+
 def _parallel(stage: Stage) -> Work:
     each = max(1, stage.size * 100 // 1024)
     load, mib = stage.upload(stage.sample(each), times=8), 8 * each
@@ -217,6 +232,7 @@ def _scanned(stage: Stage, form: Path) -> Case:
 
 WORKS: dict[str, Callable[[Stage], Work]] = {
     "relay": _relay,
+    "resumable": _resumable,
     "parallel": _parallel,
     "small": _small,
     "crowd": _crowd,
