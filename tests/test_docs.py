@@ -367,6 +367,20 @@ async def test_a_proxy_passes_uploads_and_the_clients_address_on(in_front, caplo
     assert upload["client"] == "127.0.0.2"
 
 
+@pytest.mark.parametrize("path", [False, True], ids=["own name", "below a path"])
+async def test_a_resumable_upload_passes_a_proxy(in_front, path):
+    chain, proxy = await in_front(path=path)
+    prefix = "/files" if path else ""
+    status, headers, _ = await proxy.ask("PUT", f"{prefix}/upload/a.txt", headers={"Upload-Complete": "?0"})
+    location = URL(headers["Location"])
+    assert status == 201
+    assert (location.host, location.path.rpartition("/")[0]) == (SITE, f"{prefix}/uploads")
+    append = {"Content-Type": "application/partial-upload", "Upload-Offset": "0", "Upload-Complete": "?1"}
+    status, _, _ = await proxy.ask("PATCH", location.path, headers=append, data=b"content")
+    assert status == 200
+    assert [each.read_bytes() for each in chain.stored()] == [b"content"]
+
+
 @pytest.mark.parametrize(
     "in_front", ["nginx"], indirect=True
 )  # Caddy may close the connection first, as deploy.md says

@@ -1,9 +1,10 @@
 """Answers about resumable uploads: how one ended, how far it has come, where it is."""
 
 import base64
+import re
 from collections.abc import Mapping
 from email.utils import formatdate
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 
@@ -15,6 +16,9 @@ from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.upload_request import UploadRequest
 
 __all__ = ["absolute_url", "description", "http_date", "outcome_response", "stored_outcome"]
+
+# RFC 3986, section 3.3: segments of a path.
+_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,;=:@%]+)*")
 
 
 def outcome_response(outcome: Outcome, headers: Mapping[str, str]) -> web.Response:
@@ -56,11 +60,14 @@ def description(upload: Upload) -> web.Response:
 
 
 def absolute_url(asked: UploadRequest, path: str) -> str:
-    """The URL of ``path`` at the scheme and host that the client used, as far as it can be known."""
+    """The URL of ``path`` at the scheme, host and path prefix that the client used, as far as they are known."""
     scheme, host = (
         asked.fields.get(name, "").partition(",")[0].strip() for name in ("X-Forwarded-Proto", "X-Forwarded-Host")
     )
-    return f"{scheme}://{host}{path}" if scheme and host else path
+    prefix = asked.fields.get("X-Forwarded-Prefix", "").rstrip("/")
+    if not _PREFIX.fullmatch(prefix):
+        prefix = ""
+    return f"{scheme}://{host}{prefix}{path}" if scheme and host else prefix + path
 
 
 def http_date(at: float) -> str:
