@@ -128,6 +128,7 @@ def test_every_title_is_a_phrase_without_a_full_stop():
 
 def test_documents_name_no_setting_that_does_not_exist():
     flags = {each.flag.removeprefix("--") for each in SETTINGS.values()}.union(*OTHER_FLAGS.values())
+    flags |= {f"no-{each.key}" for each in SETTINGS.values() if each.is_switch}
     variables = {each.variable for each in SETTINGS.values()} | OTHER_VARIABLES
     names = {each.flag.removeprefix("--") for each in SETTINGS.values()} | CODES
     offenders = [
