@@ -103,6 +103,16 @@ class UploadRecord:
         self.upstream_error = problem.error if isinstance(problem, UpstreamProblem) else None
         self.outcome = problem.code if problem.status in {500, 502, 504} else "refused"
 
+    def unfinished(self, status: int) -> None:
+        """Record the status of an answer after which the upload continues with another request."""
+        self.status = status
+        self.outcome = "unfinished"
+
+    def repeated(self, status: int) -> None:
+        """Record that the answer about a stored upload was sent again. The request stored nothing."""
+        self.status = status
+        self.outcome = "repeated"
+
     @contextmanager
     def recording(self, ended: "Callable[[UploadRecord], object]") -> Iterator[None]:
         """Record the upload during the context. At its end, write the log line and call ``ended``."""

@@ -91,7 +91,7 @@ class Rest1:
         raw = self._or_resumable("/upload/", self._upload("/upload/", self._forms.raw))
         app.router.add_put("/upload/{filename:[^/]*}", raw, expect_handler=defer_100_continue)
         if self._resumable is not None:
-            self._resumable.add_to(app.router)
+            self._resumable.add_to(app)
         JobRoutes(self._jobs, self._intake.access.who, idle=self._intake.timeouts.idle).add_to(app.router)
         self._pages.add_to(app.router)
         openapi.add_to(app.router, self._forms.field)

@@ -46,10 +46,11 @@ class ProgressRecorder:
         """Record the problem that the upload ended in."""
         self._upload.failed(problem)
 
-    def unfinished(self, status: int) -> None:
-        """Record that the request has been answered, and that the upload goes on with another."""
-        self._upload.status = status
-        self._upload.outcome = "unfinished"
+    def restart(self) -> None:
+        """Record that the upload is sent from its beginning, perhaps after a try that failed."""
+        self._upload.files.clear()
+        self._upload.bytes = 0
+        self._upload.refused_by = None
 
     def total(self, size: int) -> None:
         """Record the bytes of all files together, once they are known."""

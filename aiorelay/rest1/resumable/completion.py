@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from aiorelay.checks.digests import expect_digests
 from aiorelay.checks.pipeline import through_checks
-from aiorelay.errors import Problem, UpstreamProblem
+from aiorelay.errors import Problem, Superseded, UpstreamProblem
 from aiorelay.http.problem_details import problem_details
 from aiorelay.observability.logs import log, request_id
 from aiorelay.rest1.answers import serialize_response
@@ -26,7 +26,7 @@ from aiorelay.rest1.resumable.reception import FIRST_BYTES, Reception, unless_su
 from aiorelay.rest1.resumable.representation import Representation
 from aiorelay.rest1.upload_request import UploadRequest
 
-__all__ = ["Completion", "Outcome"]
+__all__ = ["Completion", "Outcome", "Submission", "refuses"]
 
 MAX_ANSWER: Final = 1024 * 1024
 """The most bytes of an answer's body that are kept of an upload."""
@@ -63,8 +63,22 @@ class Outcome:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What is to be delivered, but for its bytes: what they are, what is asked for, and where progress is recorded."""
+
+    representation: Representation
+    asked: UploadRequest
+    progress: ProgressRecorder
+
+
 class _PrefixEndedError(Exception):
     """There are no more first bytes to look at."""
+
+
+def refuses(problem: Problem) -> bool:
+    """Whether a problem that is not the client's connection means that an upload can never be delivered."""
+    return problem.status < 500 and not isinstance(problem, Superseded)
 
 
 class Completion:
@@ -106,12 +120,7 @@ class Completion:
                 return
 
     async def deliver(
-        self,
-        appending: Appending,
-        representation: Representation,
-        asked: UploadRequest,
-        progress: ProgressRecorder,
-        reception: Reception | None = None,
+        self, appending: Appending, submission: Submission, reception: Reception | None = None
     ) -> Outcome:
         """Deliver an upload whose last bytes ``reception`` receives, or which is complete; keep a final outcome.
 
@@ -121,26 +130,19 @@ class Completion:
             async with unless_superseded(appending):
                 outcome = None
                 if reception is not None:
-                    outcome = await self._while_received(
-                        appending, representation, asked, progress, reception, delivering
-                    )
+                    outcome = await self._while_received(appending, submission, reception, delivering)
                 if outcome is None:
                     if reception is None:
                         delivering.enter_context(appending.delivering())
                     blocks = appending.read(0, appending.received)
-                    outcome = await self._attempt(representation, asked, progress, blocks, appending.received)
+                    outcome = await self._attempt(submission, blocks, appending.received)
             outcome = replace(outcome, length=appending.received)
             if outcome.final:
-                await appending.end(outcome.to_json(progress.sent))
+                await appending.end(outcome.to_json(submission.progress.sent))
         return outcome
 
     async def concatenate(
-        self,
-        parts: Sequence[AsyncGenerator[bytes, None]],
-        length: int,
-        representation: Representation,
-        asked: UploadRequest,
-        progress: ProgressRecorder,
+        self, parts: Sequence[AsyncGenerator[bytes, None]], length: int, submission: Submission
     ) -> Outcome:
         """Deliver the bytes of several uploads, ``length`` together, as one."""
 
@@ -150,55 +152,38 @@ class Completion:
                     async for block in part:
                         yield block
 
-        outcome = await self._attempt(representation, asked, progress, blocks(), length)
+        outcome = await self._attempt(submission, blocks(), length)
         return replace(outcome, length=length)
 
     async def _while_received(
-        self,
-        appending: Appending,
-        representation: Representation,
-        asked: UploadRequest,
-        progress: ProgressRecorder,
-        reception: Reception,
-        delivering: ExitStack,
+        self, appending: Appending, submission: Submission, reception: Reception, delivering: ExitStack
     ) -> Outcome | None:
         """Send an upload on while its last bytes come. None if it has to be sent again, now that all are there."""
-
-        async def complete() -> None:
-            if appending.upload.length is None:
-                await appending.set_length(appending.received)
-            delivering.enter_context(appending.delivering())
 
         async def blocks() -> AsyncGenerator[bytes, None]:
             async with aclosing(reception.through()) as received:
                 async for block in received:
                     yield block
-            await complete()
+            delivering.enter_context(appending.delivering())
 
-        outcome = await self._attempt(
-            representation,
-            asked,
-            progress,
-            blocks(),
-            appending.upload.length,
-            interrupted=lambda: reception.interrupted,
-        )
+        length = appending.upload.length
+        outcome = await self._attempt(submission, blocks(), length, interrupted=lambda: reception.interrupted)
         if outcome.final or reception.ended:
             return outcome
         await reception.receive()
-        await complete()
+        delivering.enter_context(appending.delivering())
         return None if isinstance(outcome.problem, UpstreamProblem) else outcome
 
     async def _attempt(
         self,
-        representation: Representation,
-        asked: UploadRequest,
-        progress: ProgressRecorder,
+        submission: Submission,
         blocks: AsyncGenerator[bytes, None],
         length: int | None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> Outcome:
-        """Send all ``blocks`` once. Raises the problem only if the reception was ``interrupted``."""
+        """Send all ``blocks`` once. Raises ``Superseded``, and any problem if the reception was ``interrupted``."""
+        representation, asked, progress = submission.representation, submission.asked, submission.progress
+        progress.restart()
         try:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(aclosing(blocks))
@@ -208,12 +193,14 @@ class Completion:
                 form = await representation.form(self._forms, asked, Body(length, lambda: anext(blocks, b"")))
                 answer = await stack.enter_async_context(self._relay.send(form, asked, progress))
                 return await self._answered(answer)
+        except Superseded:
+            raise
         except Problem as problem:
             if interrupted():
                 raise
             log.info("an upload could not be delivered: %s", problem.code)
             progress.failed(problem)
-            return Outcome(None, problem, stored=False, final=problem.status < 500)
+            return Outcome(None, problem, stored=False, final=refuses(problem))
 
     async def _answered(self, answer: RelayedAnswer) -> Outcome:
         status = answer.response.status

@@ -14,7 +14,7 @@ from aiorelay.observability.logs import UploadRecord
 from aiorelay.observability.metrics import Metrics
 from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.resumable.appending import Appending
-from aiorelay.rest1.resumable.completion import Completion, Outcome
+from aiorelay.rest1.resumable.completion import Completion, Outcome, Submission
 from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.resumable.outcomes import stored_outcome
 from aiorelay.rest1.resumable.representation import Representation
@@ -74,7 +74,7 @@ class Concatenation:
         with under_way:
             async with AsyncExitStack() as holding:
                 try:
-                    parts = [await self._hold(identity, asked.who, holding) for identity in identities]
+                    parts = await self._hold_all(identities, asked.who, holding)
                 except Gone:
                     record.answered(200, stored=True)
                     return self._ended(identities[0], representation, asked.who)
@@ -82,9 +82,16 @@ class Concatenation:
                 self._limits.check(representation, length)
                 progress = ProgressRecorder(record, self._metrics)
                 outcome = await self._completion.concatenate(
-                    [part.read() for part in parts], length, representation, representation.asked(asked), progress
+                    [part.read() for part in parts],
+                    length,
+                    Submission(representation, representation.asked(asked), progress),
                 )
                 return await self._keep(outcome, parts, length, representation, progress)
+
+    async def _hold_all(self, identities: Sequence[str], who: str | None, holding: AsyncExitStack) -> list[Appending]:
+        """Hold the partial uploads: always in the same order, so that no two requests wait for each other."""
+        held = {identity: await self._hold(identity, who, holding) for identity in sorted(identities)}
+        return [held[identity] for identity in identities]
 
     async def _hold(self, identity: str, who: str | None, holding: AsyncExitStack) -> Appending:
         """Keep other requests off a partial upload, and see whether it is complete."""

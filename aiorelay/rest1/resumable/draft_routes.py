@@ -9,14 +9,24 @@ OPTIONS on all of these                 what may be appended, and the limits
 """
 
 import asyncio
-from contextlib import ExitStack
-from typing import Final
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from aiorelay.errors import CompletedUpload, Gone, InconsistentLength, MalformedField, TooLarge, WrongContentType
+from aiorelay.errors import (
+    CompletedUpload,
+    Gone,
+    InconsistentLength,
+    MalformedField,
+    Problem,
+    TooLarge,
+    WrongContentType,
+)
 from aiorelay.http.interim import send_interim_response
 from aiorelay.http.middleware import defer_100_continue
+from aiorelay.observability.logs import UploadRecord
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job
 from aiorelay.rest1.jobs.routes import started_job_response
@@ -98,22 +108,12 @@ class DraftRoutes:
             upload = await self._uploads.create(
                 owner=asked.who, protocol="http", request=representation.to_json(), length=length
             )
-            location = absolute_url(asked, f"/uploads/{upload.id}")
-            announcing = _Interim(request)
-            await announcing.send([(hdrs.LOCATION, location), (_LIMIT, limits)])
-            transfer = Transfer(
-                request=request,
-                id=upload.id,
-                offset=None,
-                asked=asked,
-                record=record,
-                checks=self._intake.digest_checks(asked, "Content-Digest"),
-                last=last,
-                on_written=announcing.progress,
-            )
-            result = await self._transfers.take(transfer, under_way)
-        resource = {hdrs.LOCATION: location, _LIMIT: limits}
-        return self._answer(result, created=resource)
+            resource = {hdrs.LOCATION: absolute_url(asked, f"/uploads/{upload.id}"), _LIMIT: limits}
+            await _Interim(request).send(resource)
+            transfer = self._transfer(request, asked, record, upload, offset=None, last=last, status=201)
+            with self._telling_of(upload, asked.who, resource):
+                result = await self._transfers.take(transfer, under_way)
+        return self._answer(result, resource, status=201)
 
     async def _append(self, request: web.Request) -> web.StreamResponse:
         identity = request.match_info["id"]
@@ -128,7 +128,7 @@ class DraftRoutes:
                 raise MalformedField("An upload is continued with Upload-Offset: BYTES and Upload-Complete: ?0 or ?1.")
             upload = self._find(identity, asked)
             if upload.ended is not None:
-                return _completed(upload, request, offset)
+                return _completed(upload, request, offset, record)
             length = declared_length(
                 known=upload.length,
                 upload_length=parse_size(request.headers.get(_LENGTH)),
@@ -136,24 +136,15 @@ class DraftRoutes:
                 offset=offset,
                 content_length=_content_length(request),
             )
-            transfer = Transfer(
-                request=request,
-                id=identity,
-                offset=_where(upload, offset, request),
-                asked=asked,
-                record=record,
-                checks=self._intake.digest_checks(asked, "Content-Digest"),
-                length=length,
-                last=last,
-                on_written=_Interim(request).progress,
-            )
+            where = _where(upload, offset, request)
+            transfer = self._transfer(request, asked, record, upload, where, last=last, status=204, length=length)
+            resource = {_LIMIT: self._limits(Representation.from_json(upload.request), upload)}
             try:
-                result = await self._transfers.take(transfer, under_way)
+                with self._telling_of(upload, asked.who, resource):
+                    result = await self._transfers.take(transfer, under_way)
             except Gone:  # it has ended while we waited for the request that delivered it
-                upload = self._find(identity, asked)
-                record.answered(200, stored=True)
-                return _completed(upload, request, offset)
-        return self._answer(result)
+                return _repeated(self._find(identity, asked), record)
+        return self._answer(result, resource, status=204)
 
     async def _tell(self, request: web.Request) -> web.Response:
         upload = await self._uploads.interrupt(request.match_info["id"], self._intake.access.who(request))
@@ -186,6 +177,44 @@ class DraftRoutes:
         _refuse_unless_stored(upload)
         return upload
 
+    def _transfer(
+        self,
+        request: web.Request,
+        asked: UploadRequest,
+        record: UploadRecord,
+        upload: Upload,
+        offset: int | None,
+        **more: Any,
+    ) -> Transfer:
+        checks = self._intake.digest_checks(asked, "Content-Digest")
+        # Bytes that a digest may yet discard are no progress: an offset must not decrease.
+        interim = _Interim(request, tells_progress=not checks)
+        return Transfer(
+            request=request,
+            id=upload.id,
+            offset=offset,
+            asked=asked,
+            record=record,
+            checks=checks,
+            on_written=interim.progress,
+            **more,
+        )
+
+    @contextmanager
+    def _telling_of(self, upload: Upload, who: str | None, headers: Mapping[str, str]) -> Iterator[None]:
+        """Put on a problem's answer that the upload goes on, and ``headers``, unless the upload has ended."""
+        try:
+            yield
+        except Problem as problem:
+            with suppress(Problem):
+                now = self._uploads.find(upload.id, who)
+                if now.ended is None:
+                    told = {**headers, _COMPLETE: render_complete(complete=False), _OFFSET: str(now.offset)}
+                    problem.headers = {**told, **problem.headers}
+            if isinstance(problem, TooLarge):
+                problem.headers[_LIMIT] = headers[_LIMIT]
+            raise
+
     def _limits(self, representation: Representation, upload: Upload | None = None) -> str:
         return self._render(self._transfers.limits.of(representation), upload)
 
@@ -193,40 +222,46 @@ class DraftRoutes:
         age = self._expiry if upload is None else upload.remaining
         return render_limits({"max-size": most, "max-age": int(age)})
 
-    def _answer(self, result: Upload | Outcome | Job, created: dict[str, str] | None = None) -> web.StreamResponse:
-        """The answer to a request with content; ``created`` are header fields that name the upload it created."""
+    def _answer(
+        self, result: Upload | Outcome | Job, resource: Mapping[str, str], *, status: int
+    ) -> web.StreamResponse:
+        """The answer to a request with content; ``resource`` and ``status`` are for an upload that goes on."""
         if isinstance(result, Job):
             return started_job_response(result, {_COMPLETE: render_complete(complete=True)})
         if isinstance(result, Upload):
-            headers = {**(created or {}), _COMPLETE: render_complete(complete=False), _OFFSET: str(result.offset)}
-            return web.Response(status=204 if created is None else 201, headers=headers)
+            headers = {**resource, _COMPLETE: render_complete(complete=False), _OFFSET: str(result.offset)}
+            return web.Response(status=status, headers=headers)
         headers = {_COMPLETE: render_complete(result.final)}
-        if result.final and result.stored:
-            headers[_OFFSET] = str(result.length)
         if not result.final:
-            headers.update(created or {})
+            headers.update(resource)
+        elif result.stored:
+            headers[_OFFSET] = str(result.length)
+        elif isinstance(result.problem, TooLarge):
+            headers[_LIMIT] = resource[_LIMIT]
         return outcome_response(result, headers)
 
 
 class _Interim:
     """Sends 104 (Upload Resumption Supported) to a client that speaks a version of the draft that the relay speaks."""
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, *, tells_progress: bool = False) -> None:
         self._request = request
+        self._tells_progress = tells_progress
         self._version = parse_interop_version(request.headers.get(_VERSION))
         self._last = asyncio.get_running_loop().time()
 
-    async def send(self, headers: list[tuple[str, str]]) -> None:
+    async def send(self, headers: Mapping[str, str]) -> None:
         if self._version is not None:
             version = (_VERSION, str(self._version))
-            await send_interim_response(self._request, 104, _PHRASE, [*headers, version])
+            with suppress(OSError):  # the client has left, as those will see who read its request
+                await send_interim_response(self._request, 104, _PHRASE, [*headers.items(), version])
 
     async def progress(self, appending: Appending) -> None:
-        """Tell the offset from time to time."""
+        """Tell the offset from time to time, without the last byte: nobody knows whether it is that of the upload."""
         now = asyncio.get_running_loop().time()
-        if self._version is not None and now - self._last >= _PROGRESS_INTERVAL:
+        if self._tells_progress and now - self._last >= _PROGRESS_INTERVAL:
             self._last = now
-            await self.send([(_OFFSET, str(appending.upload.offset))])
+            await self.send({_OFFSET: str(max(appending.written - 1, 0))})
 
 
 def _representation(asked: UploadRequest) -> Representation:
@@ -253,11 +288,18 @@ def _refuse_unless_stored(upload: Upload) -> None:
         raise Gone("The upload was refused, as GET tells. Begin a new upload.")
 
 
-def _completed(upload: Upload, request: web.Request, offset: int) -> web.Response:
-    """The answer to an append to an upload that is stored: its last byte may have been sent again."""
-    if offset < upload.size:
-        headers = {_COMPLETE: render_complete(complete=True), _OFFSET: str(upload.size)}
-        return outcome_response(stored_outcome(upload), headers)
+def _repeated(upload: Upload, record: UploadRecord) -> web.Response:
+    """The upload API's answer to an upload that is stored, for a request that has missed it."""
+    headers = {_COMPLETE: render_complete(complete=True), _OFFSET: str(upload.size)}
+    response = outcome_response(stored_outcome(upload), headers)
+    record.repeated(response.status)
+    return response
+
+
+def _completed(upload: Upload, request: web.Request, offset: int, record: UploadRecord) -> web.Response:
+    """The answer to an append to an upload that is stored. Its last byte may be sent again: HEAD asked for it."""
+    if offset == upload.size - 1 and _content_length(request) in {1, None}:
+        return _repeated(upload, record)
     if _content_length(request) != 0:
         raise InconsistentLength("The upload is complete, and this content goes beyond its length.")
     raise CompletedUpload("The upload is complete already, as GET tells.")

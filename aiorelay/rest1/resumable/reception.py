@@ -24,10 +24,10 @@ _SUPERSEDED: Final = "A newer request has taken over the upload; ask for its off
 class Reception:
     """Receives the content of one request, ``body``, into ``appending``.
 
-    At most ``limit`` bytes are taken of an upload, and none beyond its length. ``check_first_bytes`` is awaited once
-    the upload's first bytes have been written down, and raises a ``Problem`` to refuse it. ``on_written`` is called
-    after each block. ``interrupted`` tells that the failure was the client's connection, or a newer request: what came
-    before is kept.
+    At most ``limit`` bytes are taken of an upload, and none beyond its length. ``last`` says that the content ends the
+    upload. ``check_first_bytes`` is awaited once the upload's first bytes have been written down, and raises a
+    ``Problem`` to refuse it. ``on_written`` is called after each block. ``size`` are the bytes of the content that were
+    received. ``interrupted`` tells that reading the content failed: what came before is kept.
     """
 
     def __init__(
@@ -36,14 +36,17 @@ class Reception:
         body: Body,
         *,
         limit: int,
+        last: bool,
         check_first_bytes: Callable[[], Awaitable[None]],
         on_written: Callable[[], Awaitable[None]],
     ) -> None:
         self.interrupted = False
         self.ended = False
+        self.size = 0
         self._appending = appending
         self._body = body
         self._limit = limit
+        self._last = last
         self._check_first_bytes = check_first_bytes
         self._on_written = on_written
         self._unchecked = appending.received < FIRST_BYTES
@@ -72,8 +75,7 @@ class Reception:
         block = await self._body.read()
         self.interrupted = False
         if not block:
-            self.ended = True
-            await self._appending.flush()
+            await self._end()
             return b""
         received, length = self._appending.received + len(block), self._appending.upload.length
         if length is not None and received > length:
@@ -81,8 +83,18 @@ class Reception:
         if received > self._limit:
             raise TooLarge(f"The upload is larger than {self._limit} bytes.")
         await self._appending.write(block)
+        self.size += len(block)
         await self._on_written()
         return block
+
+    async def _end(self) -> None:
+        length = self._appending.upload.length
+        if self._last and length not in {None, self._appending.received}:
+            raise InconsistentLength("The content ends before the length of the upload. Begin a new upload.")
+        self.ended = True
+        await self._appending.flush()
+        if self._last and length is None:
+            await self._appending.set_length(self._appending.received)
 
     async def _look(self) -> None:
         self._unchecked = False

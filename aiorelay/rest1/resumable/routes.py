@@ -47,6 +47,7 @@ class ResumableRoutes:
         """The deliveries under way."""
         return self._completion.tasks
 
-    def add_to(self, router: web.UrlDispatcher) -> None:
-        self._draft.add_to(router)
-        self._tus.add_to(router)
+    def add_to(self, app: web.Application) -> None:
+        self._draft.add_to(app.router)
+        self._tus.add_to(app.router)
+        app.on_response_prepare.append(self._tus.add_version)

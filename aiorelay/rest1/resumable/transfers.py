@@ -8,13 +8,13 @@ from typing import Any
 from aiohttp import web
 
 from aiorelay.checks.pipeline import Check
-from aiorelay.errors import Problem, Superseded, TooLarge
+from aiorelay.errors import Problem, TooLarge
 from aiorelay.observability.logs import UploadRecord
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job, Jobs
 from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.resumable.appending import Appending
-from aiorelay.rest1.resumable.completion import Completion, Outcome
+from aiorelay.rest1.resumable.completion import Completion, Outcome, Submission, refuses
 from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.resumable.reception import Reception, unless_superseded
 from aiorelay.rest1.resumable.representation import Representation
@@ -50,8 +50,9 @@ class Transfer:
     """The content of ``request`` for the upload ``id``, to be appended at ``offset`` (None: where the upload ends).
 
     ``asked`` is what the request asks for, ``record`` is for its line in the log. ``checks`` judge this content.
-    ``length`` is the upload's, if this request tells it. ``last`` says that the content ends the upload.
-    ``on_written`` is awaited with the upload after each block.
+    ``length`` is the upload's, if this request tells it. ``last`` says that the content ends the upload. ``status`` is
+    that of the answer if the upload goes on with another request. ``on_written`` is awaited with the upload after each
+    block.
     """
 
     request: web.Request
@@ -62,6 +63,7 @@ class Transfer:
     checks: Sequence[Check] = ()
     length: int | None = None
     last: bool
+    status: int
     on_written: Callable[[Appending], Awaitable[None]] = lambda _appending: _nothing()
 
 
@@ -87,36 +89,30 @@ class Transfers:
             appending = await holding.enter_async_context(
                 self._uploads.appending(transfer.id, transfer.asked.who, transfer.offset)
             )
-            if transfer.length is not None and appending.upload.length is None:
-                await appending.set_length(transfer.length)
             representation = Representation.from_json(appending.upload.request)
+            if transfer.length is not None and appending.upload.length is None:
+                self.limits.check(representation, transfer.length)
+                await appending.set_length(transfer.length)
             body = await holding.enter_async_context(self._intake.body(transfer.request, transfer.checks))
             reception = Reception(
                 appending,
                 body,
                 limit=self.limits.of(representation),
+                last=transfer.last,
                 check_first_bytes=lambda: self._check_first_bytes(appending, representation, transfer.asked),
                 on_written=lambda: transfer.on_written(appending),
             )
-            progress = ProgressRecorder(transfer.record, self._intake.metrics)
-            transfer.record.files.append(representation.filename)
+            await holding.enter_async_context(_judged(appending, reception, checked=bool(transfer.checks)))
             if transfer.last and not transfer.asked.respond_async:
-                transfer.record.files.clear()  # the form that is made names them
-                work = self._finish(
-                    appending, representation, transfer, reception, holding.pop_all(), under_way.pop_all()
-                )
+                submission = self._submission(representation, transfer)
+                work = self._finish(appending, submission, reception, holding.pop_all(), under_way.pop_all())
                 return await self._completion.run(work)
-            start = appending.received
-            async with _judged(appending, reception, checked=bool(transfer.checks)), unless_superseded(appending):
-                await reception.receive()
-            transfer.record.bytes = appending.received - start
-            progress.unfinished(200)
-            upload = appending.upload
-        if transfer.last:
+            upload = await self._receive(appending, representation, transfer, reception)
+        if not (transfer.last or _is_complete(upload)):
+            return upload
+        if transfer.asked.respond_async:
             return self._start_job(upload, representation, transfer, under_way)
-        if upload.protocol == "tus" and upload.complete and not upload.partial:
-            return await self._completion.run(self._deliver(upload, representation, transfer, under_way.pop_all()))
-        return upload
+        return await self._completion.run(self._deliver(upload, representation, transfer, under_way.pop_all()))
 
     def _check_first_bytes(
         self, appending: Appending, representation: Representation, asked: UploadRequest
@@ -125,20 +121,37 @@ class Transfers:
             return _nothing()  # one of them alone is no file
         return self._completion.check_first_bytes(appending, representation, representation.asked(asked))
 
+    def _submission(self, representation: Representation, transfer: Transfer, job: Job | None = None) -> Submission:
+        progress = ProgressRecorder(transfer.record, self._intake.metrics, job)
+        return Submission(representation, representation.asked(transfer.asked), progress)
+
+    async def _receive(
+        self, appending: Appending, representation: Representation, transfer: Transfer, reception: Reception
+    ) -> Upload:
+        """Receive content without delivering it meanwhile."""
+        record = transfer.record
+        files = [representation.filename] if representation.kind == "raw" else []
+        record.files.extend(files)
+        try:
+            async with unless_superseded(appending):
+                await reception.receive()
+        finally:
+            record.bytes = reception.size
+        record.unfinished(transfer.status)
+        return appending.upload
+
     async def _finish(
         self,
         appending: Appending,
-        representation: Representation,
-        transfer: Transfer,
+        submission: Submission,
         reception: Reception,
         holding: AsyncExitStack,
         under_way: ExitStack,
     ) -> Outcome:
-        progress = ProgressRecorder(transfer.record, self._intake.metrics)
-        asked = representation.asked(transfer.asked)
+        """Receive the last content, and deliver the upload meanwhile."""
         with under_way:
-            async with holding, _judged(appending, reception, checked=bool(transfer.checks)):
-                return await self._completion.deliver(appending, representation, asked, progress, reception)
+            async with holding:
+                return await self._completion.deliver(appending, submission, reception)
 
     async def _deliver(
         self,
@@ -149,12 +162,9 @@ class Transfers:
         job: Job | None = None,
     ) -> Outcome:
         """Deliver an upload that is complete on the disk."""
-        transfer.record.files.clear()
-        progress = ProgressRecorder(transfer.record, self._intake.metrics, job)
-        asked = representation.asked(transfer.asked)
         with under_way:
             async with self._uploads.appending(upload.id, upload.owner) as appending:
-                return await self._completion.deliver(appending, representation, asked, progress)
+                return await self._completion.deliver(appending, self._submission(representation, transfer, job))
 
     def _start_job(
         self, upload: Upload, representation: Representation, transfer: Transfer, under_way: ExitStack
@@ -171,6 +181,11 @@ class Transfers:
         return job
 
 
+def _is_complete(upload: Upload) -> bool:
+    """Whether an upload is to be delivered now: tus has no other sign of it."""
+    return upload.protocol == "tus" and upload.complete and not upload.partial
+
+
 @asynccontextmanager
 async def _judged(appending: Appending, reception: Reception, *, checked: bool) -> AsyncGenerator[None, None]:
     """End the upload if its content is refused for good; discard content whose checksum was not verified."""
@@ -178,10 +193,9 @@ async def _judged(appending: Appending, reception: Reception, *, checked: bool) 
     try:
         yield
     except BaseException as failure:
-        refused = isinstance(failure, Problem) and failure.status < 500 and not isinstance(failure, Superseded)
         if appending.upload.ended is None:
-            if refused and not reception.interrupted:
-                await appending.end(Outcome(None, failure, stored=False, final=True).to_json(0))  # type: ignore[arg-type]
+            if isinstance(failure, Problem) and refuses(failure) and not reception.interrupted:
+                await appending.end(Outcome(None, failure, stored=False, final=True).to_json(0))
             elif checked and not reception.ended:
                 await appending.truncate(start)
         raise

@@ -11,9 +11,10 @@ GET     /files/ID      how it ended, in the members of a job
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from hmac import compare_digest
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -21,17 +22,19 @@ from aiohttp.typedefs import Handler
 from aiorelay.checks.pipeline import Check, ThreadedCheck
 from aiorelay.errors import (
     ChecksumMismatch,
+    ClientGone,
+    FinalUpload,
     Gone,
     InconsistentLength,
     MalformedField,
+    OffsetMismatch,
     Problem,
     ProtocolVersion,
     TooLarge,
     WrongContentType,
 )
 from aiorelay.http.middleware import defer_100_continue
-from aiorelay.http.problem_details import problem_response
-from aiorelay.observability.logs import UploadRecord, request_id
+from aiorelay.observability.logs import UploadRecord
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job
 from aiorelay.rest1.jobs.routes import started_job_response
@@ -106,27 +109,26 @@ class TusRoutes:
 
         router.add_post(path, overridden, expect_handler=defer_100_continue)
 
+    async def add_version(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Put the version on every answer below /files; a signal handler for ``on_response_prepare``."""
+        if request.path == _BASE.rstrip("/") or request.path.startswith(_BASE):
+            response.headers[_RESUMABLE] = _VERSION
+
     def _tus(self, handle: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
-        """A handler that answers as tus wants every request answered, problems included."""
+        """A handler of requests that speak the version of tus that is spoken here."""
 
         async def handler(request: web.Request) -> web.StreamResponse:
-            try:
-                if request.headers.get(_RESUMABLE) != _VERSION:
-                    raise ProtocolVersion(
-                        f"Send {_RESUMABLE}: {_VERSION}; no other version is spoken here.",
-                        headers={"Tus-Version": _VERSION},
-                    )
-                response = await handle(request)
-            except Problem as problem:
-                response = problem_response(problem, request_id.get())
-            response.headers[_RESUMABLE] = _VERSION
-            return response
+            if request.headers.get(_RESUMABLE) != _VERSION:
+                raise ProtocolVersion(
+                    f"Send {_RESUMABLE}: {_VERSION}; no other version is spoken here.",
+                    headers={"Tus-Version": _VERSION},
+                )
+            return await handle(request)
 
         return handler
 
     async def _options(self, _request: web.Request) -> web.Response:
         headers = {
-            _RESUMABLE: _VERSION,
             "Tus-Version": _VERSION,
             "Tus-Extension": _EXTENSIONS,
             "Tus-Max-Size": str(self._transfers.limits.file),
@@ -137,6 +139,7 @@ class TusRoutes:
     async def _create(self, request: web.Request) -> web.StreamResponse:
         with ExitStack() as under_way:
             asked, record = under_way.enter_context(self._intake.under_way(_BASE, request, resumable=True))
+            asked = replace(asked, respond_async=False)  # the client needs the upload's Location, not the job's
             representation = _representation(request, asked)
             concat = representation.concat
             paths = () if concat is None else parse_concat(concat, _BASE)
@@ -148,6 +151,10 @@ class TusRoutes:
             deferred = request.headers.get(_DEFERRED)
             length = parse_creation_length(request.headers.get(_LENGTH), deferred)
             self._transfers.limits.check(representation, length)
+            content_length = request.content_length if request.can_read_body else 0
+            if content_length != 0 and asked.media_type != _CONTENT:
+                raise WrongContentType(f"The content of an upload is {_CONTENT}.")
+            checks = self._checks(request)
             upload = await self._uploads.create(
                 owner=asked.who,
                 protocol="tus",
@@ -155,14 +162,15 @@ class TusRoutes:
                 length=length,
                 partial=concat is not None,
             )
-            content_length = request.content_length if request.can_read_body else 0
-            if (content_length == 0 and length != 0) or (length == 0 and upload.partial):
-                record.status, record.outcome = 201, "unfinished"
+            if content_length == 0 and (length != 0 or upload.partial):
+                record.unfinished(201)
                 return self._created(upload, asked)
-            if content_length != 0 and asked.media_type != _CONTENT:
-                raise WrongContentType(f"The content of an upload is {_CONTENT}.")
-            transfer = self._transfer(request, asked, record, upload, offset=0)
-            result = await self._transfers.take(transfer, under_way)
+            try:
+                transfer = self._transfer(request, asked, record, upload, 0, checks=checks, status=201)
+                result = await self._transfers.take(transfer, under_way)
+            except (Problem, ClientGone):  # the client knows of no upload that it could go on with
+                await self._discard(upload)
+                raise
         return await self._created_with_content(result, upload, asked)
 
     async def _append(self, request: web.Request) -> web.StreamResponse:
@@ -174,15 +182,15 @@ class TusRoutes:
             offset = parse_integer(request.headers.get(_OFFSET, ""), _OFFSET)
             upload = self._find(identity, asked.who)
             if upload.ended is not None:
-                record.answered(200, stored=True)
-                return _replayed(upload)
-            transfer = self._transfer(request, asked, record, upload, offset)
+                return _repeated(upload, record)
+            given = request.headers.get(_LENGTH)
+            length = None if given is None else parse_integer(given, _LENGTH)
+            checks = self._checks(request)
+            transfer = self._transfer(request, asked, record, upload, offset, length=length, checks=checks, status=204)
             try:
                 result = await self._transfers.take(transfer, under_way)
             except Gone:  # it has ended while we waited for the request that delivered it
-                upload = self._find(identity, asked.who)
-                record.answered(200, stored=True)
-                return _replayed(upload)
+                return _repeated(self._find(identity, asked.who), record)
         return self._appended(result)
 
     async def _tell(self, request: web.Request) -> web.Response:
@@ -191,9 +199,9 @@ class TusRoutes:
         upload = self._find(request.match_info["id"], who)
         representation = Representation.from_json(upload.request)
         headers = {hdrs.CACHE_CONTROL: "no-store", **_expires(upload)}
-        if representation.deferred and upload.ended is None:
-            # The length that came with the last bytes is told only once the upload API has them: all others of these
-            # bytes were acknowledged before, and their offset must not decrease.
+        if upload.length is None or (representation.deferred and upload.complete and upload.ended is None):
+            # A length that came after the last byte is told only once the upload API has the file: that byte was
+            # acknowledged before, and an offset must not decrease.
             headers.update({_OFFSET: str(upload.size), _DEFERRED: "1"})
         else:
             headers.update({_OFFSET: str(upload.offset), _LENGTH: str(upload.length)})
@@ -217,15 +225,25 @@ class TusRoutes:
         return upload
 
     def _transfer(
-        self, request: web.Request, asked: UploadRequest, record: UploadRecord, upload: Upload, offset: int
+        self,
+        request: web.Request,
+        asked: UploadRequest,
+        record: UploadRecord,
+        upload: Upload,
+        offset: int,
+        *,
+        length: int | None = None,
+        **more: Any,
     ) -> Transfer:
-        given = request.headers.get(_LENGTH) if request.method != hdrs.METH_POST or offset else None
-        length = upload.length if given is None else parse_integer(given, _LENGTH)
-        if upload.length is not None and length != upload.length:
+        if upload.length is not None and length not in {None, upload.length}:
             raise InconsistentLength(f"The length of the upload is {upload.length} bytes.")
+        length = upload.length if length is None else length
         content_length = request.content_length if request.can_read_body else 0
         end = None if content_length is None else offset + content_length
-        if length is not None and (offset > length or (end or 0) > length):
+        if length is not None and max(offset, end or 0) > length:
+            if offset not in {upload.offset, upload.size}:
+                detail = f"The upload goes on at offset {upload.offset}."
+                raise OffsetMismatch(detail, offset=upload.offset, provided=offset)
             raise TooLarge(f"The content goes beyond the length of the upload, which is {length} bytes.")
         at_the_end = upload.complete and offset == upload.size and content_length == 0
         return Transfer(
@@ -234,9 +252,9 @@ class TusRoutes:
             offset=None if at_the_end else offset,
             asked=asked,
             record=record,
-            checks=self._checks(request),
             length=length,
             last=length is not None and end == length and not upload.partial,
+            **more,
         )
 
     def _checks(self, request: web.Request) -> list[Check]:
@@ -247,6 +265,7 @@ class TusRoutes:
         return [ThreadedCheck(_Checksum(algorithm, digest), self._pool, name=_CHECKSUM)]
 
     def _created(self, upload: Upload, asked: UploadRequest) -> web.Response:
+        upload = self._uploads.find(upload.id, upload.owner)
         location = absolute_url(asked, f"{_BASE}{upload.id}")
         headers = {hdrs.LOCATION: location, _OFFSET: str(upload.offset), **_expires(upload)}
         return web.Response(status=201, headers=headers)
@@ -255,18 +274,19 @@ class TusRoutes:
         self, result: Upload | Outcome | Job, upload: Upload, asked: UploadRequest
     ) -> web.StreamResponse:
         """The answer to a creation that brought content, perhaps all of it."""
-        if isinstance(result, Upload):
-            return self._created(result, asked)
-        location = absolute_url(asked, f"{_BASE}{upload.id}")
-        if isinstance(result, Job):
-            return started_job_response(result, {_OFFSET: str(result.total)})
+        if not isinstance(result, Outcome):
+            return self._created(upload, asked)
         if result.stored:
-            return _stored(result, {hdrs.LOCATION: location}, status=201)
+            return _stored(result, {hdrs.LOCATION: absolute_url(asked, f"{_BASE}{upload.id}")}, status=201)
         if not result.final and upload.length:
-            return self._created(self._uploads.find(upload.id, asked.who), asked)
+            return self._created(upload, asked)
         if not result.final:  # an empty upload has no byte that could be sent again
-            await self._uploads.remove(upload.id, asked.who)
+            await self._discard(upload)
         return _refused(result)
+
+    async def _discard(self, upload: Upload) -> None:
+        with suppress(Problem):  # it has ended by itself
+            await self._uploads.remove(upload.id, upload.owner)
 
     def _appended(self, result: Upload | Outcome | Job) -> web.StreamResponse:
         if isinstance(result, Job):
@@ -316,11 +336,15 @@ def _expires(upload: Upload) -> dict[str, str]:
     return {} if upload.ended is not None else {_EXPIRES: http_date(upload.expires)}
 
 
-def _replayed(upload: Upload) -> web.StreamResponse:
+def _repeated(upload: Upload, record: UploadRecord) -> web.StreamResponse:
     """The answer to an append to an upload that has ended: the client may not have seen the first one."""
     if (upload.outcome or {}).get("into"):
         raise Gone("The upload is part of another one by now.")
-    return _stored(stored_outcome(upload))
+    if (Representation.from_json(upload.request).concat or "").startswith("final"):
+        raise FinalUpload("A concatenated upload cannot be appended to.")
+    response = _stored(stored_outcome(upload))
+    record.repeated(response.status)
+    return response
 
 
 def _stored(outcome: Outcome, headers: Mapping[str, str] | None = None, *, status: int | None = None) -> web.Response:
