@@ -76,13 +76,19 @@ class Tus(Requests):
     def raw(self, method: str, target: str, *headers: str, body: bytes = b"", **options: Any) -> bytes:
         return super().raw(method, target, "Tus-Resumable: 1.0.0", *headers, body=body, **options)
 
-    async def create(self, length: int | None, *headers: str, body: bytes = b"", last: bool = False) -> Message:  # noqa: ARG002
+    async def create(self, length: int | None, *headers: str, body: bytes = b"", last: bool = False) -> Message:  # noqa: ARG002 - as in append
         told = "Upload-Defer-Length: 1" if length is None else f"Upload-Length: {length}"
         options = _OFFSET if body else {}
         return await self.ask("POST", "/files/", told, *headers, body=body, **options)
 
     async def append(
-        self, path: str, offset: int, body: bytes, *headers: str, last: bool = False, **options: Any
+        self,
+        path: str,
+        offset: int,
+        body: bytes,
+        *headers: str,
+        last: bool = False,  # noqa: ARG002 - tus has no sign of it
+        **options: Any,
     ) -> Message:
         return await self.ask("PATCH", path, f"Upload-Offset: {offset}", *headers, **{**_OFFSET, **options}, body=body)
 

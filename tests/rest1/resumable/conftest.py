@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from peers import DONE, Recorder, Script, answering
+from peers import DONE, Connection, Recorder, Script
 from resumable_requests import Draft, Tus
 
 from aiorelay import Chain
@@ -34,6 +34,18 @@ class Relay:
         return [content for message in self.upstream.requests for head, content in message.parts if "filename" in head]
 
 
+def in_turn(*answers: bytes) -> Script:
+    """Give each answer to one request, whatever its connection; repeat the last answer."""
+    left = list(answers)
+
+    async def script(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(left.pop(0) if len(left) > 1 else left[0])
+
+    return script
+
+
 StartRelay = Callable[..., Awaitable[Relay]]
 
 
@@ -42,7 +54,7 @@ def start_relay(aiorelay_server, recorder, tmp_path) -> StartRelay:
     """A factory of relays in front of an upload API with a script, or that gives answers."""
 
     async def start(*answers: bytes, script: Script | None = None, **settings: Any) -> Relay:
-        upstream = await recorder(script or answering(*answers or [DONE]))
+        upstream = await recorder(script or in_turn(*answers or [DONE]))
         defaults = {"only": "rest1", "upstream": upstream.url, "state_dir": tmp_path / "state", "fsync": False}
         return Relay(await aiorelay_server(**{**defaults, **settings}), upstream)
 
