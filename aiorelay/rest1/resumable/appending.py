@@ -80,8 +80,10 @@ class Disk:
                     reading = self._begin(fd, start, end)
                 yield block
         finally:
-            await wait_until_done(reading)
-            os.close(fd)
+            try:
+                await wait_until_done(reading)
+            finally:
+                os.close(fd)
 
     def _begin(self, fd: int, start: int, end: int) -> asyncio.Future[bytes]:
         return asyncio.get_running_loop().run_in_executor(self.pool, os.pread, fd, min(_READ, end - start), start)

@@ -71,9 +71,11 @@ class Reception:
         """Receive one block; ``b""`` at the end, by when all is written down."""
         if self.ended:
             return b""
-        self.interrupted = True
-        block = await self._body.read()
-        self.interrupted = False
+        try:
+            block = await self._body.read()
+        except Exception:
+            self.interrupted = True
+            raise
         if not block:
             await self._end()
             return b""

@@ -103,7 +103,8 @@ class Transfers:
                 on_written=lambda: transfer.on_written(appending),
             )
             await holding.enter_async_context(_judged(appending, reception, checked=bool(transfer.checks)))
-            if transfer.last and not transfer.asked.respond_async:
+            # Content with a checksum is delivered once that has been verified.
+            if transfer.last and not transfer.asked.respond_async and not transfer.checks:
                 submission = self._submission(representation, transfer)
                 work = self._finish(appending, submission, reception, holding.pop_all(), under_way.pop_all())
                 return await self._completion.run(work)
