@@ -3,7 +3,7 @@
 import base64
 import ssl
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from peers import PATIENCE, Message, ask, request
@@ -56,13 +56,15 @@ class Requests:
 class Draft(Requests):
     """The draft: a raw body that is uploaded to /upload/a.bin."""
 
+    content: ClassVar = {"content_type": "application/partial-upload"}
+
     async def create(self, length: int | None, *headers: str, body: bytes = b"", last: bool = False) -> Message:
         told = [] if length is None else [f"Upload-Length: {length}"]
         return await self.ask("PUT", "/upload/a.bin", f"Upload-Complete: ?{last:d}", *told, *headers, body=body)
 
     async def append(self, path: str, offset: int, body: bytes, *headers: str, last: bool, **options: Any) -> Message:
         return await self.ask(
-            "PATCH", path, *self.patch(offset, last=last), *headers, **{**_PARTIAL, **options}, body=body
+            "PATCH", path, *self.patch(offset, last=last), *headers, **{**self.content, **options}, body=body
         )
 
     @staticmethod
@@ -73,25 +75,23 @@ class Draft(Requests):
 class Tus(Requests):
     """tus 1.0.0."""
 
+    content: ClassVar = {"content_type": "application/offset+octet-stream"}
+
     def raw(self, method: str, target: str, *headers: str, body: bytes = b"", **options: Any) -> bytes:
         return super().raw(method, target, "Tus-Resumable: 1.0.0", *headers, body=body, **options)
 
     async def create(self, length: int | None, *headers: str, body: bytes = b"", last: bool = False) -> Message:  # noqa: ARG002 - as in append
         told = "Upload-Defer-Length: 1" if length is None else f"Upload-Length: {length}"
-        options = _OFFSET if body else {}
+        options = self.content if body else {}
         return await self.ask("POST", "/files/", told, *headers, body=body, **options)
 
     async def append(
-        self,
-        path: str,
-        offset: int,
-        body: bytes,
-        *headers: str,
-        last: bool = False,  # noqa: ARG002 - tus has no sign of it
-        **options: Any,
+        self, path: str, offset: int, body: bytes, *headers: str, last: bool = False, **options: Any
     ) -> Message:
-        return await self.ask("PATCH", path, f"Upload-Offset: {offset}", *headers, **{**_OFFSET, **options}, body=body)
+        return await self.ask(
+            "PATCH", path, *self.patch(offset, last=last), *headers, **{**self.content, **options}, body=body
+        )
 
-
-_PARTIAL = {"content_type": "application/partial-upload"}
-_OFFSET = {"content_type": "application/offset+octet-stream"}
+    @staticmethod
+    def patch(offset: int, *, last: bool) -> list[str]:  # noqa: ARG004 - tus has no sign of it
+        return [f"Upload-Offset: {offset}"]

@@ -43,9 +43,9 @@ OK = {"http": 204, "tus": 200}
 @contextlib.asynccontextmanager
 async def sending(relay, protocol, path, pause: int):
     """A client that has sent the content of the last request up to the offset ``pause``."""
-    headers = relay.draft.patch(MIDDLE, last=True) if protocol == "http" else [f"Upload-Offset: {MIDDLE}"]
-    content_type = f"application/{'partial-upload' if protocol == 'http' else 'offset+octet-stream'}"
-    request = relay.speaking(protocol).raw("PATCH", path, *headers, body=CONTENT[MIDDLE:], content_type=content_type)
+    requests = relay.speaking(protocol)
+    headers = requests.patch(MIDDLE, last=True)
+    request = requests.raw("PATCH", path, *headers, body=CONTENT[MIDDLE:], **requests.content)
     async with connected(relay.chain.rest1, relay.chain.tls) as client:
         await client.send(request[: len(request) - (END - pause)])
         yield client
