@@ -73,8 +73,16 @@ class Process:
     @property
     def peak_memory(self) -> int:
         """The peak of its resident memory, in bytes (VmHWM)."""
+        return self._memory("VmHWM")
+
+    @property
+    def resident_memory(self) -> int:
+        """Its resident memory, in bytes (VmRSS)."""
+        return self._memory("VmRSS")
+
+    def _memory(self, kind: str) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        return int(status.partition(f"{kind}:")[2].split()[0]) * 1024
 
     @property
     def open_files(self) -> list[str]:

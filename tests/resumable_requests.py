@@ -62,7 +62,9 @@ class Draft(Requests):
         told = [] if length is None else [f"Upload-Length: {length}"]
         return await self.ask("PUT", "/upload/a.bin", f"Upload-Complete: ?{last:d}", *told, *headers, body=body)
 
-    async def append(self, path: str, offset: int, body: bytes, *headers: str, last: bool, **options: Any) -> Message:
+    async def append(
+        self, path: str, offset: int, body: bytes, *headers: str, last: bool = False, **options: Any
+    ) -> Message:
         return await self.ask(
             "PATCH", path, *self.patch(offset, last=last), *headers, **{**self.content, **options}, body=body
         )
