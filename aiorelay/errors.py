@@ -221,13 +221,15 @@ class SourceTimeout(Problem):
 class UpstreamProblem(Problem):
     """A failure of the upstream. ``error`` is the error type for Proxy-Status (RFC 9209, section 2.3).
 
-    ``reached`` is false if the upstream cannot have received a byte of the request.
+    ``reached`` is false if the upstream cannot have received a byte of the request, ``incomplete`` is true if it cannot
+    have received all of them.
     """
 
-    def __init__(self, detail: str, *, error: str, reached: bool = True) -> None:
+    def __init__(self, detail: str, *, error: str, reached: bool = True, incomplete: bool = False) -> None:
         super().__init__(detail, headers={"Proxy-Status": f"aiorelay; error={error}"})
         self.error = error
         self.reached = reached
+        self.incomplete = incomplete
 
 
 class UpstreamFailed(UpstreamProblem):

@@ -146,9 +146,8 @@ class Upstream:
                 answer = await exchange
         except (aiohttp.ClientError, OSError, TimeoutError) as failure:
             self._keep_alive.reset()
-            raise _problem(
-                aiohttp.SocketTimeoutError() if waiting.expired() else failure, reached=body.reached
-            ) from failure
+            cause = aiohttp.SocketTimeoutError() if waiting.expired() else failure
+            raise _problem(cause, reached=body.reached, incomplete=not body.is_whole) from failure
         if answer.status < 200:  # RFC 9110, section 15.2: not final, and the request has no Upgrade
             raise UpstreamFailed(
                 "The upload API answered with a status that is not final.", error="http_protocol_error"
@@ -157,6 +156,7 @@ class Upstream:
             raise UpstreamFailed(
                 "The upload API answered before it had received the whole body, and read no more of it.",
                 error="connection_terminated",
+                incomplete=True,
             )
         return answer
 
@@ -216,9 +216,8 @@ class Upstream:
             with self._watchdog.watching():
                 await writing
         except TimeoutError:
-            raise UpstreamTimeout(
-                f"The upload API accepted no data for {self._watchdog.seconds:g} s.", error="connection_write_timeout"
-            ) from None
+            detail = f"The upload API accepted no data for {self._watchdog.seconds:g} s."
+            raise UpstreamTimeout(detail, error="connection_write_timeout", incomplete=True) from None
         except (OSError, aiohttp.ClientError):
             return False  # the exchange fails too, with the reason
         return True
@@ -285,10 +284,10 @@ _FAILURES: tuple[tuple[type[Exception], type[UpstreamProblem], str, str], ...] =
 )
 
 
-def _problem(failure: Exception, *, reached: bool) -> UpstreamProblem:
+def _problem(failure: Exception, *, reached: bool, incomplete: bool) -> UpstreamProblem:
     """Convert a failure of the exchange to a problem whose detail contains no address."""
     kind, words, error = next(row[1:] for row in _FAILURES if isinstance(failure, row[0]))
-    return kind(f"The upload API {words}", error=error, reached=reached)
+    return kind(f"The upload API {words}", error=error, reached=reached, incomplete=incomplete)
 
 
 def _with_query(url: str, query: str) -> str:

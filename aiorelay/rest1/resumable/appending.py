@@ -119,6 +119,11 @@ class Appending:
         return self._received
 
     @property
+    def is_delivering(self) -> bool:
+        """Whether it is within ``delivering``."""
+        return self._claim.delivering
+
+    @property
     def superseded(self) -> asyncio.Event:
         """Set once a newer request has claimed the upload. To be waited for together with the client's bytes."""
         return self._claim.superseded

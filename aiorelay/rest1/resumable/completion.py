@@ -168,11 +168,14 @@ class Completion:
 
         length = appending.upload.length
         outcome = await self._attempt(submission, blocks(), length, interrupted=lambda: reception.interrupted)
-        if outcome.final or reception.ended:
+        if outcome.final:
             return outcome
+        failure = outcome.problem if isinstance(outcome.problem, UpstreamProblem) else None
+        again = failure is not None and (failure.incomplete or not reception.ended)
         await reception.receive()
-        delivering.enter_context(appending.delivering())
-        return None if isinstance(outcome.problem, UpstreamProblem) else outcome
+        if not appending.is_delivering:
+            delivering.enter_context(appending.delivering())
+        return None if again else outcome
 
     async def _attempt(
         self,
