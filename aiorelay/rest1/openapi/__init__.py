@@ -1,7 +1,8 @@
 """The OpenAPI 3.1 description of rest1, and the route that serves it.
 
 errors ──▶ responses ─┐
-           schemas ───┼─▶ operations ──▶ document ──▶ GET /openapi.json
+           schemas ───┤
+           builders ──┼─▶ operations, resumable ──▶ document ──▶ GET /openapi.json
 routes ───────────────┘
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from aiorelay.rest1.openapi import operations, responses, schemas
+from aiorelay.rest1.openapi.builders import without_content
 
 __all__ = ["add_to", "document"]
 
@@ -25,6 +27,10 @@ sends them as one form to an upload API. The client gets the upload API's answer
 The upload API gets the end of the form only after every check has passed. Errors of the relay are
 `application/problem+json` (RFC 9457) with a `type` that begins with `urn:aiorelay:`. Any other answer to an upload is
 that of the upload API, whatever its status.
+
+A file can be uploaded in several requests, by the HTTP draft for resumable uploads or by tus 1.0.0. The problem types
+of the draft begin with `https://iana.org/assignments/http-problem-types#`. Every answer below `/files` has
+`Tus-Resumable`.
 
 Other paths are answered 404 `not-found`, other methods 405 `method-not-allowed`. Requests that are not valid HTTP are
 answered 400 in plain text."""
@@ -49,9 +55,10 @@ def document(routes: Iterable[tuple[str, str]], field: str) -> dict[str, Any]:
     described = operations.described(field)
     paths: dict[str, dict[str, Any]] = {}
     for method, path in routes:
-        operation = described.get(("GET" if method == "HEAD" else method, path))
+        operation = described.get((method, path))
+        if operation is None and method == "HEAD" and ("GET", path) in described:
+            operation = without_content(described["GET", path])
         if operation is not None:
-            operation = operations.without_content(operation) if method == "HEAD" else operation
             paths.setdefault(path, {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",

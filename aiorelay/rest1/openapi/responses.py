@@ -3,29 +3,79 @@
 from collections.abc import Iterable
 from typing import Any
 
-from aiorelay.errors import Internal, Problem, TooManyJobs, Unauthenticated, UpstreamProblem
+from aiorelay import errors
+from aiorelay.errors import (
+    Internal,
+    OffsetMismatch,
+    Problem,
+    ProtocolVersion,
+    TooManyJobs,
+    Unauthenticated,
+    UpstreamProblem,
+)
 from aiorelay.rest1.openapi.schemas import reference, urn
 
-__all__ = ["HEADERS", "HTML", "JSON", "answer", "others", "problems"]
+__all__ = ["HEADERS", "HTML", "JSON", "UPLOAD_PROBLEMS", "answer", "others", "problems"]
+
+UPLOAD_PROBLEMS: tuple[type[Problem], ...] = (
+    errors.MalformedForm,
+    errors.MissingFile,
+    errors.Truncated,
+    errors.BadDigest,
+    errors.PartialUpload,
+    errors.Unauthenticated,
+    errors.TooSlow,
+    errors.TooLarge,
+    errors.TooManyParts,
+    errors.WrongContentType,
+    errors.TypeRefused,
+    errors.Refused,
+    errors.ArchiveRefused,
+    errors.Infected,
+    errors.DigestMismatch,
+    errors.Unscannable,
+    errors.UpstreamFailed,
+    errors.Busy,
+    errors.ScannerUnavailable,
+    errors.ShuttingDown,
+    errors.UpstreamTimeout,
+    errors.StorageFull,
+)
+"""The problems that an upload can end in, whatever its body is."""
 
 HTML = "text/html"
 JSON = "application/json"
 _PROBLEM = "application/problem+json"
 
 _TEXT = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 0}
 HEADERS: dict[str, Any] = {
     "X-Request-ID": {"schema": _TEXT, "description": "The request's id: the client's if valid, else a new one."},
     "Aiorelay-Digest": {
         "schema": _TEXT,
         "description": "The digest of each file, as FIELD=ALGORITHM=:BASE64:, if Want-Repr-Digest requested it.",
     },
-    "Location": {"schema": _TEXT, "description": "The path of the job."},
+    "Location": {"schema": _TEXT, "description": "The path of the job, or the URL of the resumable upload."},
     "Preference-Applied": {
         "schema": {"const": "respond-async"},
         "description": "The preference that was applied (RFC 7240).",
     },
     "Retry-After": {"schema": _TEXT, "description": "In seconds, if the relay sends it."},
     "Proxy-Status": {"schema": _TEXT, "description": "The kind of failure of the upload API (RFC 9209)."},
+    "Accept-Patch": {"schema": _TEXT, "description": "The media type with which an upload is continued (RFC 5789)."},
+    "Upload-Offset": {"schema": _COUNT, "description": "The bytes that are acknowledged."},
+    "Upload-Length": {"schema": _COUNT, "description": "The bytes of the whole upload, if known."},
+    "Upload-Complete": {"schema": _TEXT, "description": "`?1` if the upload has ended, else `?0`."},
+    "Upload-Limit": {"schema": _TEXT, "description": "The largest size in bytes, and the remaining time in seconds."},
+    "Upload-Expires": {"schema": _TEXT, "description": "The time at which the upload is removed."},
+    "Upload-Defer-Length": {"schema": _TEXT, "description": "`1` if the length is not known yet."},
+    "Upload-Metadata": {"schema": _TEXT, "description": "As it was sent."},
+    "Upload-Concat": {"schema": _TEXT, "description": "As it was sent."},
+    "Tus-Resumable": {"schema": _TEXT, "description": "The version of tus."},
+    "Tus-Version": {"schema": _TEXT, "description": "The versions of tus that are supported."},
+    "Tus-Extension": {"schema": _TEXT, "description": "The extensions of tus that are supported."},
+    "Tus-Max-Size": {"schema": _COUNT, "description": "The largest size in bytes."},
+    "Tus-Checksum-Algorithm": {"schema": _TEXT, "description": "The algorithms that Upload-Checksum may name."},
     "WWW-Authenticate": {"schema": _TEXT, "description": "Bearer, and the error of the token (RFC 6750)."},
 }
 _NOT_HTTP = {"text/plain": {"schema": _TEXT}}
@@ -76,6 +126,8 @@ def _sent_with(problem: type[Problem]) -> set[str]:
         return {"Proxy-Status"}
     if issubclass(problem, Unauthenticated):
         return {"WWW-Authenticate"}
+    if problem in {OffsetMismatch, ProtocolVersion}:
+        return {"Upload-Offset" if problem is OffsetMismatch else "Tus-Version"}
     return {"Retry-After"} if hasattr(problem, "retry_after") or problem is TooManyJobs else set()
 
 

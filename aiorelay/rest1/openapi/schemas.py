@@ -37,7 +37,7 @@ def reference(name: str) -> dict[str, str]:
 
 def urn(problem: type[Problem]) -> str:
     """Return the ``type`` of a problem."""
-    return f"urn:aiorelay:{problem.code}"
+    return problem.type_uri or f"urn:aiorelay:{problem.code}"
 
 
 def components(field: str) -> dict[str, Any]:
@@ -109,9 +109,7 @@ def _problem() -> dict[str, Any]:
         "detail": {"type": "string", "description": "What is wrong and what to do about it."},
         "instance": {"type": "string", "description": "The request's id, as in `X-Request-ID`."},
     }
-    return _object(
-        members, description=f"A problem (RFC 9457). The `type` is `urn:aiorelay:` and one of these codes:\n\n{titles}"
-    )
+    return _object(members, description=f"A problem (RFC 9457). The `type` ends with one of these codes:\n\n{titles}")
 
 
 def _job() -> dict[str, Any]:
