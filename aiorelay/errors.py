@@ -5,7 +5,7 @@ Problem
 ├── BadSource, BadDigest, PartialUpload, Truncated                       400
 ├── CompletedUpload, InconsistentLength                                  400
 ├── Unauthenticated                                                      401
-├── PathRefused, AddressRefused, HostRefused, FinalUpload                403
+├── PathRefused, AddressRefused, HostRefused, NotAppendable              403
 ├── SourceMissing, NotFound                                              404
 ├── MethodNotAllowed                                                     405
 ├── TooSlow                                                              408
@@ -116,8 +116,8 @@ class HostRefused(Problem):
     code, status, title = "host-refused", 403, "The host is not on the list of allowed sources"
 
 
-class FinalUpload(Problem):
-    code, status, title = "final-upload", 403, "The upload was concatenated from others"
+class NotAppendable(Problem):
+    code, status, title = "not-appendable", 403, "The upload was concatenated from others"
 
 
 class SourceMissing(Problem):

@@ -3,9 +3,9 @@
 from typing import Any
 
 from aiorelay import errors
-from aiorelay.rest1.openapi import resumable
 from aiorelay.rest1.openapi.builders import OPTIONAL_TOKEN, TEXT, header, identity, plain, query, trace, without_token
 from aiorelay.rest1.openapi.responses import HTML, JSON, UPLOAD_PROBLEMS, answer, others, problems
+from aiorelay.rest1.openapi.resumable import resumable_operations
 from aiorelay.rest1.openapi.schemas import reference
 
 __all__ = ["TAGS", "described"]
@@ -54,7 +54,7 @@ def described(field: str) -> dict[tuple[str, str], dict[str, Any]]:
         ("POST", "/upload2"): _ingest("uploadSources", "Upload local files or URLs", ingest),
         ("POST", "/upload"): _ingest("upload", "Upload a form, local files or URLs", form | ingest),
         ("PUT", "/upload/{filename}"): _raw(field),
-        **resumable.described(),
+        **resumable_operations(),
         **_jobs(),
         **_for_operators(),
         **_for_people(),

@@ -7,7 +7,7 @@ from aiorelay.rest1.openapi.builders import TEXT, header, identity, plain, trace
 from aiorelay.rest1.openapi.responses import JSON, UPLOAD_PROBLEMS, answer, others, problems
 from aiorelay.rest1.openapi.schemas import reference
 
-__all__ = ["described"]
+__all__ = ["resumable_operations"]
 
 _TAG = "resumable uploads"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -27,7 +27,7 @@ _APPEND = (
 _TUS = (errors.ProtocolVersion,)
 
 
-def described() -> dict[tuple[str, str], dict[str, Any]]:
+def resumable_operations() -> dict[tuple[str, str], dict[str, Any]]:
     """Return every operation by method and path."""
     return {**_draft(), **_tus()}
 
@@ -162,7 +162,7 @@ def _tus_append(name: str, *more: dict[str, Any]) -> dict[str, Any]:
         "202": _job(),
         "204": answer("The content is kept, and the upload continues.", headers=[*headers, "Upload-Expires"]),
     }
-    which = (*_APPEND, *_TUS, errors.ChecksumMismatch, errors.FinalUpload)
+    which = (*_APPEND, *_TUS, errors.ChecksumMismatch, errors.NotAppendable)
     return plain(name, _TAG, "Continue an upload (tus)", {}, *parameters) | {
         "requestBody": {"required": True, "content": {"application/offset+octet-stream": _BINARY}},
         "responses": responses | others(problems(*which)),

@@ -1,7 +1,13 @@
 """Resumable uploads: their bytes are kept until the last one is there, and delivered as those of any other upload.
 
-draft_routes           HTTP resumable uploads (draft-ietf-httpbis-resumable-upload)
-tus_routes             tus 1.0.0
+routes                 the routes of both protocols, on one store
+├── draft_routes       HTTP resumable uploads (draft-ietf-httpbis-resumable-upload)
+│   └── draft_fields   parse and render their header fields
+└── tus_routes         tus 1.0.0
+    ├── tus_answers    answers with the statuses of tus
+    ├── tus_fields     parse the header fields of tus
+    └── concatenation  make one upload of several
+transfers              take in the content of one request, whichever protocol it came by
 ├── representation     what the creation asked for: what the bytes are, and the Form that they make
 ├── reception          receive bytes: write them down, check what can be checked early
 ├── completion         deliver what is complete, keep the outcome
@@ -10,6 +16,4 @@ store                  create, find, append to, read, end and expire unfinished 
 ├── appending          the only writer of an upload
 ├── claims             a newer request takes over from an older one
 └── files              an upload's record and bytes on disk, shared with other processes
-tus_fields             parse the header fields of tus 1.0.0
-draft_fields           parse and render those of draft-ietf-httpbis-resumable-upload
 """

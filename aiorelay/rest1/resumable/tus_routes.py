@@ -9,7 +9,7 @@ GET     /files/ID      how it ended, in the members of a job
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -23,7 +23,6 @@ from aiorelay.checks.pipeline import Check, ThreadedCheck
 from aiorelay.errors import (
     ChecksumMismatch,
     ClientGone,
-    FinalUpload,
     Gone,
     InconsistentLength,
     MalformedField,
@@ -41,10 +40,11 @@ from aiorelay.rest1.jobs.routes import started_job_response
 from aiorelay.rest1.resumable.completion import Outcome
 from aiorelay.rest1.resumable.concatenation import Concatenation
 from aiorelay.rest1.resumable.files import Upload
-from aiorelay.rest1.resumable.outcomes import absolute_url, description, http_date, outcome_response, stored_outcome
+from aiorelay.rest1.resumable.outcomes import absolute_url, description
 from aiorelay.rest1.resumable.representation import Representation
 from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import Transfer, Transfers
+from aiorelay.rest1.resumable.tus_answers import OFFSET, concatenated, expires, refused, repeated, stored
 from aiorelay.rest1.resumable.tus_fields import (
     CHECKSUM_ALGORITHMS,
     parse_checksum,
@@ -63,15 +63,11 @@ _VERSION: Final = "1.0.0"
 _EXTENSIONS: Final = "creation,creation-with-upload,creation-defer-length,checksum,expiration,termination,concatenation"
 _CONTENT: Final = "application/offset+octet-stream"
 _RESUMABLE: Final = "Tus-Resumable"
-_OFFSET: Final = "Upload-Offset"
 _LENGTH: Final = "Upload-Length"
 _DEFERRED: Final = "Upload-Defer-Length"
 _METADATA: Final = "Upload-Metadata"
 _CONCAT: Final = "Upload-Concat"
 _CHECKSUM: Final = "Upload-Checksum"
-_EXPIRES: Final = "Upload-Expires"
-# Statuses that mean something else to clients of tus when the upload API answers with them.
-_TUS_STATUSES: Final = frozenset({409, 423, 460})
 
 
 class TusRoutes:
@@ -147,7 +143,7 @@ class TusRoutes:
                 if _LENGTH in request.headers:
                     raise MalformedField("A final upload has no Upload-Length: it is that of its parts.")
                 final = await self._concatenation.deliver(paths, representation, asked, record, under_way)
-                return _concatenated(final.outcome, absolute_url(asked, f"{_BASE}{final.id}"))
+                return concatenated(final.outcome, absolute_url(asked, f"{_BASE}{final.id}"))
             deferred = request.headers.get(_DEFERRED)
             length = parse_creation_length(request.headers.get(_LENGTH), deferred)
             self._transfers.limits.check(representation, length)
@@ -179,10 +175,10 @@ class TusRoutes:
             asked, record = under_way.enter_context(self._intake.under_way(_BASE, request, resumable=True))
             if asked.media_type != _CONTENT:
                 raise WrongContentType(f"The content of an upload is {_CONTENT}.")
-            offset = parse_integer(request.headers.get(_OFFSET, ""), _OFFSET)
+            offset = parse_integer(request.headers.get(OFFSET, ""), OFFSET)
             upload = self._find(identity, asked.who)
             if upload.ended is not None:
-                return _repeated(upload, record)
+                return repeated(upload, record)
             given = request.headers.get(_LENGTH)
             length = None if given is None else parse_integer(given, _LENGTH)
             checks = self._checks(request)
@@ -190,7 +186,7 @@ class TusRoutes:
             try:
                 result = await self._transfers.take(transfer, under_way)
             except Gone:  # it has ended while we waited for the request that delivered it
-                return _repeated(self._find(identity, asked.who), record)
+                return repeated(self._find(identity, asked.who), record)
         return self._appended(result)
 
     async def _tell(self, request: web.Request) -> web.Response:
@@ -198,13 +194,13 @@ class TusRoutes:
         await self._uploads.interrupt(request.match_info["id"], who)
         upload = self._find(request.match_info["id"], who)
         representation = Representation.from_json(upload.request)
-        headers = {hdrs.CACHE_CONTROL: "no-store", **_expires(upload)}
+        headers = {hdrs.CACHE_CONTROL: "no-store", **expires(upload)}
         if upload.length is None or (representation.deferred and upload.complete and upload.ended is None):
             # A length that came after the last byte is told only once the upload API has the file: that byte was
             # acknowledged before, and an offset must not decrease.
-            headers.update({_OFFSET: str(upload.size), _DEFERRED: "1"})
+            headers.update({OFFSET: str(upload.size), _DEFERRED: "1"})
         else:
-            headers.update({_OFFSET: str(upload.offset), _LENGTH: str(upload.length)})
+            headers.update({OFFSET: str(upload.offset), _LENGTH: str(upload.length)})
         sent = {_METADATA: representation.metadata, _CONCAT: representation.concat}
         headers.update({name: value for name, value in sent.items() if value is not None})
         return web.Response(status=200, headers=headers)
@@ -267,7 +263,7 @@ class TusRoutes:
     def _created(self, upload: Upload, asked: UploadRequest) -> web.Response:
         upload = self._uploads.find(upload.id, upload.owner)
         location = absolute_url(asked, f"{_BASE}{upload.id}")
-        headers = {hdrs.LOCATION: location, _OFFSET: str(upload.offset), **_expires(upload)}
+        headers = {hdrs.LOCATION: location, OFFSET: str(upload.offset), **expires(upload)}
         return web.Response(status=201, headers=headers)
 
     async def _created_with_content(
@@ -277,12 +273,12 @@ class TusRoutes:
         if not isinstance(result, Outcome):
             return self._created(upload, asked)
         if result.stored:
-            return _stored(result, {hdrs.LOCATION: absolute_url(asked, f"{_BASE}{upload.id}")}, status=201)
+            return stored(result, {hdrs.LOCATION: absolute_url(asked, f"{_BASE}{upload.id}")}, status=201)
         if not result.final and upload.length:
             return self._created(upload, asked)
         if not result.final:  # an empty upload has no byte that could be sent again
             await self._discard(upload)
-        return _refused(result)
+        return refused(result)
 
     async def _discard(self, upload: Upload) -> None:
         with suppress(Problem):  # it has ended by itself
@@ -290,11 +286,11 @@ class TusRoutes:
 
     def _appended(self, result: Upload | Outcome | Job) -> web.StreamResponse:
         if isinstance(result, Job):
-            return started_job_response(result, {_OFFSET: str(result.total)})
+            return started_job_response(result, {OFFSET: str(result.total)})
         if isinstance(result, Upload):
             upload = self._uploads.find(result.id, result.owner)
-            return web.Response(status=204, headers={_OFFSET: str(upload.offset), **_expires(upload)})
-        return _stored(result) if result.stored else _refused(result)
+            return web.Response(status=204, headers={OFFSET: str(upload.offset), **expires(upload)})
+        return stored(result) if result.stored else refused(result)
 
 
 class _Checksum:
@@ -330,46 +326,3 @@ def _representation(request: web.Request, asked: UploadRequest) -> Representatio
         metadata=given,
         concat=request.headers.get(_CONCAT),
     )
-
-
-def _expires(upload: Upload) -> dict[str, str]:
-    return {} if upload.ended is not None else {_EXPIRES: http_date(upload.expires)}
-
-
-def _repeated(upload: Upload, record: UploadRecord) -> web.StreamResponse:
-    """The answer to an append to an upload that has ended: the client may not have seen the first one."""
-    if (upload.outcome or {}).get("into"):
-        raise Gone("The upload is part of another one by now.")
-    if (Representation.from_json(upload.request).concat or "").startswith("final"):
-        raise FinalUpload("A concatenated upload cannot be appended to.")
-    response = _stored(stored_outcome(upload))
-    record.repeated(response.status)
-    return response
-
-
-def _stored(outcome: Outcome, headers: Mapping[str, str] | None = None, *, status: int | None = None) -> web.Response:
-    """The upload API's answer to what it has stored; ``status`` and ``headers`` replace its own."""
-    response = outcome_response(outcome, {_OFFSET: str(outcome.length), **(headers or {})})
-    if response.status >= 300:  # no success to a client of tus, who would follow it elsewhere
-        response.headers.popall(hdrs.LOCATION, None)
-        status = status or 200
-    if status is not None:
-        response.set_status(status)
-    return response
-
-
-def _refused(outcome: Outcome) -> web.Response:
-    """The upload API's refusal, or a problem; not with a status that means something else in tus."""
-    response = outcome_response(outcome, {})
-    response.headers.popall(hdrs.LOCATION, None)
-    received = response.status
-    if outcome.answer is not None and (received in _TUS_STATUSES or 300 <= received < 400):
-        response.set_status(422 if received in _TUS_STATUSES else 502)
-        response.headers["Proxy-Status"] = f"aiorelay; received-status={received}"
-    return response
-
-
-def _concatenated(outcome: Outcome, location: str) -> web.Response:
-    if outcome.stored:
-        return _stored(outcome, {hdrs.LOCATION: location}, status=201)
-    return _refused(outcome)
