@@ -147,7 +147,8 @@ class DraftRoutes:
         return self._answer(result, resource, status=204)
 
     async def _tell(self, request: web.Request) -> web.Response:
-        upload = await self._uploads.interrupt(request.match_info["id"], self._intake.access.who(request))
+        found = self._named(request)
+        upload = await self._uploads.interrupt(found.id, found.owner)
         _refuse_unless_stored(upload)
         headers = {
             _OFFSET: str(upload.offset),
@@ -160,10 +161,11 @@ class DraftRoutes:
         return web.Response(status=204, headers=headers)
 
     async def _describe(self, request: web.Request) -> web.Response:
-        return description(self._uploads.find(request.match_info["id"], self._intake.access.who(request)))
+        return description(self._named(request))
 
     async def _remove(self, request: web.Request) -> web.Response:
-        await self._uploads.remove(request.match_info["id"], self._intake.access.who(request))
+        upload = self._named(request)
+        await self._uploads.remove(upload.id, upload.owner)
         return web.Response(status=204)
 
     async def _options(self, request: web.Request) -> web.Response:
@@ -172,8 +174,12 @@ class DraftRoutes:
         headers = {_ACCEPT_PATCH: PARTIAL_UPLOAD, _LIMIT: self._render(limits.file if raw else limits.form)}
         return web.Response(status=204, headers=headers)
 
+    def _named(self, request: web.Request) -> Upload:
+        """The upload that the path names. Raises what ``Uploads.find`` raises."""
+        return self._uploads.find(request.match_info["id"], self._intake.access.who(request), "http")
+
     def _find(self, identity: str, asked: UploadRequest) -> Upload:
-        upload = self._uploads.find(identity, asked.who)
+        upload = self._uploads.find(identity, asked.who, "http")
         _refuse_unless_stored(upload)
         return upload
 

@@ -115,15 +115,15 @@ class Uploads:
         made = await self._disk.run(self._files.create, upload)
         return await self._disk.run(self._files.end, made, outcome)
 
-    def find(self, identity: str, owner: str | None) -> Upload:
+    def find(self, identity: str, owner: str | None, protocol: Protocol | None = None) -> Upload:
         """Return an upload, or how it ended. The request that appends to it, if one does, goes on.
 
-        Raises ``NotFound`` if there is none or if it is not for this ``owner``, ``Gone`` if it was removed or has
-        expired, and ``Internal``.
+        Raises ``NotFound`` if there is none, or if it is not for this ``owner`` or of this ``protocol``, ``Gone`` if it
+        was removed or has expired, and ``Internal``.
         """
         with storage_problems():
             upload = self._files.read(identity)
-            if upload is None or upload.owner != owner:
+            if upload is None or upload.owner != owner or protocol not in {None, upload.protocol}:
                 raise NotFound("There is no such upload, or not any more.")
             if upload.ended is None:
                 try:

@@ -190,9 +190,9 @@ class TusRoutes:
         return self._appended(result)
 
     async def _tell(self, request: web.Request) -> web.Response:
-        who = self._intake.access.who(request)
-        await self._uploads.interrupt(request.match_info["id"], who)
-        upload = self._find(request.match_info["id"], who)
+        found = self._named(request)
+        await self._uploads.interrupt(found.id, found.owner)
+        upload = self._find(found.id, found.owner)
         representation = Representation.from_json(upload.request)
         headers = {hdrs.CACHE_CONTROL: "no-store", **expires(upload)}
         if upload.length is None or (representation.deferred and upload.complete and upload.ended is None):
@@ -206,15 +206,20 @@ class TusRoutes:
         return web.Response(status=200, headers=headers)
 
     async def _describe(self, request: web.Request) -> web.Response:
-        return description(self._uploads.find(request.match_info["id"], self._intake.access.who(request)))
+        return description(self._named(request))
 
     async def _remove(self, request: web.Request) -> web.Response:
-        await self._uploads.remove(request.match_info["id"], self._intake.access.who(request))
+        upload = self._named(request)
+        await self._uploads.remove(upload.id, upload.owner)
         return web.Response(status=204)
+
+    def _named(self, request: web.Request) -> Upload:
+        """The upload that the path names. Raises what ``Uploads.find`` raises."""
+        return self._uploads.find(request.match_info["id"], self._intake.access.who(request), "tus")
 
     def _find(self, identity: str, who: str | None) -> Upload:
         """An upload that has not been refused. Raises ``NotFound`` or ``Gone``."""
-        upload = self._uploads.find(identity, who)
+        upload = self._uploads.find(identity, who, "tus")
         outcome = upload.outcome or {}
         if upload.ended is not None and not (outcome.get("stored") or outcome.get("into")):
             raise Gone("The upload was refused, as GET tells. Begin a new upload.")

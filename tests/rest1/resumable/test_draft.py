@@ -463,3 +463,18 @@ async def test_interrupted_stored_answer_is_the_upload_apis(relay):
     relay.upstream.script = answering(stored)
     answer = await relay.draft.create(10, body=CONTENT, last=True)
     assert (answer.status, answer["Location"]) == (201, "/mine/1")
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET", "PATCH", "DELETE"])
+async def test_upload_of_tus_is_none_of_the_draft(relay, method):
+    part = path_of(await relay.tus.create(10, "Upload-Concat: partial", body=CONTENT)).replace("/files/", "/uploads/")
+    answer = await relay.draft.ask(method, part, *relay.draft.patch(10, last=True), **PARTIAL)
+    assert answer.status == 404
+    assert relay.upstream.connections == []
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET", "PATCH", "DELETE"])
+async def test_upload_of_the_draft_is_none_of_tus(relay, method):
+    path = (await created(relay, 10, CONTENT[:5])).replace("/uploads/", "/files/")
+    answer = await relay.tus.ask(method, path, "Upload-Offset: 5", body=b"", **relay.tus.content)
+    assert answer.status == 404

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from peers import BOUNDARY, eventually, form, part
+from peers import BOUNDARY, DONE, eventually, form, part
 from processes import FREE_PORTS, started
 from resumable_requests import Tus, code, path_of
 
@@ -188,6 +188,27 @@ async def test_switched_off(start_relay):
     assert (await relay.tus.create(10)).status == 404
     assert (await relay.draft.head("/uploads/" + "a" * 32)).status == 404
     assert (await relay.draft.create(10, body=b"0123456789", last=True)).all("Upload-Complete") == []
+
+
+async def test_busy_relay_still_tells_the_offset(start_relay, protocol):
+    """A client of tus takes any failure of HEAD for the end of its upload."""
+    release = asyncio.Event()
+
+    async def waiting(connection):
+        await connection.request()
+        await release.wait()
+        await connection.send(DONE)
+
+    relay = await start_relay(script=waiting, max_uploads=1)
+    requests = relay.speaking(protocol)
+    path = path_of(await requests.create(10, body=b"01234"))
+    delivery = asyncio.create_task(requests.append(path, 5, b"56789", last=True))
+    await eventually(lambda: bool(relay.upstream.requests))
+    assert (await requests.create(10)).status == 503
+    status, offset = await told(relay, protocol, path)
+    assert (status in {200, 204}, offset) == (True, 9)
+    release.set()
+    assert (await delivery).status == 200
 
 
 # -- many
