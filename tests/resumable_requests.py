@@ -16,7 +16,8 @@ def path_of(answer: Message) -> str:
 
 def code(answer: Message) -> str:
     """Return the code of a problem."""
-    return answer.json()["type"].removeprefix("urn:aiorelay:").rpartition("#")[2]
+    problem_type: str = answer.json()["type"]
+    return problem_type.removeprefix("urn:aiorelay:").rpartition("#")[2]
 
 
 def metadata(**pairs: str) -> str:
@@ -84,7 +85,7 @@ class Tus(Requests):
 
     async def create(self, length: int | None, *headers: str, body: bytes = b"", last: bool = False) -> Message:  # noqa: ARG002 - as in append
         told = "Upload-Defer-Length: 1" if length is None else f"Upload-Length: {length}"
-        options = self.content if body else {}
+        options: dict[str, Any] = self.content if body else {}
         return await self.ask("POST", "/files/", told, *headers, body=body, **options)
 
     async def append(
