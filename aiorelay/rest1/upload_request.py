@@ -57,8 +57,10 @@ def parse_request(
 ) -> UploadRequest:
     """Parse the head of ``request``, which ``who`` sends from the address ``client``. Raises ``BadDigest``."""
     types = request.headers.getall(hdrs.CONTENT_TYPE, [])
-    # A raw body without a coding is its own representation, so that both fields apply to the same bytes.
-    digest_fields = ("Content-Digest", "Repr-Digest") if request.method == hdrs.METH_PUT else ("Content-Digest",)
+    # A raw body without a coding is its own representation, so that both fields describe the same bytes. So is a body
+    # that is uploaded in several requests.
+    both = request.method == hdrs.METH_PUT or "Upload-Complete" in request.headers
+    digest_fields = ("Content-Digest", "Repr-Digest") if both else ("Content-Digest",)
     respond_async, _ = split_preference(_RESPOND_ASYNC, request.headers.getall("Prefer", []))
     return UploadRequest(
         endpoint=endpoint,
