@@ -1,7 +1,7 @@
 """Take the content of one request into an upload, whichever protocol it came by, and deliver what is complete."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,14 @@ class Transfers:
         if transfer.asked.respond_async:
             return self._start_job(upload, representation, transfer, under_way)
         return await self._completion.run(self._deliver(upload, representation, transfer, under_way.pop_all()))
+
+    async def discard(self, upload: Upload) -> None:
+        """End an upload that its client cannot continue, once no delivery of it is under way.
+
+        It is ended although the caller is cancelled meanwhile.
+        """
+        with suppress(Problem):  # it has ended by itself
+            await self._completion.run(self._uploads.remove(upload.id, upload.owner))
 
     def _check_first_bytes(
         self, appending: Appending, representation: Representation, asked: UploadRequest

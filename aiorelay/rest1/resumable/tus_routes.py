@@ -11,7 +11,7 @@ GET     /files/ID      how it ended, in the members of a job
 import hashlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from hmac import compare_digest
 from typing import Any, Final
@@ -22,12 +22,10 @@ from aiohttp.typedefs import Handler
 from aiorelay.checks.pipeline import Check, ThreadedCheck
 from aiorelay.errors import (
     ChecksumMismatch,
-    ClientGone,
     Gone,
     InconsistentLength,
     MalformedField,
     OffsetMismatch,
-    Problem,
     ProtocolVersion,
     TooLarge,
     WrongContentType,
@@ -164,8 +162,8 @@ class TusRoutes:
             try:
                 transfer = self._transfer(request, asked, record, upload, 0, checks=checks, status=201)
                 result = await self._transfers.take(transfer, under_way)
-            except (Problem, ClientGone):  # the client knows of no upload that it could go on with
-                await self._discard(upload)
+            except BaseException:  # the client, if it is there, knows of no upload that it could continue
+                await self._transfers.discard(upload)
                 raise
         return await self._created_with_content(result, upload, asked)
 
@@ -282,12 +280,8 @@ class TusRoutes:
         if not result.final and upload.length:
             return self._created(upload, asked)
         if not result.final:  # an empty upload has no byte that could be sent again
-            await self._discard(upload)
+            await self._transfers.discard(upload)
         return refused(result)
-
-    async def _discard(self, upload: Upload) -> None:
-        with suppress(Problem):  # it has ended by itself
-            await self._uploads.remove(upload.id, upload.owner)
 
     def _appended(self, result: Upload | Outcome | Job) -> web.StreamResponse:
         if isinstance(result, Job):

@@ -194,6 +194,19 @@ async def test_100_is_sent_besides_104(relay):
     assert [head.split(" ")[1].strip() for head in heads] == ["104", "100"]
 
 
+async def test_creation_that_breaks_off_after_104_can_be_continued(relay):
+    request = creation(relay, "Upload-Draft-Interop-Version: 8")
+    async with connected(relay.chain.rest1, relay.chain.tls) as client:
+        await client.send(request[:-3])
+        head = (await client.head()).decode()
+        client.close()
+    (path,) = re.findall(r"Location: https://relay\.example(.*)\r\n", head)
+    at = await offset(relay, path)
+    assert at in {0, 7}  # 0: what has not been read when the connection ends is lost
+    assert (await relay.draft.append(path, at, CONTENT[at:], last=True)).status == 200
+    assert relay.received() == [CONTENT]
+
+
 async def test_104_tells_the_progress_of_a_slow_append(relay):
     path = await created(relay)
     headers = ["Upload-Draft-Interop-Version: 8", *relay.draft.patch(0, last=True)]

@@ -8,7 +8,7 @@ import re
 import time
 
 import pytest
-from peers import DONE, eventually, failing_first
+from peers import DONE, connected, eventually, failing_first
 from resumable_requests import code, metadata, path_of
 
 CONTENT = b"0123456789"
@@ -229,6 +229,17 @@ async def test_creation_whose_content_is_refused_leaves_nothing(relay, headers, 
     answer = await relay.tus.ask("POST", "/files/", *headers, body=body, content_type=content_type)
     assert (answer.status, answer.all("Location")) == (status, [])
     assert not list((tmp_path / "state" / "uploads").glob("*.data"))
+
+
+async def test_creation_that_breaks_off_leaves_nothing(relay, tmp_path):
+    """Its client was never told of an upload with which it could go on."""
+    uploads = tmp_path / "state" / "uploads"
+    request = relay.tus.raw("POST", "/files/", "Upload-Length: 10", body=CONTENT, **relay.tus.content)
+    async with connected(relay.chain.rest1, relay.chain.tls) as client:
+        await client.send(request[:-3])
+        await eventually(lambda: bool(list(uploads.glob("*.data"))))
+        client.close()
+    await eventually(lambda: not list(uploads.glob("*.data")))
 
 
 async def test_creation_with_everything_that_is_not_delivered_can_be_continued(start_relay):
