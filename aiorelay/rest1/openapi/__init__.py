@@ -26,6 +26,8 @@ The upload API gets the end of the form only after every check has passed. Error
 `application/problem+json` (RFC 9457) with a `type` that begins with `urn:aiorelay:`. Any other answer to an upload is
 that of the upload API, whatever its status.
 
+Pages of other origins may use the relay if `allow-origin` permits them (CORS).
+
 Other paths are answered 404 `not-found`, other methods 405 `method-not-allowed`. Requests that are not valid HTTP are
 answered 400 in plain text."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from aiorelay.errors import Internal, Problem, TooManyJobs, Unauthenticated, UpstreamProblem
+from aiorelay.errors import Internal, Problem, TooManyJobs, Unauthenticated, UnknownHost, UpstreamProblem
 from aiorelay.rest1.openapi.schemas import reference, urn
 
 __all__ = ["HEADERS", "HTML", "JSON", "answer", "others", "problems"]
@@ -40,9 +40,9 @@ def answer(description: str, content_type: str = "", schema: Any = None, headers
 
 
 def problems(*which: type[Problem]) -> dict[str, Any]:
-    """Return the responses by status for the problems ``which``, ``internal``, and requests that are not HTTP."""
+    """Return the responses by status for the problems ``which``, for those of every request, and for invalid HTTP."""
     by_status: dict[int, list[type[Problem]]] = {400: []}
-    meeting: set[type[Problem]] = {*which, Internal}
+    meeting: set[type[Problem]] = {*which, Internal, UnknownHost}
     for each in sorted(meeting, key=lambda each: (each.status, each.code)):
         by_status.setdefault(each.status, []).append(each)
     return {str(status): _group(status, group) for status, group in by_status.items()}
