@@ -8,7 +8,6 @@ A browser tells the site that a request comes from in Sec-Fetch-Site (Fetch Meta
 Neither can be set by a page. Other clients send neither, and are not concerned.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable
 from ipaddress import ip_address
 from typing import Final
@@ -18,6 +17,7 @@ from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDict, MultiMapping
 
 from aiorelay.errors import OriginRefused, UnknownHost
+from aiorelay.http.grammar import is_token, split_list
 from aiorelay.http.own_hosts import OwnHosts
 from aiorelay.observability.logs import log
 
@@ -35,7 +35,6 @@ ANY_ORIGIN: Final = "*"
 
 _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-_TOKENS = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: *, *[!#$%&'*+.^_`|~0-9A-Za-z-]+)*", re.ASCII)
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _MAX_AGE = "7200"  # seconds; Chromium keeps preflights no longer
 # What pages may read beside the fields that every page may (Fetch, "CORS-safelisted response-header name").
@@ -81,26 +80,27 @@ def cors_fields(origin: str | None, allowed: Collection[str], exposed: Iterable[
     if origin is None or not _is_allowed(origin, allowed):
         return {}
     named = origin in allowed and origin != ANY_ORIGIN
-    lists = [_EXPOSED, *(each for each in exposed if _TOKENS.fullmatch(each.strip()))]
+    names = [name for each in exposed for name in split_list(each) if is_token(name)]
     return {
         "Access-Control-Allow-Origin": origin if named else ANY_ORIGIN,
-        "Access-Control-Expose-Headers": ", ".join(lists),
+        "Access-Control-Expose-Headers": ", ".join([_EXPOSED, *names]),
     } | ({"Access-Control-Allow-Credentials": "true"} if named else {})
 
 
 def preflight_fields(asked: str) -> dict[str, str]:
     """The further fields of the answer to a preflight that asks for the header fields ``asked``, a list."""
     fields = {"Access-Control-Allow-Methods": _METHODS, "Access-Control-Max-Age": _MAX_AGE}
-    if _TOKENS.fullmatch(asked.strip()):
-        fields["Access-Control-Allow-Headers"] = asked.strip()
+    if names := [name for name in split_list(asked) if is_token(name)]:
+        fields["Access-Control-Allow-Headers"] = ", ".join(names)
     return fields
 
 
 def vary_on_origin(headers: "CIMultiDict[str]") -> None:
     """Tell caches that an answer depends on the Origin (RFC 9110, section 12.5.5)."""
-    varying = ", ".join(headers.popall(hdrs.VARY, []))
-    names = {name.strip().lower() for name in varying.split(",")}
-    headers[hdrs.VARY] = varying if names & {"*", "origin"} else ", ".join(filter(None, (varying, hdrs.ORIGIN)))
+    varying = split_list(", ".join(headers.popall(hdrs.VARY, [])))
+    if not {name.lower() for name in varying} & {"*", "origin"}:
+        varying.append(hdrs.ORIGIN)
+    headers[hdrs.VARY] = ", ".join(varying)
 
 
 class SitePolicy:
@@ -181,4 +181,4 @@ def _is_on_loopback(request: web.BaseRequest) -> bool:
 
 
 def _first(headers: "MultiMapping[str]", name: str) -> str:
-    return headers.get(name, "").partition(",")[0].strip()
+    return next(iter(split_list(headers.get(name, ""))), "")

@@ -118,24 +118,30 @@ def test_who_may_read_answers(origin, allowed, expected):
 
 @pytest.mark.parametrize(
     ("given", "added"),
-    [("X-Own, X-Other", True), (" X-Own ", True), ("*", True), ("", False), ("X Own", False), ("a\x01", False)],
+    [
+        ("X-Own,X-Other", ["X-Own", "X-Other"]),
+        (" X-Own ,, ", ["X-Own"]),
+        ("*", ["*"]),
+        ("", []),
+        ("X Own, X-Other", ["X-Other"]),
+        ("a\x01", []),
+    ],
     ids=["names", "spaces", "wildcard", "empty", "no name", "control character"],
 )
 def test_what_the_upload_api_exposes_is_exposed(given, added):
-    exposed = cors_fields(APP, (APP,), [given])["Access-Control-Expose-Headers"]
-    assert exposed.startswith("Location, ")
-    assert exposed.endswith(f", {given}") == added
+    plain = cors_fields(APP, (APP,))["Access-Control-Expose-Headers"]
+    assert cors_fields(APP, (APP,), [given])["Access-Control-Expose-Headers"] == ", ".join([plain, *added])
 
 
 @pytest.mark.parametrize(
     ("asked", "allowed"),
     [
-        ("authorization,content-type", "authorization,content-type"),
+        ("authorization,content-type", "authorization, content-type"),
         ("tus-resumable, upload-length", "tus-resumable, upload-length"),
         ("", None),
         ("a b", None),
         ("a\x01", None),
-        ("a,,b", None),
+        ("a,,b", "a, b"),
     ],
     ids=["two", "spaces", "none", "no name", "control character", "empty member"],
 )
@@ -301,7 +307,7 @@ async def test_a_preflight_is_answered_before_authentication(aiorelay_server, tm
     assert fields == {
         "access-control-allow-origin": APP,
         "access-control-allow-credentials": "true",
-        "access-control-allow-headers": "authorization,content-type",
+        "access-control-allow-headers": "authorization, content-type",
     }
 
 
