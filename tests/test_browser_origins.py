@@ -2,35 +2,28 @@
 
 import asyncio
 import json
-import os
-import shutil
+import re
 import ssl
-import subprocess
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
+import uppy
 from aiohttp import web
 from browser import chromium
 from peers import PATIENCE
+from shell import README
 
 from aiorelay.certificates.tls import Certificates
 
-NODE = Path(__file__).parent / "node"
+pytestmark = pytest.mark.needs("chromium", "chromedriver", "node", "npm")
+
 SIZE = 300_000
 TOKEN = {"Authorization": "Bearer secret"}
 
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory):
-    """The script of tests/node/origin_page.mjs with all that it imports."""
-    esbuild = NODE / "node_modules/esbuild/bin/esbuild"
-    if not (esbuild.exists() and shutil.which("node")):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs node and the packages of tests/node")
-    made = tmp_path_factory.mktemp("script") / "page.js"
-    command = (esbuild, NODE / "origin_page.mjs", "--bundle", "--format=iife", f"--outfile={made}", "--log-level=error")
-    subprocess.run(command, check=True, timeout=60)
-    return made.read_text()
+    return uppy.bundle(tmp_path_factory.mktemp("script"), "origin_page.mjs")
 
 
 @asynccontextmanager
@@ -76,10 +69,11 @@ def relay(aiorelay_server, tmp_path):
 def upload(origin, tmp_path):
     """A function that lets the page upload to a relay in some way, and returns what the page has seen."""
 
-    def work(way, relay, options):
+    def work(way, relay, options, also):
         with chromium(tmp_path / "chromium") as browser:
             browser.set_script_timeout(PATIENCE)
             browser.get(origin)
+            browser.execute_script(also)
             return browser.execute_async_script(
                 "const [way, relay, options, done] = arguments;"
                 "uploads[way](relay, options).then(done, (error) => done({status: 0, body: String(error)}))",
@@ -88,8 +82,8 @@ def upload(origin, tmp_path):
                 options,
             )
 
-    async def upload(way, relay, **options):
-        return await asyncio.to_thread(work, way, relay, {"size": SIZE, "field": "somefile"} | options)
+    async def upload(way, relay, *, also="", **options):
+        return await asyncio.to_thread(work, way, relay, {"size": SIZE, "field": "somefile"} | options, also)
 
     return upload
 
@@ -136,6 +130,16 @@ async def test_a_page_uses_a_token_and_reads_that_it_needs_one(relay, upload, or
     assert json.loads(without["body"])["instance"] == without["id"]
     assert (await upload("fetch", chain.rest1, headers=TOKEN))["status"] == 200
     assert (await upload("put", chain.rest1, headers=TOKEN))["status"] == 200
+
+
+@pytest.mark.parametrize(("token", "seen"), [("secret", '"status": "done"'), ("wrong", "The token is not valid")])
+async def test_the_application_of_the_readme_works(relay, upload, origin, tmp_path, token, seen):
+    (tokens := tmp_path / "tokens").write_text("alice:secret\n")
+    chain = await relay(allow_origin=[origin], token_file=tokens)
+    (code,) = re.findall(r"```js\n(.*?)```", README, re.DOTALL)
+    code = code.replace("https://localhost:8000", chain.rest1)
+    run = f"uploads.readme = async () => ({{body: await upload(new File(['content'], 'a.txt'), '{token}')}});"
+    assert seen in (await upload("readme", chain.rest1, also=code + run))["body"]
 
 
 @pytest.mark.parametrize("way", ["fetch", "put", "xhr"])

@@ -15,6 +15,8 @@ from openapi_spec_validator import validate
 
 from aiorelay.errors import MissingFile, Problem
 from aiorelay.http.authentication import Access
+from aiorelay.http.cross_origin import SitePolicy
+from aiorelay.http.own_hosts import OwnHosts
 from aiorelay.http.problem_details import problem_response
 from aiorelay.http.request_body import BodyTimeouts
 from aiorelay.multipart.parser import FormLimits
@@ -38,7 +40,8 @@ def app(*, upload_page: bool = True) -> web.Application:
     intake = Intake(Access(), Metrics(), NO_TRACING, BodyTimeouts(1, 1), UNUSED, most=1, on_piece=lambda: None)
     forms = FormReader(UNUSED, field="somefile", limits=FormLimits(parts=1, fields_size=1))
     pages = Pages("somefile", upload=upload_page, wants_token=False)
-    return Rest1(intake, forms, UNUSED, UNUSED, pages).app(Connections().track)
+    sites = SitePolicy(OwnHosts([]), [], proxied=lambda _: False)
+    return Rest1(intake, forms, UNUSED, UNUSED, pages, None, sites).app(Connections().track)
 
 
 def routes(application: web.Application) -> set[tuple[str, str]]:
