@@ -126,7 +126,7 @@ async def serve_rest2(shared: ServerContext) -> AsyncGenerator[stores.Store, Non
     with _store(settings) as store:
         access = LoopbackOrToken(shared.tokens) if shared.tokens or settings.client_ca else None
         checks = [max_size(settings.max_size)]
-        sites = SitePolicy(shared.own_hosts(), (), proxied=lambda _: False)
+        sites = SitePolicy(shared.own_hosts(), (), proxied=Access(None, settings.trusted_proxy).believes)
         rest2 = Rest2(store, access, sites, limits=shared.limits, checks=checks, timeouts=shared.timeouts)
         context, sockets = shared.identity.context, shared.sockets["rest2"]
         connections = Connections()

@@ -68,6 +68,12 @@ async def test_a_foreign_host_on_the_loopback_is_refused(aiorelay_server, target
     assert "public-name" in answer.json()["detail"]
 
 
+async def test_a_server_on_all_addresses_refuses_a_foreign_host_on_the_loopback(aiorelay_server):
+    chain = await aiorelay_server(host="0.0.0.0")
+    answer = await ask(chain.rest1, chain.tls, get("/healthz", "evil.example"))
+    assert (answer.status, code(answer)) == (421, "unknown-host")
+
+
 async def test_a_page_whose_name_was_rebound_cannot_upload(aiorelay_server):
     chain = await aiorelay_server(allow_origin=["*"])
     answer = await ask(chain.rest1, chain.tls, AT_EVIL)
