@@ -262,7 +262,7 @@ async def test_end_to_end_headers_go_on_and_the_others_do_not(relay):
         ("X-Empty", ""),
         ("X-Latin", "caf\udce9"),
         ("X-UTF-8", "日本"),
-        ("Origin", "https://page.example"),
+        ("Origin", "https://relay.localhost"),
         ("Range", "bytes=0-1"),
     ]
     kept_back = [
