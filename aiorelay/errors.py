@@ -5,7 +5,8 @@ Problem
 ├── BadSource, BadDigest, PartialUpload, Truncated                       400
 ├── CompletedUpload, InconsistentLength                                  400
 ├── Unauthenticated                                                      401
-├── PathRefused, AddressRefused, HostRefused, NotAppendable              403
+├── PathRefused, AddressRefused, HostRefused, OriginRefused              403
+├── NotAppendable                                                        403
 ├── SourceMissing, NotFound                                              404
 ├── MethodNotAllowed                                                     405
 ├── TooSlow                                                              408
@@ -14,6 +15,7 @@ Problem
 ├── ProtocolVersion                                                      412
 ├── TooLarge, TooManyParts                                               413
 ├── WrongContentType, TypeRefused                                        415
+├── UnknownHost                                                          421
 ├── Refused, ArchiveRefused, Infected, DigestMismatch, Unscannable       422
 ├── UploadLocked                                                         423
 ├── TooManyJobs                                                          429
@@ -116,6 +118,10 @@ class HostRefused(Problem):
     code, status, title = "host-refused", 403, "The host is not on the list of allowed sources"
 
 
+class OriginRefused(Problem):
+    code, status, title = "origin-refused", 403, "Pages of other sites may not use the relay"
+
+
 class NotAppendable(Problem):
     code, status, title = "not-appendable", 403, "The upload was concatenated from others"
 
@@ -174,6 +180,10 @@ class WrongContentType(Problem):
 
 class TypeRefused(Problem):
     code, status, title = "type-refused", 415, "The file's type is not accepted"
+
+
+class UnknownHost(Problem):
+    code, status, title = "unknown-host", 421, "The host is not a name of this server"
 
 
 class Refused(Problem):

@@ -142,7 +142,7 @@ def request(
     content_type: str | None = f"multipart/form-data; boundary={BOUNDARY}",
 ) -> bytes:
     """Return the bytes of a request; with ``chunked``, each chunk of the body is given, the empty one last."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: relay.example", *headers]
+    lines = [f"{method} {target} HTTP/1.1", "Host: relay.localhost", *headers]
     if content_type is not None:
         lines.append(f"Content-Type: {content_type}")
     if chunked:

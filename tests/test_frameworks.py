@@ -11,7 +11,7 @@ from upstream_servers import SERVERS
 # Larger than what frameworks keep in memory, and full of bytes that are difficult for multipart parsers.
 CONTENT = random.Random(2).randbytes(3_000_000) + f"\r\n--{BOUNDARY[:-1]}\r\n\r\n--".encode() * 99  # noqa: S311 - no secret
 # Header fields that the relay adds, so that both requests are equal.
-FORWARDED = ("X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: relay.example")
+FORWARDED = ("X-Forwarded-For: 127.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: relay.localhost")
 needs_length = pytest.mark.parametrize("framework", ["gunicorn", "gunicorn-gthread"])
 every = pytest.mark.parametrize("framework", SERVERS)
 

@@ -9,12 +9,12 @@ from resumable_clients import HERE, Outcome, node_package
 from selenium import webdriver
 
 
-def bundle(directory: Path) -> str:
-    """The script of tests/node/uppy_page.mjs with all that it imports, made in ``directory``."""
+def bundle(directory: Path, page: str = "uppy_page.mjs") -> str:
+    """The script ``page`` of tests/node with all that it imports, made in ``directory``."""
     node_package("@uppy/tus")
     made = directory / "uppy.js"
     program = node_package("esbuild") / "bin" / "esbuild"
-    command = (program, HERE / "node" / "uppy_page.mjs", "--bundle", f"--outfile={made}", "--log-level=error")
+    command = (program, HERE / "node" / page, "--bundle", f"--outfile={made}", "--log-level=error")
     subprocess.run(command, check=True, timeout=60)
     return made.read_text()
 

@@ -13,7 +13,8 @@ class Identity:
     """The certificate that a server presents: the user's own (``tls_cert``) or a generated one.
 
     ``context`` is the server's TLS context. ``ca`` is the path of the certificate that clients must trust (PEM).
-    ``name`` is the name that clients verify: ``host`` if the certificate contains it, else another of its names.
+    ``names`` are the names in the certificate. ``name`` is the one that clients verify: ``host`` if the certificate
+    contains it, else another.
     Raises ``StartupError``.
     """
 
@@ -23,12 +24,12 @@ class Identity:
         if settings.tls_cert is not None:
             self.context = tls.server_context_from(settings.tls_cert, settings.tls_key)
             self.ca = settings.tls_cert
-            names = tls.names_in(settings.tls_cert)
+            self.names = tls.names_in(settings.tls_cert)
         else:
             self._generated = tls.Certificates(settings.state_dir / "tls", settings.tls_name)
             self.context, self.ca = self._generated.context, self._generated.ca
-            names = settings.tls_name
-        self.name = _name(host, names)
+            self.names = settings.tls_name
+        self.name = _name(host, self.names)
         self._is_host = self.name == host
 
     def renew(self) -> None:

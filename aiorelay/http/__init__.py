@@ -1,5 +1,7 @@
 """HTTP code for both servers, on top of aiohttp.
 
+cross_origin         pages of other sites: CORS, or refusal; foreign hosts on the loopback
+own_hosts            which Host fields name a server (DNS rebinding)
 request_smuggling    reject requests that other implementations may read differently (RFC 9112, section 11.2)
 authentication       bearer tokens, client certificates, the client's address behind trusted proxies
 request_body         the body of a request in blocks, with timeouts; 100 (Continue) before the first read

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from aiorelay.http.cross_origin import SitePolicy
 from aiorelay.http.middleware import (
     add_catch_all_route,
     add_request_id,
@@ -44,7 +45,7 @@ class Rest1:
     """The relay's application: requests that ``intake`` takes in become forms by ``forms``, which ``relay`` sends.
 
     ``jobs`` are the uploads that go on after their request was answered. ``resumable`` has the routes of resumable
-    uploads, where these are wanted.
+    uploads, where these are wanted. ``sites`` says what web pages may send.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Rest1:
         jobs: Jobs,
         pages: Pages,
         resumable: ResumableRoutes | None,
+        sites: SitePolicy,
     ) -> None:
         self._intake = intake
         self._forms = forms
@@ -62,6 +64,7 @@ class Rest1:
         self._jobs = jobs
         self._pages = pages
         self._resumable = resumable
+        self._sites = sites
 
     def app(self, track: Middleware) -> web.Application:
         """The application, in which ``track`` keeps account of the requests in flight."""
@@ -72,10 +75,12 @@ class Rest1:
                 identify_request,
                 reject_ambiguous_requests(FROM_CLIENTS),
                 problem_middleware,
+                self._sites.guard,
             ]
         )
         app.on_response_prepare.append(add_request_id)
         app.on_response_prepare.append(strip_default_headers)
+        app.on_response_prepare.append(self._sites.add_fields)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._show_metrics)

@@ -5,12 +5,13 @@ from contextlib import aclosing
 from pathlib import Path
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from aiorelay.checks.pipeline import CheckFactory, checked
 from aiorelay.errors import MissingFile, ShuttingDown, WrongContentType
 from aiorelay.files.writer import StoredFile
 from aiorelay.http.authentication import LoopbackOrToken
+from aiorelay.http.cross_origin import SitePolicy
 from aiorelay.http.middleware import (
     add_catch_all_route,
     add_request_id,
@@ -32,13 +33,14 @@ class Rest2:
     """The storing server.
 
     ``checks`` run on every file. ``timeouts`` apply to requests and responses. ``access`` authenticates clients, if
-    given.
+    given. ``sites`` says what web pages may send.
     """
 
     def __init__(
         self,
         store: Store,
         access: LoopbackOrToken | None,
+        sites: SitePolicy,
         *,
         limits: FormLimits,
         checks: Sequence[CheckFactory],
@@ -47,6 +49,7 @@ class Rest2:
         self._draining = False
         self._store = store
         self._access = access
+        self._sites = sites
         self._limits = limits
         self._checks = checks
         self._timeouts = timeouts
@@ -60,6 +63,7 @@ class Rest2:
                 identify_request,
                 reject_ambiguous_requests(FROM_RELAYS),
                 problem_middleware,
+                self._refuse_pages,
             ]
         )
         app.on_response_prepare.append(add_request_id)
@@ -70,6 +74,17 @@ class Rest2:
     def drain(self) -> None:
         """Refuse new uploads. Uploads in progress continue."""
         self._draining = True
+
+    @property
+    def _refuse_pages(self) -> Middleware:
+        @web.middleware
+        async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
+            # The relay has judged what it passes on. Pages cannot set Via (Fetch, "forbidden request-header").
+            if hdrs.VIA not in request.headers:
+                self._sites.check(request)
+            return await handler(request)
+
+        return refuse
 
     async def _upload(self, request: web.Request) -> web.Response:
         if self._access is not None:

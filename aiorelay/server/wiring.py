@@ -26,6 +26,8 @@ from aiorelay.concurrency.threads import Threads
 from aiorelay.errors import StartupError
 from aiorelay.files.spool import Spool
 from aiorelay.http.authentication import Access, LoopbackOrToken, Tokens
+from aiorelay.http.cross_origin import SitePolicy
+from aiorelay.http.own_hosts import OwnHosts
 from aiorelay.http.request_body import BodyTimeouts
 from aiorelay.http.request_smuggling import FROM_RELAYS
 from aiorelay.multipart.parser import FormLimits
@@ -84,6 +86,11 @@ class ServerContext:
     def timeouts(self) -> BodyTimeouts:
         return BodyTimeouts(self.settings.idle_timeout, self.settings.min_rate)
 
+    def own_hosts(self) -> OwnHosts:
+        """Return the names and addresses by which clients reach the servers."""
+        settings = self.settings
+        return OwnHosts((settings.host, *self.identity.names, *settings.public_name))
+
     def reload(self) -> None:
         """Reload certificates and tokens. If one cannot be loaded, log an error and keep using the old one."""
         if self.tokens is not None:
@@ -119,7 +126,8 @@ async def serve_rest2(shared: ServerContext) -> AsyncGenerator[stores.Store, Non
     with _store(settings) as store:
         access = LoopbackOrToken(shared.tokens) if shared.tokens or settings.client_ca else None
         checks = [max_size(settings.max_size)]
-        rest2 = Rest2(store, access, limits=shared.limits, checks=checks, timeouts=shared.timeouts)
+        sites = SitePolicy(shared.own_hosts(), (), proxied=Access(None, settings.trusted_proxy).believes)
+        rest2 = Rest2(store, access, sites, limits=shared.limits, checks=checks, timeouts=shared.timeouts)
         context, sockets = shared.identity.context, shared.sockets["rest2"]
         connections = Connections()
         app = rest2.app(connections.track)
@@ -153,7 +161,8 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         stack.push_async_callback(shared.drain.requests, jobs.tasks)
         pages = Pages(settings.field, upload=settings.page, wants_token=shared.tokens is not None)
         resumable = await _resumable(shared, stack, intake, forms, relay, jobs) if settings.resumable else None
-        rest1 = Rest1(intake, forms, relay, jobs, pages, resumable)
+        sites = SitePolicy(shared.own_hosts(), settings.allow_origin, proxied=intake.access.believes)
+        rest1 = Rest1(intake, forms, relay, jobs, pages, resumable, sites)
         connections = Connections()
         app = rest1.app(connections.track)
         context = _relay_identity(shared).context

@@ -1,7 +1,7 @@
 """Settings: parse text from flags, environment and file into frozen values.
 
     kinds      kinds of values: amounts, choices, headers
-    places     kinds of values: paths, hosts, networks, URLs, the scanner's address
+    places     kinds of values: paths, hosts, networks, origins, URLs, the scanner's address
     setting    one entry of the table, and ``SettingsError``
     table      ``Settings``: one entry for each setting; flags, variables, keys and help follow from it
     arguments  the keyword arguments of ``Settings``, typed

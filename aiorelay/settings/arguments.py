@@ -58,6 +58,8 @@ class Arguments(TypedDict, total=False):
     token_file: str | PathLike[str] | None
     client_ca: str | PathLike[str] | None
     trusted_proxy: "str | IPNetwork | Sequence[str | IPNetwork] | None"
+    public_name: str | Sequence[str] | None
+    allow_origin: str | Sequence[str] | None
     accept: str | Sequence[str] | None
     clamd: "str | ScannerAddress | None"
     clamd_timeout: float | str | None

@@ -1,4 +1,4 @@
-"""Kinds of values: paths, hosts, networks, the upstream's URL, the scanner's address. Names are not resolved."""
+"""Kinds of values: paths, hosts, networks, origins, the upstream's URL, the scanner's address. No name is resolved."""
 
 import ipaddress
 import re
@@ -15,6 +15,7 @@ __all__ = [
     "HOST",
     "HOST_PATTERN",
     "NETWORK",
+    "ORIGIN",
     "PATH",
     "SCANNER",
     "UPSTREAM",
@@ -30,6 +31,9 @@ ScannerAddress = tuple[str, int] | Path
 # RFC 1123, section 2.1, and the underscore, which names of containers and many hosts contain.
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", re.ASCII)
 _LONGEST_NAME = 253
+# RFC 6454, section 6.2: scheme://host[:port]. A browser also sends schemes of its own, such as chrome-extension.
+_ORIGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(\[[0-9A-Fa-f:.]+\]|[^:/?#\[\]@\s]+)(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 # Characters that a URL must not contain unescaped. URL parsers differ on whether they remove or keep them.
 _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _SECRETS_OF_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
@@ -121,6 +125,29 @@ def _network(value: object) -> IPNetwork:
         raise InvalidValueError("is an address in a network, not a network", f"the network is {network}") from None
 
 
+def _origin(value: object) -> str:
+    """Return an origin as browsers write it, or ``*``."""
+    advice = "try https://app.example.org, or * for every origin"
+    text = value.strip() if isinstance(value, str) else ""
+    if text == "*":
+        return text
+    if text.lower() == "null":
+        raise InvalidValueError("is the origin of all sandboxed pages, and any site can make one", advice)
+    if "*" in text:
+        raise InvalidValueError("has a wildcard, but origins are compared as a whole", "name each origin")
+    match = _ORIGIN.match(text)
+    rest = text if match is None else text[match.end() :]
+    if match is None or rest:
+        raise InvalidValueError("has a path" if match and rest.startswith("/") else "is not an origin", advice)
+    scheme = match[1].lower()
+    try:
+        host, port = _host(match[2]), None if match[3] is None else _DIALLED_PORT.accept(match[3])
+    except InvalidValueError:
+        raise InvalidValueError("is not an origin", advice) from None
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}" + ("" if port in (None, _DEFAULT_PORTS.get(scheme)) else f":{port}")
+
+
 def _upload_url(value: object, credentials: str) -> "URL":
     from yarl import URL  # noqa: PLC0415 - see the top of the file
 
@@ -189,6 +216,7 @@ HOST = Kind("HOST", _host)
 HOST_PATTERN = Kind("HOST", _host_pattern)
 CERTIFICATE_NAME = Kind("NAME", _certificate_name)
 NETWORK = Kind("NETWORK", _network)
+ORIGIN = Kind("ORIGIN|*", _origin)
 UPSTREAM = upload_url("give them with upstream-header, as 'Authorization: ...'")
 SCANNER = Kind(
     "HOST:PORT|PATH",

@@ -32,6 +32,7 @@ from aiorelay.settings.places import (
     HOST,
     HOST_PATTERN,
     NETWORK,
+    ORIGIN,
     PATH,
     SCANNER,
     UPSTREAM,
@@ -190,6 +191,12 @@ class Settings:
     trusted_proxy: tuple[IPNetwork, ...] = many(
         "access", NETWORK, "network of proxies whose Forwarded or X-Forwarded-For header is trusted"
     )
+    public_name: tuple[str, ...] = many(
+        "access", HOST_PATTERN, "further name or address by which clients reach the servers (relay.example.org)"
+    )
+    allow_origin: tuple[str, ...] = many(
+        "access", ORIGIN, "origin whose pages may use the relay (https://app.example.org), or * for all (CORS)"
+    )
 
     accept: tuple[str, ...] = many(
         "checks",
@@ -264,6 +271,9 @@ class Settings:
             )
         if self.only == "rest1" and self.upstream is None:
             raise _conflict(SETTINGS["only"], self.only, "has no upload API to send to", "give upstream as well")
+        if "*" in self.allow_origin and self.client_ca is not None:
+            fault = "lets every page use the client certificates of its visitors"
+            raise _conflict(SETTINGS["allow_origin"], "*", fault, "name the origins, or leave out client-ca")
         if self.only is None and self.rest1_port == self.rest2_port != 0:
             raise _conflict(SETTINGS["rest2_port"], self.rest2_port, "is rest1-port too", "give them different ports")
 

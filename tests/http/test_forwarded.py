@@ -22,9 +22,9 @@ FROM_A_PROXY = ("X-Forwarded-For: 198.51.100.7", "X-Forwarded-Host: www.example"
 # Each application returns what it sees of the client: the address if available, scheme and host.
 SEEN = {
     "uvicorn": (["127.0.0.1", "https"], ["198.51.100.7", "https"]),
-    "gunicorn": (["https", "relay.example"], ["https", "www.example"]),
-    "werkzeug": (["127.0.0.1", "https", "relay.example"], ["127.0.0.1", "https", "www.example"]),
-    "node": (["127.0.0.1", "https", "relay.example"], ["127.0.0.1", "https", "www.example"]),
+    "gunicorn": (["https", "relay.localhost"], ["https", "www.example"]),
+    "werkzeug": (["127.0.0.1", "https", "relay.localhost"], ["127.0.0.1", "https", "www.example"]),
+    "node": (["127.0.0.1", "https", "relay.localhost"], ["127.0.0.1", "https", "www.example"]),
 }
 
 
@@ -68,10 +68,11 @@ async def test_an_upload_api_sees_the_client_that_a_trusted_proxy_names(aiorelay
 
 async def test_django_accepts_a_form_from_its_origin(aiorelay_server, upload_api):
     api = await upload_api("gunicorn")
-    relay = await aiorelay_server(only="rest1", upstream=api.url.replace("/upload", "/protected"))
+    protected = api.url.replace("/upload", "/protected")
+    relay = await aiorelay_server(only="rest1", upstream=protected, allow_origin=["https://other.example"])
     token = "x" * 32
     body = form(part("csrfmiddlewaretoken", token), part("somefile", b"content", "a.txt"))
-    headers = (f"Cookie: csrftoken={token}", "Origin: https://relay.example")
+    headers = (f"Cookie: csrftoken={token}", "Origin: https://relay.localhost")
     assert (await ask(relay.rest1, relay.tls, request("/upload1", body, *headers))).status == 200
     forged = (headers[0], "Origin: https://other.example", "X-Forwarded-Host: other.example")
     assert (await ask(relay.rest1, relay.tls, request("/upload1", body, *forged))).status == 403
@@ -84,7 +85,7 @@ async def test_what_a_trusted_proxy_says_is_continued(aiorelay_server, recorder)
     await ask(relay.rest1, relay.tls, request("/upload1", FORM, *given))
     (message,) = upstream.requests
     assert message["X-Forwarded-For"] == "203.0.113.9, 198.51.100.7, 127.0.0.1"
-    assert message["Forwarded"] == 'for=198.51.100.7, for=127.0.0.1;host="relay.example";proto=https'
+    assert message["Forwarded"] == 'for=198.51.100.7, for=127.0.0.1;host="relay.localhost";proto=https'
     assert (message["X-Forwarded-Proto"], message["X-Real-IP"]) == ("http", "198.51.100.7")
 
 

@@ -22,18 +22,18 @@ MORE_THAN_IS_KEPT_BACK = 512 * KIB
 
 def raw(*lines: str | bytes, body: bytes = FORM, start: str = "POST /upload1 HTTP/1.1", end: bytes = b"\r\n") -> bytes:
     """A request whose head has these lines and those that all requests have."""
-    head = [start, "Host: relay.example", f"Content-Type: multipart/form-data; boundary={BOUNDARY}", *lines, ""]
+    head = [start, "Host: relay.localhost", f"Content-Type: multipart/form-data; boundary={BOUNDARY}", *lines, ""]
     return b"".join((line if isinstance(line, bytes) else line.encode()) + end for line in head) + body
 
 
 # Answered with 400, for any data after it.
 NOT_HTTP = {
-    "Host twice": raw("Host: relay.example", LENGTH),
+    "Host twice": raw("Host: relay.localhost", LENGTH),
     "two Hosts": raw("Host: other.example", LENGTH),
-    "no Host": raw(LENGTH).replace(b"Host: relay.example\r\n", b""),
-    "a Host with a quote": raw(LENGTH).replace(b"Host: relay.example", b'Host: a";for="192.0.2.1'),
-    "a Host with a space": raw(LENGTH).replace(b"Host: relay.example", b"Host: a b"),
-    "a Host with a path": raw(LENGTH).replace(b"Host: relay.example", b"Host: relay.example/upload"),
+    "no Host": raw(LENGTH).replace(b"Host: relay.localhost\r\n", b""),
+    "a Host with a quote": raw(LENGTH).replace(b"Host: relay.localhost", b'Host: a";for="192.0.2.1'),
+    "a Host with a space": raw(LENGTH).replace(b"Host: relay.localhost", b"Host: a b"),
+    "a Host with a path": raw(LENGTH).replace(b"Host: relay.localhost", b"Host: relay.localhost/upload"),
     "Content-Length twice": raw(LENGTH, LENGTH),
     "two Content-Lengths": raw(LENGTH, "Content-Length: 1"),
     "a list of Content-Lengths": raw(f"{LENGTH}, {len(FORM)}"),
@@ -84,7 +84,7 @@ NOT_HTTP = {
     "a target with a space": raw(LENGTH, start="POST /up load1 HTTP/1.1"),
     "a target without a slash": raw(LENGTH, start="POST upload1 HTTP/1.1"),
     "the target * of a POST": raw(LENGTH, start="POST * HTTP/1.1"),
-    "CONNECT": raw(LENGTH, start="CONNECT relay.example:443 HTTP/1.1"),
+    "CONNECT": raw(LENGTH, start="CONNECT relay.localhost:443 HTTP/1.1"),
     "CONNECT to a path": raw(LENGTH, start="CONNECT /upload1 HTTP/1.1"),
     "garbage": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) * 4,
     "HTTP/2's preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -118,7 +118,7 @@ HTTP = {
     "two spaces in the request line": (raw(LENGTH, start="POST  /upload1  HTTP/1.1"), [200, 200], ["a", "smuggled"]),
     "empty lines ahead": (b"\r\n\r\n" + raw(LENGTH), [200, 200], ["a", "smuggled"]),
     "an absolute target": (
-        raw(LENGTH, start="POST https://relay.example/upload1 HTTP/1.1"),
+        raw(LENGTH, start="POST https://relay.localhost/upload1 HTTP/1.1"),
         [200, 200],
         ["a", "smuggled"],
     ),

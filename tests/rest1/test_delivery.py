@@ -569,7 +569,7 @@ async def test_success_on_the_third_try_is_one_stored_file(aiorelay_server, reco
     async def pass_on(connection):
         sent = await connection.request()
         async with connected(store.rest2, store.tls) as client:
-            head = f"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: {sent['Content-Type']}\r\n"
+            head = f"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Type: {sent['Content-Type']}\r\n"
             stored = await client.ask(f"{head}Content-Length: {len(sent.body)}\r\n\r\n".encode() + sent.body)
         await connection.send(answer(stored.status, stored.body))
 

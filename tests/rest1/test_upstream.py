@@ -550,7 +550,7 @@ async def test_not_ready_while_the_upstream_is_down(aiorelay_server):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     chain = await aiorelay_server(only="rest1", upstream=f"http://127.0.0.1:{port}/")
-    answer = await ask(chain.rest1, chain.tls, b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+    answer = await ask(chain.rest1, chain.tls, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer.status == 503
 
 

@@ -47,7 +47,7 @@ async def test_uploads_work_with_more_idle_connections_than_descriptors(tmp_path
         port = int(relay.rest1.rpartition(":")[2])
         idle = [await connect(port, relay.tls) for _ in range(120)]
         reader, _ = await connect(
-            port, relay.tls, b"PUT /upload/a.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\ncontent"
+            port, relay.tls, b"PUT /upload/a.txt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\ncontent"
         )
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
         open_still = [each for each, _ in idle if not each.at_eof()]
@@ -58,7 +58,7 @@ async def test_a_connection_with_a_request_is_not_evicted(tmp_path, connect):
     async with started(f"--state-dir={tmp_path}/state", *FREE_PORTS, under=FEW_DESCRIPTORS) as relay:
         port = int(relay.rest1.rpartition(":")[2])
         reader, writer = await connect(
-            port, relay.tls, b"PUT /upload/a.txt HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\ncon"
+            port, relay.tls, b"PUT /upload/a.txt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\ncon"
         )
         for _ in range(40):
             await connect(port, relay.tls)
@@ -71,14 +71,14 @@ async def test_connections_without_a_handshake_do_not_block_others(aiorelay_serv
     port = int(chain.rest1.rpartition(":")[2])
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=chain.tls)
-    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
     await close(writer)
     for each in silent:
         each.close()
 
 
-GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture

@@ -147,7 +147,9 @@ def test_time_is_shown_as_a_person_would_write_it(seconds: float, shown: str) ->
     assert show_time(seconds) == shown
 
 
-@pytest.mark.parametrize("name", ["max_size", "idle_timeout", "rest1_port", "allow_net", "clamd", "upstream", "host"])
+@pytest.mark.parametrize(
+    "name", ["max_size", "idle_timeout", "rest1_port", "allow_net", "clamd", "upstream", "host", "allow_origin"]
+)
 @given(text=st.text(max_size=20))
 def test_any_text_is_a_value_or_a_settings_error(name: str, text: str) -> None:
     with contextlib.suppress(SettingsError):
@@ -261,6 +263,67 @@ def test_certificate_names_include_this_machine_by_default() -> None:
     names = Settings().tls_name
     assert names[:3] == ("localhost", "127.0.0.1", "::1")
     assert set(names[3:]) <= {socket.gethostname().lower()}
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://app.example.org", "https://app.example.org"),
+        ("HTTPS://App.Example.org:443", "https://app.example.org"),
+        ("http://localhost:5173", "http://localhost:5173"),
+        ("http://localhost:080", "http://localhost"),
+        ("https://app.example.org:80", "https://app.example.org:80"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("https://[0:0::1]:8000", "https://[::1]:8000"),
+        ("https://192.0.2.1", "https://192.0.2.1"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("chrome-extension://abcdefghijklmnop", "chrome-extension://abcdefghijklmnop"),
+        (" * ", "*"),
+    ],
+)
+def test_origin_is_written_as_browsers_write_it(text: object, origin: str) -> None:
+    assert Settings(allow_origin=text).allow_origin == (origin,)
+    assert Settings(allow_origin=[origin]).allow_origin == (origin,)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is not an origin"),
+        ("app.example.org", "is not an origin"),
+        ("app.example.org:443", "is not an origin"),
+        ("//app.example.org", "is not an origin"),
+        ("https://", "is not an origin"),
+        ("file://", "is not an origin"),
+        ("https://app.example.org?", "is not an origin"),
+        ("https://me@app.example.org", "is not an origin"),
+        ("https://app.example.org:0", "is not an origin"),
+        ("https://app.example.org:65536", "is not an origin"),
+        ("https://256.1.1.1", "is not an origin"),
+        ("https://a b", "is not an origin"),
+        ("https://a, https://b", "is not an origin"),
+        ("https://app.example.org/", "has a path"),
+        ("https://app.example.org:8443/a", "has a path"),
+        ("https://*.example.org", "has a wildcard"),
+        ("null", "is the origin of all sandboxed pages"),
+        ("NULL", "is the origin of all sandboxed pages"),
+        (7, "is not an origin"),
+    ],
+)
+def test_invalid_origin_is_refused(text: object, reason: str) -> None:
+    assert reason in fault(allow_origin=text)
+    assert "https://app.example.org" in fault(allow_origin=text) or "name each origin" in fault(allow_origin=text)
+
+
+def test_not_every_origin_may_use_client_certificates(tmp_path: Path) -> None:
+    assert "name the origins" in fault(allow_origin=["https://a.example", "*"], client_ca=tmp_path / "ca.pem")
+    assert Settings(allow_origin="https://a.example", client_ca=tmp_path / "ca.pem").client_ca
+
+
+def test_public_names_may_be_names_patterns_and_addresses() -> None:
+    given = ["Relay.Example.org", "*.example.net", "[2001:db8::1]"]
+    assert Settings(public_name=given).public_name == ("relay.example.org", "*.example.net", "2001:db8::1")
+    assert "is not a host" in fault(public_name="relay.example.org:8000")
 
 
 def test_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import hdrs, web
 
+from aiorelay.http.middleware import defer_100_continue
 from aiorelay.rest1.jobs.registry import Job, Jobs
 
 __all__ = ["JobRoutes", "job_response", "started_job_response"]
@@ -51,7 +52,7 @@ class JobRoutes:
     def add_to(self, router: web.UrlDispatcher) -> None:
         router.add_get("/jobs/{id}", self._show)
         router.add_get("/jobs/{id}/events", self._events, allow_head=False)
-        router.add_delete("/jobs/{id}", self._cancel)
+        router.add_delete("/jobs/{id}", self._cancel, expect_handler=defer_100_continue)
 
     async def _show(self, request: web.Request) -> web.Response:
         return job_response(self._find(request))

@@ -32,6 +32,8 @@ A file can be uploaded in several requests, by the HTTP draft for resumable uplo
 of the draft begin with `https://iana.org/assignments/http-problem-types#`. Every answer below `/files` has
 `Tus-Resumable`.
 
+Pages of other origins may use the relay if `allow-origin` permits them (CORS).
+
 Other paths are answered 404 `not-found`, other methods 405 `method-not-allowed`. Requests that are not valid HTTP are
 answered 400 in plain text."""
 

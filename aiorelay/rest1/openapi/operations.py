@@ -24,6 +24,7 @@ _DIGEST = {
     "examples": ["sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"],
 }
 
+_CHANGE = (errors.OriginRefused,)
 _INGEST = (
     *UPLOAD_PROBLEMS,
     errors.MalformedJson,
@@ -151,7 +152,7 @@ def _jobs() -> dict[tuple[str, str], dict[str, Any]]:
         ),
         "204": answer("The job has ended, and the client has received the last event."),
     }
-    cancelled = problems(*_JOB, errors.StorageFull)
+    cancelled = problems(*_JOB, *_CHANGE, errors.StorageFull)
     return {
         ("GET", "/jobs/{id}"): plain("job", "jobs", "Show a job", {"200": job} | problems(*_JOB), identity()),
         ("GET", "/jobs/{id}/events"): plain(

@@ -11,6 +11,7 @@ from aiorelay.errors import (
     ProtocolVersion,
     TooManyJobs,
     Unauthenticated,
+    UnknownHost,
     UpstreamProblem,
 )
 from aiorelay.rest1.openapi.schemas import reference, urn
@@ -18,6 +19,7 @@ from aiorelay.rest1.openapi.schemas import reference, urn
 __all__ = ["HEADERS", "HTML", "JSON", "UPLOAD_PROBLEMS", "answer", "others", "problems"]
 
 UPLOAD_PROBLEMS: tuple[type[Problem], ...] = (
+    errors.OriginRefused,
     errors.MalformedForm,
     errors.MissingFile,
     errors.Truncated,
@@ -90,9 +92,9 @@ def answer(description: str, content_type: str = "", schema: Any = None, headers
 
 
 def problems(*which: type[Problem]) -> dict[str, Any]:
-    """Return the responses by status for the problems ``which``, ``internal``, and requests that are not HTTP."""
+    """Return the responses by status for the problems ``which``, for those of every request, and for invalid HTTP."""
     by_status: dict[int, list[type[Problem]]] = {400: []}
-    meeting: set[type[Problem]] = {*which, Internal}
+    meeting: set[type[Problem]] = {*which, Internal, UnknownHost}
     for each in sorted(meeting, key=lambda each: (each.status, each.code)):
         by_status.setdefault(each.status, []).append(each)
     return {str(status): _group(status, group) for status, group in by_status.items()}

@@ -82,7 +82,7 @@ class DraftRoutes:
         router.add_get(path, self._describe, allow_head=False)
         router.add_head(path, self._tell)
         router.add_patch(path, self._append, expect_handler=defer_100_continue)
-        router.add_delete(path, self._remove)
+        router.add_delete(path, self._remove, expect_handler=defer_100_continue)
         for each in ("/upload", "/upload1", "/upload/{filename:[^/]*}", path):
             router.add_options(each, self._options)
 

@@ -620,7 +620,7 @@ async def test_reader_that_takes_nothing_is_dropped_and_holds_nobody_up(tmp_path
             slow.setblocking(False)
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             await loop.sock_connect(slow, ("127.0.0.1", port))
-            await loop.sock_sendall(slow, f"GET /jobs/{job.id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await loop.sock_sendall(slow, f"GET /jobs/{job.id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             await eventually(lambda: len(runner.server.connections) == 1)
             async with session.get(f"http://127.0.0.1:{port}/jobs/{job.id}/events") as stream:
                 told = events(stream)

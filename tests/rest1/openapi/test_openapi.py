@@ -15,6 +15,8 @@ from openapi_spec_validator import validate
 
 from aiorelay.errors import MissingFile, Problem
 from aiorelay.http.authentication import Access
+from aiorelay.http.cross_origin import SitePolicy
+from aiorelay.http.own_hosts import OwnHosts
 from aiorelay.http.problem_details import problem_response
 from aiorelay.http.request_body import BodyTimeouts
 from aiorelay.multipart.parser import FormLimits
@@ -44,7 +46,8 @@ def app(*, upload_page: bool = True) -> web.Application:
     completion = Completion(UNUSED, forms, UNUSED)
     limits = SizeLimits(file=1, form=1)
     resumable = ResumableRoutes(intake, UNUSED, completion, UNUSED, limits, UNUSED, expiry=1)
-    return Rest1(intake, forms, UNUSED, UNUSED, pages, resumable).app(Connections().track)
+    sites = SitePolicy(OwnHosts([]), [], proxied=lambda _: False)
+    return Rest1(intake, forms, UNUSED, UNUSED, pages, resumable, sites).app(Connections().track)
 
 
 def routes(application: web.Application) -> set[tuple[str, str]]:
