@@ -1,6 +1,6 @@
 """Make the form of one file: a stream for unknown lengths, or bytes that can be sent from any offset."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from aiorelay.files.local import LocalFile
 from aiorelay.multipart.form import Form, Part
 from aiorelay.multipart.framing import FramedBody, canonical_length, frame
 
-__all__ = ["FormFields", "SeekableForm", "form_of", "once"]
+__all__ = ["FormFields", "SeekableForm", "call_at_end", "form_of", "once"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,14 @@ async def once(block: bytes) -> AsyncGenerator[bytes, None]:
     """Yield one block, unless it is empty."""
     if block:
         yield block
+
+
+async def call_at_end(blocks: AsyncGenerator[bytes, None], ended: Callable[[], object]) -> AsyncGenerator[bytes, None]:
+    """Yield ``blocks``, and call ``ended`` after the last one was taken."""
+    async with aclosing(blocks):
+        async for block in blocks:
+            yield block
+    ended()
 
 
 def _form(boundary: bytes, parts: Sequence[Part]) -> Form:

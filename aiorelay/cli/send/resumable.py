@@ -19,7 +19,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from aiorelay.cli.send.endpoint import Endpoint, Unanswered
-from aiorelay.cli.send.forms import SeekableForm
+from aiorelay.cli.send.forms import SeekableForm, call_at_end
 from aiorelay.cli.send.job_events import result_of_job
 from aiorelay.cli.send.progress_bars import ProgressBars
 from aiorelay.cli.send.results import Answer, SendError, SendResult
@@ -132,7 +132,7 @@ class ResumableUploads:
                 pause = pauses.after(upload.acknowledged, interruption.retry_after)
                 if pause is None:
                     return _failed(upload, interruption)
-                upload.bars.pause(f"{interruption} Trying again in {pause:.0f} s.")
+                upload.bars.pause(f"{interruption} Trying again in {pause:g} s.")
             except Problem:
                 await self._remove(upload)
                 raise
@@ -225,9 +225,9 @@ class ResumableUploads:
             "Upload-Offset": str(upload.acknowledged),
         }
         framed = upload.form.framed(upload.acknowledged)
-        async with aclosing(framed.blocks):
+        async with aclosing(call_at_end(framed.blocks, upload.bars.wait)) as blocks:
             try:
-                reply = await self._endpoint.patch(upload.url, framed, headers)
+                reply = await self._endpoint.patch(upload.url, replace(framed, blocks=blocks), headers)
             except Unanswered as unanswered:
                 raise _InterruptedError("Connection lost.") from unanswered
         return _Response(reply.answer.status, reply.headers, reply.answer)

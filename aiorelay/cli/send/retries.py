@@ -13,7 +13,7 @@ _LONGEST = 30.0
 
 
 class Pauses:
-    """Pauses of 1, 2, 4 … 30 s, and of ``PATIENCE`` seconds in all unless the upload makes progress.
+    """Pauses of 0.25, 0.5, 1 … 30 s, and of ``PATIENCE`` seconds in all unless the upload makes progress.
 
     Time that passes while the computer is suspended does not count.
     """
@@ -48,7 +48,7 @@ def parse_retry_after(value: str | None) -> float | None:
 
 
 def _growing() -> Iterator[float]:
-    pause, waited = 1.0, 0.0
+    pause, waited = 0.25, 0.0
     while waited < PATIENCE:
         yield pause
         waited += pause

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from yarl import URL
 from aiorelay.certificates.tls import client_context
 from aiorelay.cli.send.endpoint import Endpoint, Reply
 from aiorelay.cli.send.files import STDIN, OpenedFile, opened
-from aiorelay.cli.send.forms import FormFields, SeekableForm, form_of, once
+from aiorelay.cli.send.forms import FormFields, SeekableForm, call_at_end, form_of, once
 from aiorelay.cli.send.job_events import cancel, follow, result_of_job
 from aiorelay.cli.send.progress_bars import ProgressBars
 from aiorelay.cli.send.results import SendError, SendResult
@@ -163,7 +163,7 @@ class _Sender:
     async def _post(self, file: OpenedFile, bars: ProgressBars) -> Reply:
         form = form_of(_boundary(), self._fields, file)
         framed = await frame(form)
-        async with aclosing(form.parts), aclosing(_call_at_end(framed.blocks, bars.wait)) as blocks:
+        async with aclosing(form.parts), aclosing(call_at_end(framed.blocks, bars.wait)) as blocks:
             return await self._forms.post(
                 replace(framed, blocks=blocks),
                 {hdrs.CONTENT_TYPE: f"multipart/form-data; boundary={framed.boundary.decode()}"},
@@ -204,10 +204,3 @@ def _document(options: SendOptions, source: str) -> bytes:
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) else None
-
-
-async def _call_at_end(blocks: AsyncGenerator[bytes, None], ended: Callable[[], object]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(blocks):
-        async for block in blocks:
-            yield block
-    ended()
