@@ -1,16 +1,12 @@
 """``aiorelay send``, called as a function with real relays, and as a program for signals and terminals."""
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import os
-import pty
 import signal
 import ssl
-import struct
 import sys
-import termios
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,69 +14,15 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from peers import PATIENCE, answering, answering_early, eventually
+from send_program import answer_of, finished, on_a_terminal, program, relay, uploads
 from yarl import URL
 
-from aiorelay.cli.main import main
 from aiorelay.cli.send import SendResult, is_confidential, read_token
 from aiorelay.cli.send.job_events import events_in, result_of_job
 from aiorelay.cli.send.results import Answer
 from aiorelay.errors import StartupError
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("AIORELAY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def send(capfdbinary):
-    """Run ``aiorelay send`` in a thread. Return its exit status, standard output and standard error."""
-
-    async def run(*arguments):
-        status = await asyncio.to_thread(main, ["send", *map(str, arguments)])
-        out, err = capfdbinary.readouterr()
-        return status, out.decode(), err.decode()
-
-    return run
-
-
-async def program(*arguments, stdin=asyncio.subprocess.PIPE, **options):
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "aiorelay",
-        "send",
-        *map(str, arguments),
-        stdin=stdin,
-        **{"stdout": pipe, "stderr": pipe, **options},
-    )
-
-
-async def finished(process, stdin=b""):
-    async with asyncio.timeout(PATIENCE * 3):
-        out, err = await process.communicate(stdin if process.stdin else None)
-    return process.returncode, out.decode(), (err or b"").decode()
-
-
-def relay(chain):
-    return "--to", chain.rest1, "--cacert", chain.ca
-
-
-def uploads(api):
-    """Return the requests with content that an upload API got."""
-    return [request for request in api.requests if request.method != "OPTIONS"]
-
-
-def answer_of(status, body, media_type="application/json", *more):
-    head = [f"HTTP/1.1 {status} Whatever", f"Content-Type: {media_type}", f"Content-Length: {len(body)}", *more]
-    return "\r\n".join([*head, "", ""]).encode() + body
-
 
 # -- files
 
@@ -463,26 +405,6 @@ async def test_interrupt_cancels_the_job(recorder):
 
 
 # -- a terminal
-
-
-async def on_a_terminal(*arguments, lines=30, columns=100):
-    """Run ``aiorelay send`` on a terminal. Return what it prints besides its answers, and its exit status."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    process = await program(*arguments, stderr=theirs, stdin=asyncio.subprocess.DEVNULL)
-    os.close(theirs)
-
-    def read():
-        shown = b""
-        while True:
-            try:
-                shown += os.read(ours, 4096)
-            except OSError:  # EIO: all processes have closed the terminal
-                return shown
-
-    shown, (status, out, _) = await asyncio.gather(asyncio.to_thread(read), finished(process))
-    os.close(ours)
-    return status, out, shown.decode()
 
 
 @pytest.mark.parametrize(
