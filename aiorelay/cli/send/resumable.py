@@ -281,11 +281,10 @@ def _raise_if_transient(response: _Response, transient: frozenset[int]) -> None:
 def _failed(upload: Upload, interruption: _InterruptedError) -> SendResult:
     """The result of an upload that made no progress for too long."""
     answer = interruption.answer
-    problem = {"title": str(interruption)} if answer is None else dict(answer.problem)
+    problem = {"title": str(interruption).rstrip(".")} if answer is None else dict(answer.problem)
     advice = "Send the same file again to continue." if upload.record.is_kept else "Send the file again."
     detail = " ".join(filter(None, [str(problem.get("detail") or ""), advice]))
-    result = SendResult(upload.source, answer, problem | {"detail": detail})
-    return result if answer is None else replace(result, answer=answer)
+    return SendResult(upload.source, answer, problem | {"detail": detail})
 
 
 def _job(response: _Response) -> dict[str, Any] | None:

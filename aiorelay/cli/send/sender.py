@@ -93,7 +93,7 @@ class Interrupted(Exception):  # noqa: N818 - no error of the program
     def __init__(self, source: str) -> None:
         super().__init__(source)
         self.result = SendResult(
-            source, problem={"title": "Interrupted.", "detail": "Run the same command again to continue the upload."}
+            source, problem={"title": "Interrupted", "detail": "Run the same command again to continue the upload."}
         )
 
 

@@ -11,7 +11,7 @@ import pytest
 from cutting_proxy import CuttingProxy
 from hypothesis import given
 from hypothesis import strategies as st
-from peers import DONE, answering, eventually
+from peers import DONE, eventually
 from processes import FREE_PORTS, started
 from send_program import answer_of, finished, on_a_terminal, program, relay
 
@@ -118,7 +118,7 @@ async def test_interrupted_command_continues_when_it_is_repeated(aiorelay_server
         first = await program("big", "--to", proxy.url, "--cacert", chain.ca)
         await eventually(lambda: proxy.sent > 30 * MIB)
         first.send_signal(signal.SIGINT)
-        sentence = "aiorelay: big: Interrupted. Run the same command again to continue the upload.\n"
+        sentence = "aiorelay: big: Interrupted: Run the same command again to continue the upload.\n"
         assert await finished(first) == (130, "", sentence)
         (path,) = records(tmp_path)
         assert path.stat().st_mode & 0o777 == 0o600
@@ -284,7 +284,14 @@ async def test_relay_that_cannot_keep_uploads_gets_a_plain_one(settings, aiorela
 
 
 async def test_upload_api_that_is_away_for_a_moment_gets_the_file(aiorelay_server, recorder, send, tmp_path):
-    api = await recorder(answering(answer_of(503, b"away", "text/plain"), DONE))
+    answers = [answer_of(503, b"away", "text/plain"), DONE]
+
+    async def script(connection):
+        while True:
+            await connection.request()
+            await connection.send(answers.pop(0))
+
+    api = await recorder(script)
     chain = await aiorelay_server(upstream=api.url)
     (tmp_path / "a").write_bytes(b"content")
     assert await send("a", *relay(chain)) == (0, '{"status": "done"}\n', "")
