@@ -15,7 +15,9 @@ const INTERVAL = 1000; // milliseconds between two requests for the progress
 const SILENCE = 30_000; // milliseconds without an answer to these requests, after which the connection counts as lost
 const ANSWER_LOST = 10; // answers to these requests that say that the upload has ended
 const TRANSIENT = [408, 425, 429];
-const TRANSIENT_OF_UPLOAD = [...TRANSIENT, 409, 423];
+// Chromium repeats a request after a lost connection by itself, with an offset that is too small by then.
+const AFTER_A_LOST_CONNECTION = [409, 423];
+const TRANSIENT_OF_UPLOAD = [...TRANSIENT, ...AFTER_A_LOST_CONNECTION];
 const STORAGE_FULL = 507;
 
 /**
@@ -256,7 +258,8 @@ async function throwIfTransient(response, statuses) {
 function throwIfTransientAnswer({ status, headers }, verdict, statuses) {
   if (status < 500 && !statuses.includes(status)) return;
   const least = Math.min(Number(headers.get("Retry-After")) || 0, PATIENCE);
-  throw new Interrupted(`${verdict.title.replace(/\.$/, "")}.`, { verdict, least });
+  const reason = AFTER_A_LOST_CONNECTION.includes(status) ? "Connection lost" : verdict.title.replace(/\.$/, "");
+  throw new Interrupted(`${reason}.`, { verdict, least });
 }
 
 async function isReadable(file) {
