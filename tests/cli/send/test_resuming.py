@@ -21,6 +21,8 @@ from aiorelay.cli.send.retries import PATIENCE as PATIENCE_OF_SEND
 from aiorelay.cli.send.retries import Pauses, parse_retry_after
 from aiorelay.cli.send.unfinished import UnfinishedUpload, key_of, record
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 
