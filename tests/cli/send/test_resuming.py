@@ -149,7 +149,7 @@ async def test_file_that_was_changed_during_a_pause_is_an_error(recorder, send, 
     api = await recorder(script)
     status, out, err = await send("a", "--to", api.url)
     assert (status, out) == (1, "")
-    assert err == "aiorelay: a: The file was changed while it was read\n"
+    assert err == "aiorelay: a: The file was changed while it was read.\n"
     assert [request.method for request in api.requests][-2:] == ["HEAD", "DELETE"]
     assert records(tmp_path) == []
 

@@ -183,7 +183,7 @@ async def test_file_shorter_than_its_size_is_not_completed(recorder, send):
     api = await recorder()
     status, _, err = await send("/proc/self/status", "--to", api.url)
     assert status == 1
-    assert err == "aiorelay: /proc/self/status: The file is longer than its length says\n"
+    assert err == "aiorelay: /proc/self/status: The file is longer than its length says.\n"
     assert uploads(api) == []
 
 
