@@ -33,6 +33,8 @@ __all__ = ["NotResumableError", "ResumableUploads", "Upload"]
 _INTEROP_VERSION: Final = "8"
 # Seconds for requests that are answered at once.
 _QUICK: Final = 30.0
+# Seconds before each attempt to ask whether uploads are resumable.
+_ASKING: Final = (0.0, 0.25, 0.5)
 # Seconds between two requests for the progress, and the longest time without an answer to them.
 _INTERVAL: Final = 1.0
 _SILENCE: Final = 30.0
@@ -110,14 +112,18 @@ class ResumableUploads:
         self._accepted: bool | None = None
 
     async def are_accepted(self) -> bool:
-        """Return whether the server accepts resumable uploads. It is asked once."""
-        if self._accepted is None:
-            self._accepted = False
+        """Return whether the server accepts resumable uploads, False also if it cannot be reached.
+
+        It is asked until it has answered once.
+        """
+        for pause in () if self._accepted is not None else _ASKING:
+            await asyncio.sleep(pause)
             with suppress(_InterruptedError):
                 response = await self._request(hdrs.METH_OPTIONS, self._endpoint.url)
                 accepted = response.headers.get("Accept-Patch", "").lower().split(",")
                 self._accepted = response.status < 300 and PARTIAL_UPLOAD in map(str.strip, accepted)
-        return self._accepted
+                break
+        return bool(self._accepted)
 
     async def send(self, upload: Upload) -> SendResult:
         """Send an upload to its end, with pauses in which it continues after interruptions; return its result.

@@ -61,6 +61,33 @@ async def test_connections_that_break_cost_pauses_only(aiorelay_server, send, bi
     assert records(tmp_path) == []
 
 
+async def test_connection_that_breaks_at_the_first_byte_does_not_make_the_upload_a_plain_one(
+    aiorelay_server, send, big
+):
+    chain = await aiorelay_server()
+    async with CuttingProxy(chain.rest1, [1, 20 * MIB]) as proxy:
+        status, _, err = await send("big", "--to", proxy.url, "--cacert", chain.ca)
+        assert (status, err, proxy.made_cuts) == (0, "", 2)
+    assert digests(chain) == [hashlib.sha256(big).hexdigest()]
+
+
+async def test_token_is_used_for_every_request_and_kept_nowhere(aiorelay_server, tmp_path, big):
+    (tmp_path / "tokens").write_text("me:s3cret~\n")
+    chain = await aiorelay_server(token_file=tmp_path / "tokens")
+    async with CuttingProxy(chain.rest1) as proxy:
+        command = ("big", "--to", proxy.url, "--cacert", chain.ca, "--token-file", "tokens")
+        proxy.hold_answers(after=len(big) // 2)
+        first = await program(*command)
+        await eventually(lambda: proxy.sent > len(big) // 2)
+        first.send_signal(signal.SIGINT)
+        assert (await finished(first))[0] == 130
+        (path,) = records(tmp_path)
+        assert b"s3cret" not in path.read_bytes()
+        proxy.lose_answers()
+        assert (await finished(await program(*command)))[0] == 0
+    assert digests(chain) == [hashlib.sha256(big).hexdigest()]
+
+
 async def test_fields_are_sent_once_although_the_form_is_resumed(recorder, aiorelay_server, send, big):
     api = await recorder()
     chain = await aiorelay_server(upstream=api.url, field="document")
