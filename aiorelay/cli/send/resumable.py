@@ -170,13 +170,27 @@ class ResumableUploads:
         location = response.headers.get(hdrs.LOCATION)
         if not 200 <= response.status < 300 or location is None:
             return SendResult.of(upload.source, response.answer)
-        url = self._endpoint.url.join(URL(location))
-        if url.origin() != self._endpoint.url.origin():
-            raise NotResumableError
+        url = await self._locate(location)
         upload.record.save(UnfinishedUpload(str(url), upload.form.boundary.decode()))
         upload.is_new = True
         upload.note(0)
         return None
+
+    async def _locate(self, location: str) -> URL:
+        """Return the URL of an upload that was created. Raises ``NotResumableError``.
+
+        A proxy may serve the relay below a path, or over TLS, without the relay's knowledge. Then ``location`` is
+        wrong, and the upload is beside the endpoint. The token is sent to the endpoint's origin only.
+        """
+        endpoint = self._endpoint.url
+        given = endpoint.join(URL(location))
+        beside = endpoint.join(URL(given.raw_path.lstrip("/"), encoded=True))
+        if given == beside:
+            return given
+        for url in (given, beside):
+            if url.origin() == endpoint.origin() and (await self._request(hdrs.METH_HEAD, url)).status < 300:
+                return url
+        raise NotResumableError
 
     async def _find_offset(self, upload: Upload) -> SendResult | None:
         """Ask for the offset; return the result if the upload has ended."""

@@ -336,24 +336,45 @@ async def test_refusal_while_the_file_is_sent_is_the_result(aiorelay_server, sen
     assert chain.stored() == []
 
 
-async def test_token_goes_to_the_upload_at_the_same_origin_only(recorder, send, tmp_path):
-    (tmp_path / "token").write_text("s3cret")
-    (tmp_path / "a").write_bytes(b"content")
-    created = CREATED.replace(b"/uploads/1", b"https://example.org/uploads/1")
-    posts = [created, DONE]
+def created_at(location, *, serving):
+    """A server that says that its uploads are at ``location``, and has them at the path ``serving``, or None."""
+    posts = [CREATED.replace(b"/uploads/1", location.encode()), DONE]
 
     async def script(connection):
         while True:
-            if (await connection.head()).method == "POST":
+            request = await connection.head()
+            if request.method == "POST":
                 await connection.request()
                 await connection.send(posts.pop(0))
+            elif request.method == "PATCH" or (request.method != "OPTIONS" and request.target != serving):
+                await connection.request()
+                await connection.send(DONE if request.target == serving else b"HTTP/1.1 404 Not Found\r\n\r\n")
             else:
                 await answer_as_a_draft_server(connection)
 
-    api = await recorder(script)
+    return script
+
+
+@pytest.mark.parametrize(
+    "location", ["/uploads/1", "http://example.org/uploads/1", "https://127.0.0.1/uploads/1", "/tools/uploads/1"]
+)
+async def test_upload_is_found_below_the_path_of_a_proxy(location, recorder, send, tmp_path):
+    (tmp_path / "a").write_bytes(b"content")
+    api = await recorder(created_at(location, serving="/tools/uploads/1"))
+    status, out, err = await send("a", "--to", f"http://127.0.0.1:{api.port}/tools/upload1")
+    assert (status, out, err) == (0, '{"status": "done"}\n', "")
+    assert [request.target for request in api.requests if request.method == "PATCH"] == ["/tools/uploads/1"]
+
+
+async def test_upload_that_cannot_be_found_is_sent_plainly(recorder, send, tmp_path):
+    """The token is not sent to another origin."""
+    (tmp_path / "token").write_text("s3cret")
+    (tmp_path / "a").write_bytes(b"content")
+    api = await recorder(created_at("https://example.org/uploads/1", serving=None))
     status, out, _ = await send("a", "--to", api.url, "--token-file", "token")
     assert (status, out) == (0, '{"status": "done"}\n')
     assert {request["Authorization"] for request in api.requests} == {"Bearer s3cret"}
+    assert [request.method for request in api.requests][-1] == "POST"
 
 
 # -- a terminal

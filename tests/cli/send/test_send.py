@@ -670,6 +670,12 @@ def test_result_of_an_ended_job(job, stored, said):
     assert (outcome.stored, outcome.sentence) == (stored, said)
 
 
+def test_answer_of_a_job_that_is_not_text():
+    answer = {"status": 200, "headers": {"Content-Type": "image/png"}, "body": "iVBORw==", "body_encoding": "base64"}
+    result = result_of_job("a", {"state": "done", "answer": answer})
+    assert result.answer == Answer(200, "image/png", b"\x89PNG")
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.text("aü:, {}\x00", min_size=1)), max_size=5), st.data())
 def test_events_are_parsed_from_any_block_sizes(events, data):
     body = "".join(f": comment\nevent: job\nid: {number}\ndata: {text}\n\n" for number, text in events).encode()
