@@ -96,6 +96,13 @@ def test_a_file_is_uploaded_from_the_shell(reader, way):
     assert stored(reader.run(reader.block(way))) == reader.sample
 
 
+@pytest.mark.usefixtures("relay")
+def test_a_large_file_is_sent_as_the_section_on_bad_networks_says(reader, tmp_path):
+    command = reader.block("truncate").replace("4G", "40M").replace("/tmp/", f"{tmp_path}/")  # noqa: S108 - the README's
+    (line,) = reader.run(command).splitlines()
+    assert json.loads(line)["files"][0]["size"] == 40 * 2**20
+
+
 def test_a_file_is_uploaded_in_a_browser(reader, relay, tmp_path):
     with chromium(tmp_path / "chromium") as browser:
         page = Page(browser, relay)

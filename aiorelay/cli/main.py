@@ -295,6 +295,7 @@ def _send(options: argparse.Namespace) -> int:
         cacert=options.cacert,
         own_ca=generated if generated.is_file() else None,
         token=read_token(options.token_file) if options.token_file else None,
+        unfinished=settings.state_dir / "unfinished-sends",
     )
     progress = sys.stderr is not None and sys.stderr.isatty()
     try:

@@ -68,11 +68,15 @@ class LocalFile:
         self._fd = fd
         self._status = os.fstat(fd)
         self.size = self._status.st_size
-        self._blocks = self._read_ahead()
+        self._blocks = self._read_ahead(0)
 
     @property
     def chunks(self) -> AsyncIterator[bytes]:
         return self._blocks
+
+    def chunks_from(self, offset: int) -> AsyncGenerator[bytes, None]:
+        """Yield the blocks from ``offset`` on, as often as it is called. Close the generator before the file."""
+        return self._read_ahead(offset)
 
     async def close(self) -> None:
         """Close the file when no thread reads it any more. Only the task that reads ``chunks`` may call this."""
@@ -83,10 +87,10 @@ class LocalFile:
             if fd >= 0:
                 os.close(fd)
 
-    async def _read_ahead(self) -> AsyncGenerator[bytes, None]:
-        reading = self._begin(0)
+    async def _read_ahead(self, start: int) -> AsyncGenerator[bytes, None]:
+        reading = self._begin(start)
         try:
-            for offset in range(0, max(self.size, 1), PIECE):  # an empty file is checked, too
+            for offset in range(start, max(self.size, start + 1), PIECE):  # an empty file is checked, too
                 await wait_until_done(reading)
                 piece = reading.result()
                 if offset + PIECE < self.size:

@@ -117,12 +117,34 @@ class Upstream:
         body written so far. After connecting, the first byte of the body is delayed by ``notice`` seconds. Raises
         whatever ``framed.blocks`` raises, ``UpstreamFailed`` and ``UpstreamTimeout``.
         """
+        url = URL(_with_query(str(self.url), query), encoded=True)
+        async with self._request(hdrs.METH_POST, url, framed, headers, on_sent, notice) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def patch(
+        self, url: URL, framed: FramedBody, headers: "CIMultiDict[str]"
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a body to ``url``, which has the same origin, with PATCH (RFC 5789). Otherwise like ``post``."""
+        async with self._request(hdrs.METH_PATCH, url, framed, headers, lambda _bytes: None, 0.0) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        url: URL,
+        framed: FramedBody,
+        headers: "CIMultiDict[str]",
+        on_sent: Callable[[int], object],
+        notice: float,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         held_back = HeldBack(framed.blocks)
         await held_back.look_ahead()
         replace_all(headers, self._headers)
         with self._tracing.exchange(headers, self.url) as answered:
             body = _Body(framed.length, on_sent)
-            exchange = asyncio.create_task(self._exchange(body, headers, query))
+            exchange = asyncio.create_task(self._exchange(method, url, body, headers))
             exchange.add_done_callback(body.exchange_ended)
             try:
                 await self._send(held_back, body, exchange, notice)
@@ -174,9 +196,12 @@ class Upstream:
         writer.transport.abort()
         return True
 
-    async def _exchange(self, body: "_Body", headers: "CIMultiDict[str]", query: str) -> aiohttp.ClientResponse:
-        return await self._session.post(
-            URL(_with_query(str(self.url), query), encoded=True),
+    async def _exchange(
+        self, method: str, url: URL, body: "_Body", headers: "CIMultiDict[str]"
+    ) -> aiohttp.ClientResponse:
+        return await self._session.request(
+            method,
+            url,
             data=body,
             headers=uniform_field_names(headers),
             allow_redirects=False,

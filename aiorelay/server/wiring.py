@@ -159,7 +159,12 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         forms = FormReader(sources, field=settings.field, limits=shared.limits)
         jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
         stack.push_async_callback(shared.drain.requests, jobs.tasks)
-        pages = Pages(settings.field, upload=settings.page, wants_token=shared.tokens is not None)
+        pages = Pages(
+            settings.field,
+            upload=settings.page,
+            wants_token=shared.tokens is not None,
+            resumable=settings.resumable,
+        )
         resumable = await _resumable(shared, stack, intake, forms, relay, jobs) if settings.resumable else None
         sites = SitePolicy(shared.own_hosts(), settings.allow_origin, proxied=intake.access.believes)
         rest1 = Rest1(intake, forms, relay, jobs, pages, resumable, sites)

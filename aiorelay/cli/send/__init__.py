@@ -1,8 +1,12 @@
 """``aiorelay send``: send files, standard input and URLs through a relay and print its answers.
 
-sender           send each source in one request
+sender           send each source: a file as a resumable upload if the server accepts those, else in one request
 ├── files        open a file or standard input
-├── endpoint     one POST: its answer, or the reason why there is none
+├── forms        the form of a file, as a stream or from any offset
+├── endpoint     one POST or PATCH: its answer, or the reason why there is none
+├── resumable    create an upload and continue it after interruptions
+│   ├── retries      the pauses between attempts
+│   └── unfinished   remember unfinished uploads for the next run
 └── job_events   follow the server-sent events of a job to its end
 results          the result of a source, as text and as JSON
 progress_bars    progress on a terminal

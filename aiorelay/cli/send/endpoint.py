@@ -1,7 +1,8 @@
-"""Post one form or document to a relay or an upload API. Return its answer or raise ``SendError``."""
+"""Send one form or document to a relay or an upload API. Return its answer or raise ``SendError``."""
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,7 +16,7 @@ from aiorelay.errors import UpstreamProblem
 from aiorelay.multipart.framing import FramedBody
 from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 
-__all__ = ["Endpoint", "Reply"]
+__all__ = ["Endpoint", "Reply", "Unanswered"]
 
 # A write may wait as long as a relay waits for its own upstream. The wait for the answer includes the time in which a
 # relay that spools sends the upload to its upstream.
@@ -27,11 +28,16 @@ _EXPIRED = 10
 _MISMATCHES = {62, 64}
 
 
+class Unanswered(SendError):  # noqa: N818 - as SendError, it is a message for the user
+    """The connection could not be made, or was lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An answer, and the URL of the job if the relay answered before the work was done (RFC 7240)."""
 
     answer: Answer
+    headers: Mapping[str, str]
     job: URL | None = None
 
 
@@ -42,7 +48,7 @@ class Endpoint:
     """
 
     def __init__(self, url: URL, *, context: ssl.SSLContext, headers: Mapping[str, str]) -> None:
-        self._url = url
+        self.url = url
         self._upstream = Upstream(url, context=context, headers=headers.items(), timeouts=_TIMEOUTS)
 
     async def __aenter__(self) -> Self:
@@ -57,13 +63,25 @@ class Endpoint:
     ) -> Reply:
         """Send a body and return the answer, even if it arrives before the body has been sent.
 
-        Raises ``SendError``, and the exceptions of the body's iterator.
+        Raises ``SendError`` (``Unanswered`` if it is due to the connection), and the exceptions of the body's iterator.
         """
-        try:
+        with self._unanswered():
             async with self._upstream.post(framed, CIMultiDict(headers), "", on_sent) as response:
                 return await self._reply(response)
+
+    async def patch(self, url: URL, framed: FramedBody, headers: Mapping[str, str]) -> Reply:
+        """Send a body to ``url``, which has the same origin, with PATCH. Otherwise like ``post``."""
+        with self._unanswered():
+            async with self._upstream.patch(url, framed, CIMultiDict(headers)) as response:
+                return await self._reply(response)
+
+    @contextmanager
+    def _unanswered(self) -> Iterator[None]:
+        try:
+            yield
         except UpstreamProblem as problem:
-            raise SendError(_message(problem, self._url)) from problem
+            kind = SendError if problem.error == "tls_certificate_error" else Unanswered
+            raise kind(_message(problem, self.url)) from problem
 
     async def _reply(self, response: aiohttp.ClientResponse) -> Reply:
         if 300 <= response.status < 400 and hdrs.LOCATION in response.headers:
@@ -79,17 +97,17 @@ class Endpoint:
                         " Is the URL that of an upload API?"
                     )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise SendError(
+            raise Unanswered(
                 f"The connection was lost during the answer (status {response.status}). Try again."
             ) from error
-        return Reply(Answer(response.status, response.content_type, body), self._job(response))
+        return Reply(Answer(response.status, response.content_type, body), response.headers, self._job(response))
 
     def _job(self, response: aiohttp.ClientResponse) -> URL | None:
         applied = response.headers.get("Preference-Applied", "").lower()
         if response.status != 202 or not applied.startswith("respond-async") or hdrs.LOCATION not in response.headers:
             return None
-        job = self._url.join(URL(response.headers[hdrs.LOCATION]))
-        return job if job.origin() == self._url.origin() else None  # the token must not be sent to another origin
+        job = self.url.join(URL(response.headers[hdrs.LOCATION]))
+        return job if job.origin() == self.url.origin() else None  # the token must not be sent to another origin
 
 
 # The messages for the error types of RFC 9209, section 2.3.

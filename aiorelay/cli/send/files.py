@@ -23,12 +23,13 @@ _OCTETS = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """An open file: ``size`` is its length in bytes, None if unknown."""
+    """An open file: ``size`` is its length in bytes, None if unknown. ``local`` is a file that can be read again."""
 
     filename: str
     media_type: str
     size: int | None
     chunks: AsyncIterator[bytes]
+    local: LocalFile | None = None
 
 
 @asynccontextmanager
@@ -49,7 +50,7 @@ async def opened(name: str) -> AsyncGenerator[OpenedFile, None]:
     if stat.S_ISREG(kind.st_mode) and os.lseek(descriptor, 0, os.SEEK_CUR) == 0:
         file = LocalFile(descriptor, filename)
         try:
-            yield OpenedFile(filename, media_type, file.size, file.chunks)
+            yield OpenedFile(filename, media_type, file.size, file.chunks, file)
         finally:
             await file.close()
         return

@@ -5,6 +5,7 @@ GET JOB/events  ─▶ event ─▶ event ─▶ … ─▶ the job has ended
 """
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
@@ -67,7 +68,9 @@ def result_of_job(source: str, job: Job) -> SendResult:
         case {"answer": {"status": int(status), **answer}}:
             body = answer.get("body")
             text = body if isinstance(body, str) else "" if body is None else json.dumps(body)
-            return SendResult.of(source, Answer(status, _media_type(answer.get("headers")), text.encode()))
+            is_binary = answer.get("body_encoding") == "base64"
+            content = base64.b64decode(text) if is_binary else text.encode()
+            return SendResult.of(source, Answer(status, _media_type(answer.get("headers")), content))
         case {"problem": {"title": _} as problem}:
             return SendResult(source, problem=problem)
         case {"state": "lost"}:

@@ -20,6 +20,7 @@ class ProgressBars:
         visible = "".join(each if each.isprintable() else "?" for each in name)
         self._name = visible if len(visible) <= _LONGEST_NAME else f"…{visible[1 - _LONGEST_NAME :]}"
         self._shown = shown
+        self._paused = False
         self._bars: dict[str, tqdm[NoReturn]] = {}
 
     def __enter__(self) -> Self:
@@ -35,7 +36,10 @@ class ProgressBars:
         """Show ``done`` of ``total`` bytes for a leg, "" if there is only one. ``total`` may become known later."""
         if not self._shown:
             return
-        bar = self._bars.get(leg) or self._add(leg, total)
+        bar = self._bars.get(leg) or self._add(leg, done, total)
+        if self._paused:
+            self._paused = False
+            bar.set_postfix_str("", refresh=False)
         if total is not None and bar.total != total:
             bar.total = total
         bar.update(done - bar.n)
@@ -45,11 +49,18 @@ class ProgressBars:
         for bar in self._bars.values():
             bar.set_postfix_str("waiting for the answer")
 
-    def _add(self, leg: str, total: int | None) -> "tqdm[NoReturn]":
+    def pause(self, reason: str) -> None:
+        """Show why nothing is sent at the moment. ``at`` ends the pause."""
+        self._paused = True
+        for bar in self._bars.values():
+            bar.set_postfix_str(reason)
+
+    def _add(self, leg: str, done: int, total: int | None) -> "tqdm[NoReturn]":
         columns, lines = os.get_terminal_size(sys.stderr.fileno())
         known = columns > 0 and lines > 0
         bar = self._bars[leg] = tqdm(
             desc=f"{self._name} {leg}".rstrip(),
+            initial=done,
             total=total,
             unit="B",
             unit_scale=True,

@@ -1,6 +1,7 @@
-"""Send each source in one request: a file as a form, a URL as a JSON document.
+"""Send each source: a file as a form, a URL as a JSON document.
 
-FILE, -   ─▶ POST /upload1, multipart, with Content-Length if the length is known
+FILE      ─▶ POST /upload1, multipart: a resumable upload, if the server accepts those
+-, a pipe ─▶ POST /upload1, multipart, in one request
 http(s):… ─▶ POST /upload2, JSON ─▶ 200, the answer
                                  └▶ 202, a job, which is followed to its end
 """
@@ -9,8 +10,8 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -21,13 +22,15 @@ from yarl import URL
 
 from aiorelay.certificates.tls import client_context
 from aiorelay.cli.send.endpoint import Endpoint, Reply
-from aiorelay.cli.send.files import OpenedFile, opened
+from aiorelay.cli.send.files import STDIN, OpenedFile, opened
+from aiorelay.cli.send.forms import FormFields, SeekableForm, call_at_end, form_of, once
 from aiorelay.cli.send.job_events import cancel, follow, result_of_job
 from aiorelay.cli.send.progress_bars import ProgressBars
 from aiorelay.cli.send.results import SendError, SendResult
+from aiorelay.cli.send.resumable import NotResumableError, ResumableUploads, Upload
+from aiorelay.cli.send.unfinished import Record, key_of, record
 from aiorelay.errors import Problem
-from aiorelay.multipart.form import Form, Part
-from aiorelay.multipart.framing import FramedBody, canonical_length, frame
+from aiorelay.multipart.framing import FramedBody, frame
 
 __all__ = ["SendOptions", "send"]
 
@@ -40,6 +43,7 @@ class SendOptions:
 
     ``to`` is a relay's base URL or, with a path, an upload endpoint. ``field`` is the form field of each file, and
     ``fields`` are additional ones. ``cacert`` (PEM) replaces the system's CAs and ``own_ca`` as the trusted CAs.
+    ``unfinished`` is the directory in which the URLs of unfinished uploads are kept.
     """
 
     to: URL
@@ -48,6 +52,7 @@ class SendOptions:
     cacert: Path | None = None
     own_ca: Path | None = None
     token: str | None = None
+    unfinished: Path | None = None
 
     def endpoint(self, path: str) -> URL:
         """Return the URL to post to: ``to`` if it has a path, else ``path`` of the relay."""
@@ -71,11 +76,25 @@ async def _send(
     stored = True
     async with _Sender(options) as sender:
         for source in sources:
-            with ProgressBars(source, shown=progress) as bars:
-                outcome = await sender.send(source, bars)
+            try:
+                with ProgressBars(source, shown=progress) as bars:
+                    outcome = await sender.send(source, bars)
+            except Interrupted as interrupted:
+                report(interrupted.result)
+                raise asyncio.CancelledError from None
             report(outcome)
             stored = stored and outcome.stored
     return stored
+
+
+class Interrupted(Exception):  # noqa: N818 - no error of the program
+    """The user interrupted an upload that can be continued; ``result`` says how."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self.result = SendResult(
+            source, problem={"title": "Interrupted", "detail": "Run the same command again to continue the upload."}
+        )
 
 
 class _Sender:
@@ -88,6 +107,7 @@ class _Sender:
         self._headers: dict[str, str] = {hdrs.USER_AGENT: "aiorelay"}
         if options.token is not None:
             self._headers[hdrs.AUTHORIZATION] = f"Bearer {options.token}"
+        self._fields = FormFields(options.field, options.fields)
         self._forms = Endpoint(options.endpoint("/upload1"), context=self._context, headers=self._headers)
         self._documents = Endpoint(options.endpoint("/upload2"), context=self._context, headers=self._headers)
 
@@ -98,6 +118,7 @@ class _Sender:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
+        self._resumable = ResumableUploads(self._forms, self._session)
         await self._forms.__aenter__()
         await self._documents.__aenter__()
         return self
@@ -112,16 +133,37 @@ class _Sender:
             if _REMOTE.match(source):
                 return await self._ingest(source, bars)
             async with opened(source) as file:
-                return SendResult.of(source, (await self._upload(file, bars)).answer)
+                return await self._upload(source, file, bars)
         except SendError as failure:
             return SendResult(source, problem={"title": str(failure)})
         except Problem as problem:  # the file was changed while it was read
             return SendResult(source, problem={"title": problem.detail})
 
-    async def _upload(self, file: OpenedFile, bars: ProgressBars) -> Reply:
-        form = _form(self._options, file)
+    async def _upload(self, source: str, file: OpenedFile, bars: ProgressBars) -> SendResult:
+        if file.local is not None and await self._resumable.are_accepted():
+            options = self._options
+            content = (str(self._forms.url), options.field, options.fields)
+            key = None if source == STDIN else key_of(source, *content)
+            with suppress(NotResumableError), record(options.unfinished, key) as kept:
+                return await self._upload_resumably(source, file, kept, bars)
+        return SendResult.of(source, (await self._post(file, bars)).answer)
+
+    async def _upload_resumably(self, source: str, file: OpenedFile, kept: Record, bars: ProgressBars) -> SendResult:
+        if file.local is None:
+            raise AssertionError("a stream cannot be resumed")
+        boundary = _boundary() if kept.upload is None else kept.upload.boundary.encode()
+        form = await SeekableForm.of(boundary, self._fields, file, file.local)
+        try:
+            return await self._resumable.send(Upload(source, form, kept, bars))
+        except asyncio.CancelledError:
+            if kept.is_kept:
+                raise Interrupted(source) from None
+            raise
+
+    async def _post(self, file: OpenedFile, bars: ProgressBars) -> Reply:
+        form = form_of(_boundary(), self._fields, file)
         framed = await frame(form)
-        async with aclosing(form.parts), aclosing(_call_at_end(framed.blocks, bars.wait)) as blocks:
+        async with aclosing(form.parts), aclosing(call_at_end(framed.blocks, bars.wait)) as blocks:
             return await self._forms.post(
                 replace(framed, blocks=blocks),
                 {hdrs.CONTENT_TYPE: f"multipart/form-data; boundary={framed.boundary.decode()}"},
@@ -131,7 +173,7 @@ class _Sender:
     async def _ingest(self, source: str, bars: ProgressBars) -> SendResult:
         document = _document(self._options, source)
         headers = {hdrs.CONTENT_TYPE: "application/json", "Prefer": "respond-async"}
-        reply = await self._documents.post(FramedBody(b"", len(document), _once(document)), headers)
+        reply = await self._documents.post(FramedBody(b"", len(document), once(document)), headers)
         if reply.job is None:
             return SendResult.of(source, reply.answer)
 
@@ -149,16 +191,8 @@ class _Sender:
             raise
 
 
-def _form(options: SendOptions, file: OpenedFile) -> Form:
-    parts = [Part(name, None, None, len(text), _once(text)) for name, text in _encoded(options.fields)]
-    parts.append(Part(options.field, file.filename, file.media_type, file.size, file.chunks))
-    boundary = b"aiorelay-" + secrets.token_hex(16).encode()
-
-    async def in_order() -> AsyncGenerator[Part, None]:
-        for part in parts:
-            yield part
-
-    return Form(boundary, in_order(), canonical_length(boundary, parts))
+def _boundary() -> bytes:
+    return b"aiorelay-" + secrets.token_hex(16).encode()
 
 
 def _document(options: SendOptions, source: str) -> bytes:
@@ -168,21 +202,5 @@ def _document(options: SendOptions, source: str) -> bytes:
     return json.dumps(members | {options.field: source}).encode()
 
 
-def _encoded(fields: Iterable[tuple[str, str]]) -> list[tuple[str, bytes]]:
-    return [(name, value.encode("utf-8", "surrogateescape")) for name, value in fields]
-
-
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) else None
-
-
-async def _once(block: bytes) -> AsyncGenerator[bytes, None]:
-    if block:
-        yield block
-
-
-async def _call_at_end(blocks: AsyncGenerator[bytes, None], ended: Callable[[], object]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(blocks):
-        async for block in blocks:
-            yield block
-    ended()

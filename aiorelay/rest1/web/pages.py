@@ -18,7 +18,17 @@ __all__ = ["Pages"]
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _OF_BOTH = ("icon.svg",)
-_OF_UPLOAD = ("page.css", "page.js", "entry.js", "sending.js", "ingesting.js", "verdict.js", "words.js")
+_OF_UPLOAD = (
+    "page.css",
+    "page.js",
+    "entry.js",
+    "sending.js",
+    "resuming.js",
+    "unfinished.js",
+    "ingesting.js",
+    "verdict.js",
+    "words.js",
+)
 _OF_DOCS = ("docs.js", "swagger-ui/swagger-ui.css", "swagger-ui/swagger-ui-bundle.js")
 
 # CSP Level 3: no other origins, no inline code, no framing.
@@ -45,13 +55,14 @@ class Pages:
     """The routes of the pages. All links are relative, so that the pages work below any path of a proxy.
 
     ``field`` is the form field of files. ``upload`` adds the upload page. With ``wants_token`` the page asks for a
-    token before the first upload.
+    token before the first upload. With ``resumable`` it continues interrupted uploads.
     """
 
-    def __init__(self, field: str, *, upload: bool, wants_token: bool) -> None:
+    def __init__(self, field: str, *, upload: bool, wants_token: bool, resumable: bool) -> None:
         self._field = field
         self._upload = upload
         self._wants_token = wants_token
+        self._resumable = resumable
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         assets = [*_OF_BOTH, *_OF_DOCS]
@@ -64,7 +75,11 @@ class Pages:
 
     def _upload_page(self) -> bytes:
         page = Template(_asset("index.html").decode())
-        return page.substitute(field=escape(self._field), token="wanted" if self._wants_token else "").encode()
+        return page.substitute(
+            field=escape(self._field),
+            token="wanted" if self._wants_token else "",
+            resumable="on" if self._resumable else "",
+        ).encode()
 
 
 def _asset(name: str) -> bytes:

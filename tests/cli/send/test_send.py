@@ -1,16 +1,12 @@
 """``aiorelay send``, called as a function with real relays, and as a program for signals and terminals."""
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import os
-import pty
 import signal
 import ssl
-import struct
 import sys
-import termios
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,64 +14,15 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from peers import PATIENCE, answering, answering_early, eventually
+from send_program import answer_of, finished, on_a_terminal, program, relay, uploads
 from yarl import URL
 
-from aiorelay.cli.main import main
 from aiorelay.cli.send import SendResult, is_confidential, read_token
 from aiorelay.cli.send.job_events import events_in, result_of_job
 from aiorelay.cli.send.results import Answer
 from aiorelay.errors import StartupError
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("AIORELAY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def send(capfdbinary):
-    """Run ``aiorelay send`` in a thread. Return its exit status, standard output and standard error."""
-
-    async def run(*arguments):
-        status = await asyncio.to_thread(main, ["send", *map(str, arguments)])
-        out, err = capfdbinary.readouterr()
-        return status, out.decode(), err.decode()
-
-    return run
-
-
-async def program(*arguments, stdin=asyncio.subprocess.PIPE, **options):
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "aiorelay",
-        "send",
-        *map(str, arguments),
-        stdin=stdin,
-        **{"stdout": pipe, "stderr": pipe, **options},
-    )
-
-
-async def finished(process, stdin=b""):
-    async with asyncio.timeout(PATIENCE * 3):
-        out, err = await process.communicate(stdin if process.stdin else None)
-    return process.returncode, out.decode(), (err or b"").decode()
-
-
-def relay(chain):
-    return "--to", chain.rest1, "--cacert", chain.ca
-
-
-def answer_of(status, body, media_type="application/json", *more):
-    head = [f"HTTP/1.1 {status} Whatever", f"Content-Type: {media_type}", f"Content-Length: {len(body)}", *more]
-    return "\r\n".join([*head, "", ""]).encode() + body
-
 
 # -- files
 
@@ -168,7 +115,7 @@ async def test_form_has_a_content_length_and_fields_before_the_file(recorder, se
     (tmp_path / "a.png").write_bytes(b"png")
     status, out, _ = await send("a.png", "--to", api.url, "--field", "k=v=w", "--field", "ключ=", "--field", "k=2")
     assert (status, out) == (0, '{"status": "done"}\n')
-    (request,) = api.requests
+    (request,) = uploads(api)
     assert request.target == "/api"
     assert int(request["Content-Length"]) == len(request.body)
     assert [(head.splitlines()[0], content) for head, content in request.parts] == [
@@ -185,7 +132,7 @@ async def test_setting_field_names_the_field_of_the_file(recorder, send, tmp_pat
     api = await recorder()
     (tmp_path / "a").write_bytes(b"a")
     assert (await send("a", "--to", api.url))[0] == 0
-    assert 'name="upload"' in api.requests[0].parts[0][0]
+    assert 'name="upload"' in uploads(api)[0].parts[0][0]
 
 
 async def test_file_field_overrides_the_setting(recorder, send, tmp_path, monkeypatch):
@@ -193,14 +140,14 @@ async def test_file_field_overrides_the_setting(recorder, send, tmp_path, monkey
     api = await recorder()
     (tmp_path / "a").write_bytes(b"a")
     assert (await send("a", "--to", api.url, "--file-field", "document"))[0] == 0
-    assert 'name="document"' in api.requests[0].parts[0][0]
+    assert 'name="document"' in uploads(api)[0].parts[0][0]
 
 
 async def test_query_of_an_endpoint_is_sent_unchanged(recorder, send, tmp_path):
     api = await recorder()
     (tmp_path / "a").write_bytes(b"a")
     assert (await send("a", "--to", f"{api.url}?signed=%2B%2f"))[0] == 0
-    assert api.requests[0].target == "/api?signed=%2B%2f"
+    assert uploads(api)[0].target == "/api?signed=%2B%2f"
 
 
 async def test_error_response_without_a_problem_document_is_quoted(recorder, send, tmp_path):
@@ -236,8 +183,8 @@ async def test_file_shorter_than_its_size_is_not_completed(recorder, send):
     api = await recorder()
     status, _, err = await send("/proc/self/status", "--to", api.url)
     assert status == 1
-    assert err == "aiorelay: /proc/self/status: The file is longer than its length says\n"
-    assert api.requests == []
+    assert err == "aiorelay: /proc/self/status: The file is longer than its length says.\n"
+    assert uploads(api) == []
 
 
 async def test_memory_stays_flat(aiorelay_server, tmp_path):
@@ -281,7 +228,7 @@ async def test_redirected_file_has_a_content_length(recorder, tmp_path):
         file.read(3)
         os.lseek(file.fileno(), 3, os.SEEK_SET)
         assert (await finished(await program("-", "--to", api.url, stdin=file)))[0] == 0
-    whole, rest = api.requests
+    whole, rest = uploads(api)
     assert int(whole["Content-Length"]) == len(whole.body)
     assert whole.parts[0][1] == b"content"
     assert rest["Transfer-Encoding"] == "chunked"
@@ -294,7 +241,7 @@ async def test_named_pipe_is_read_to_its_end(recorder, send, tmp_path):
     sending = asyncio.create_task(send("pipe", "--to", api.url))
     await asyncio.to_thread((tmp_path / "pipe").write_bytes, b"late")
     assert (await sending)[0] == 0
-    assert api.requests[0].parts[0][1] == b"late"
+    assert uploads(api)[0].parts[0][1] == b"late"
 
 
 async def test_closed_standard_input_is_one_line(recorder):
@@ -460,26 +407,6 @@ async def test_interrupt_cancels_the_job(recorder):
 # -- a terminal
 
 
-async def on_a_terminal(*arguments, lines=30, columns=100):
-    """Run ``aiorelay send`` on a terminal. Return what it prints besides its answers, and its exit status."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    process = await program(*arguments, stderr=theirs, stdin=asyncio.subprocess.DEVNULL)
-    os.close(theirs)
-
-    def read():
-        shown = b""
-        while True:
-            try:
-                shown += os.read(ours, 4096)
-            except OSError:  # EIO: all processes have closed the terminal
-                return shown
-
-    shown, (status, out, _) = await asyncio.gather(asyncio.to_thread(read), finished(process))
-    os.close(ours)
-    return status, out, shown.decode()
-
-
 @pytest.mark.parametrize(
     ("lines", "columns"), [(30, 100), (30, 0), (0, 100), (0, 0)], ids=["30x100", "30x0", "0x100", "0x0"]
 )
@@ -606,7 +533,7 @@ async def test_token_is_sent_and_never_printed(line, recorder, send, tmp_path):
     status, out, err = await send("a", "--to", api.url, "--cacert", "ca.pem", "--token-file", "token")
     assert (status, err) == (0, "")
     assert "s3cret" not in out
-    assert api.requests[0]["Authorization"] == "Bearer s3cret~"
+    assert uploads(api)[0]["Authorization"] == "Bearer s3cret~"
 
 
 async def test_token_is_sent_with_the_requests_for_the_job(recorder, send, tmp_path):
@@ -681,7 +608,7 @@ async def test_flags_may_stand_among_the_sources(recorder, send, tmp_path):
     for name in "ab":
         (tmp_path / name).write_text(name)
     assert (await send("a", "--to", api.url, "b"))[0] == 0
-    assert [request.parts[0][1] for request in api.requests] == [b"a", b"b"]
+    assert [request.parts[0][1] for request in uploads(api)] == [b"a", b"b"]
 
 
 # -- results
@@ -741,6 +668,12 @@ def test_answer_in_json(answer, content):
 def test_result_of_an_ended_job(job, stored, said):
     outcome = result_of_job("a", job)
     assert (outcome.stored, outcome.sentence) == (stored, said)
+
+
+def test_answer_of_a_job_that_is_not_text():
+    answer = {"status": 200, "headers": {"Content-Type": "image/png"}, "body": "iVBORw==", "body_encoding": "base64"}
+    result = result_of_job("a", {"state": "done", "answer": answer})
+    assert result.answer == Answer(200, "image/png", b"\x89PNG")
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.text("aü:, {}\x00", min_size=1)), max_size=5), st.data())

@@ -42,7 +42,7 @@ UNUSED: Any = None
 def app(*, upload_page: bool = True) -> web.Application:
     intake = Intake(Access(), Metrics(), NO_TRACING, BodyTimeouts(1, 1), UNUSED, most=1, on_piece=lambda: None)
     forms = FormReader(UNUSED, field="somefile", limits=FormLimits(parts=1, fields_size=1))
-    pages = Pages("somefile", upload=upload_page, wants_token=False)
+    pages = Pages("somefile", upload=upload_page, wants_token=False, resumable=True)
     completion = Completion(UNUSED, forms, UNUSED)
     limits = SizeLimits(file=1, form=1)
     resumable = ResumableRoutes(intake, UNUSED, completion, UNUSED, limits, UNUSED, expiry=1)

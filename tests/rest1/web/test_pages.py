@@ -371,10 +371,10 @@ def test_a_file_that_is_sent_waits_for_the_verdict_and_can_be_cancelled(page, fi
 
 def test_a_failed_upload_can_be_tried_again(page, files, peer):
     shown = page(upstream=peer.api)
-    peer.answer = 503, "text/plain", b"not now"
+    peer.answer = 422, "text/plain", b"not now"
     peer.gate.set()
     shown.choose(files("a.txt"))
-    shown.until_state("The upload API answered 503")
+    shown.until_state("The upload API answered 422")
     peer.answer = 200, "text/plain", b"now"
     shown.find(".again").click()
     (upload,) = shown.until_state("Stored")
@@ -383,6 +383,15 @@ def test_a_failed_upload_can_be_tried_again(page, files, peer):
 
 def test_a_lost_connection_is_shown(browser, servers, files):
     shown = Page(browser, servers.relay().rest1)
+    servers.close()
+    shown.choose(files("a.txt"))
+    shown.until(lambda: shown.uploads()[0]["state"].startswith("Connection lost. Trying again in "))
+    shown.find(".cancel").click()
+    shown.until_state("Cancelled")
+
+
+def test_a_lost_connection_is_shown_where_uploads_cannot_be_continued(browser, servers, files):
+    shown = Page(browser, servers.relay(resumable=False).rest1)
     servers.close()
     shown.choose(files("a.txt"))
     shown.until_state("The connection was lost")

@@ -26,7 +26,8 @@ export class Entry {
   #run;
   #queue;
   #controller = new AbortController();
-  #began = 0;
+  #began = null; // {at, done}: when the measured sending began, and with how many bytes
+  #progress = null;
 
   get ended() {
     return ["stored", "refused", "failed", "cancelled"].includes(this.element.dataset.kind);
@@ -43,9 +44,9 @@ export class Entry {
 
   /** Upload, and return the verdict. Show it unless a token is missing. */
   async start() {
-    this.#began = performance.now();
+    this.#began = null;
     this.#show("running", "Starting", { progress: null });
-    const on = { sent: this.#sent, checking: this.#checking, job: this.#job };
+    const on = { sent: this.#sent, checking: this.#checking, paused: this.#paused, job: this.#job };
     const verdict = await this.#run({ signal: this.#controller.signal, on });
     if (verdict.kind !== "token") this.end(verdict);
     return verdict;
@@ -80,23 +81,34 @@ export class Entry {
   }
 
   #sent = (done, total) => {
-    const seconds = (performance.now() - this.#began) / 1000;
-    this.#show("running", `Sending: ${share(done, total)}${left(done, total, seconds)}`, { progress: done / total });
+    this.#show("running", `Sending: ${share(done, total)}${this.#left(done, total)}`, { progress: done / total });
+  };
+
+  #paused = (words) => {
+    if (this.cancelled) return;
+    this.#began = null; // the time left is that at the rate after the pause
+    this.#show("running", words, { progress: this.#progress });
   };
 
   #checking = () => this.#show("running", "Sent; waiting for the answer", { progress: null });
 
   #job = ({ received, total }) => {
     if (this.cancelled) return;
-    const seconds = (performance.now() - this.#began) / 1000;
     if (total !== null && received >= total) return this.#show("running", "Fetched; waiting for the answer", { progress: null });
     const progress = total ? received / total : null;
-    this.#show("running", `Fetching: ${share(received, total)}${left(received, total, seconds)}`, { progress });
+    this.#show("running", `Fetching: ${share(received, total)}${this.#left(received, total)}`, { progress });
   };
+
+  /** The estimated time left, at the rate since the upload was begun or continued. */
+  #left(done, total) {
+    this.#began ??= { at: performance.now(), done };
+    return left(done - this.#began.done, total - this.#began.done, (performance.now() - this.#began.at) / 1000);
+  }
 
   #show(kind, words, { progress = 0 } = {}) {
     this.element.dataset.kind = kind;
     this.#find(".state").textContent = words;
+    this.#progress = progress;
     const bar = this.#find("progress");
     bar.hidden = kind !== "running";
     if (progress === null) bar.removeAttribute("value");

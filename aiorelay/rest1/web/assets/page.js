@@ -11,6 +11,7 @@ const KEPT = "aiorelay-token";
 const $ = (selector) => document.querySelector(selector);
 const input = $("#file");
 const field = input.name;
+const resumable = Boolean(document.body.dataset.resumable);
 const list = $("#uploads ol");
 
 // -- the queue
@@ -39,7 +40,7 @@ async function next() {
 }
 
 function add(name, run) {
-  const entry = new Entry(name, ({ signal, on }) => run({ field, token, signal, on }), queue);
+  const entry = new Entry(name, ({ signal, on }) => run({ field, token, resumable, signal, on }), queue);
   entries.add(entry);
   list.append(entry.element);
   $("#uploads").hidden = false;

@@ -1,12 +1,18 @@
-// Send a file as a form. XMLHttpRequest reports upload progress; fetch does not.
+// Send a file as a form: as a resumable upload if the relay accepts those, else in one request.
 
+import { sendResumably } from "./resuming.js";
 import { BROKEN, CANCELLED, UNREADABLE, verdictOf } from "./verdict.js";
 
 /**
  * Send a file and resolve to the verdict. `on.sent(done, total)` is called during the upload, `on.checking()` when all
- * bytes are sent. Aborting the signal cancels the upload.
+ * bytes are sent, `on.paused(words)` while an interrupted upload waits. Aborting the signal cancels the upload.
  */
-export function send(file, { field, token, signal, on }) {
+export async function send(file, options) {
+  return (options.resumable && (await sendResumably(file, options))) || sendPlainly(file, options);
+}
+
+/** XMLHttpRequest reports upload progress; fetch does not. */
+function sendPlainly(file, { field, token, signal, on }) {
   return new Promise((resolve) => {
     const request = new XMLHttpRequest();
     const form = new FormData();

@@ -24,6 +24,7 @@ export function verdictOfJob(job) {
 }
 
 export const CANCELLED = { kind: "cancelled", title: "Cancelled" };
+export const CANCELLED_LATE = { ...CANCELLED, detail: "All bytes had been sent. The file may have been stored." };
 export const BROKEN = {
   kind: "failed",
   title: "The connection was lost",
@@ -34,7 +35,7 @@ export const UNREADABLE = {
   title: "The file cannot be read",
   detail: "It is a folder, or it was changed or deleted after it was chosen.",
 };
-const LOST = {
+export const LOST = {
   kind: "failed",
   title: "The relay was restarted",
   detail: "The upload was interrupted. The file may or may not have been stored.",
