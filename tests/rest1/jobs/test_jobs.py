@@ -682,7 +682,7 @@ async def test_end_that_cannot_be_written_down_is_told_all_the_same(tmp_path, ca
         gate.set()
         await asyncio.wait_for(job.over.wait(), PATIENCE)
         assert jobs.find(job.id, None).state == "done"
-    assert "could not be written down" in caplog.text
+    assert "could not be recorded" in caplog.text
 
 
 # -- the end of the process

@@ -78,7 +78,7 @@ async def test_raw_body_is_sent_in_three_requests(relay):
 
 async def test_location_is_an_absolute_url_of_the_host_that_the_client_used(relay):
     answer = await relay.draft.create(10)
-    assert re.fullmatch(r"https://relay\.example/uploads/[A-Za-z0-9_-]{32}", answer["Location"])
+    assert re.fullmatch(r"https://relay\.localhost/uploads/[A-Za-z0-9_-]{32}", answer["Location"])
 
 
 @pytest.mark.parametrize("length", [None, len(CONTENT)])
@@ -200,7 +200,7 @@ async def test_creation_that_breaks_off_after_104_can_be_continued(relay):
         await client.send(request[:-3])
         head = (await client.head()).decode()
         client.close()
-    (path,) = re.findall(r"Location: https://relay\.example(.*)\r\n", head)
+    (path,) = re.findall(r"Location: https://relay\.localhost(.*)\r\n", head)
     at = await offset(relay, path)
     assert at in {0, 7}  # 0: what has not been read when the connection ends is lost
     assert (await relay.draft.append(path, at, CONTENT[at:], last=True)).status == 200

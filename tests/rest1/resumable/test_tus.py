@@ -171,7 +171,7 @@ async def test_content_beyond_the_length_is_refused_and_the_upload_goes_on(relay
 
 async def test_creation_names_the_upload_and_its_end(relay):
     answer = await relay.tus.create(10)
-    assert re.fullmatch(r"https://relay\.example/files/[A-Za-z0-9_-]{32}", answer["Location"])
+    assert re.fullmatch(r"https://relay\.localhost/files/[A-Za-z0-9_-]{32}", answer["Location"])
     assert email.utils.parsedate_to_datetime(answer["Upload-Expires"]).timestamp() > time.time()
 
 
@@ -342,7 +342,7 @@ async def test_terminated_upload_is_gone(relay):
 # -- concatenation
 
 
-@pytest.mark.parametrize("form", ["{path}", "https://relay.example{path}", "{name}"], ids=["path", "url", "relative"])
+@pytest.mark.parametrize("form", ["{path}", "https://relay.localhost{path}", "{name}"], ids=["path", "url", "relative"])
 async def test_parts_become_one_file_in_the_order_of_the_list(relay, form):
     paths = [await partial(relay, content) for content in (b"world", b"", b"hello ")]
     named = [form.format(path=path, name=path.rpartition("/")[2]) for path in (paths[2], paths[1], paths[0])]
