@@ -34,7 +34,7 @@ def report(tmp_path):
 
 @pytest.fixture
 async def chain(aiorelay_server):
-    return await aiorelay_server()
+    return await aiorelay_server(public_name=["relay.example"])
 
 
 async def output(*command, stdin=b"", **environment):
@@ -334,7 +334,7 @@ async def test_a_captured_request_passes_with_and_without_a_crlf_at_its_end(chai
 async def test_a_captured_form_arrives_with_all_its_parts(aiorelay_server, recorder, name, reader):
     """Names, types, bytes and order are those that Werkzeug finds in the client's form."""
     upstream = await recorder()
-    chain = await aiorelay_server(upstream=upstream.url, only="rest1")
+    chain = await aiorelay_server(upstream=upstream.url, only="rest1", public_name=["relay.example"])
     sent = parse(capture(name))
     assert (await exchange(chain, capture(name)))[0] == 200
     (received,) = upstream.requests
