@@ -10,7 +10,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiorelay.checks.digests import parse_digest_field
 from aiorelay.checks.wanted_digests import preferred_algorithm
-from aiorelay.http.authentication import Access
+from aiorelay.http.authentication import Access, peer_of
 from aiorelay.http.fields import CONTENT_DIGESTS, add_trace, drop_client_claims, end_to_end
 from aiorelay.http.grammar import essence
 from aiorelay.multipart.framing import FramedBody
@@ -115,7 +115,8 @@ def _passed_on(request: web.Request, access: Access, client: str) -> "CIMultiDic
         fields,
         version=request.version,
         client=client,
-        peer=request.remote,
+        peer=peer_of(request),
+        scheme=request.scheme,
         host=request.headers.get(hdrs.HOST),
         request_id=request_id.get(),
     )

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import ssl
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -128,7 +129,7 @@ async def serve_rest2(shared: ServerContext) -> AsyncGenerator[stores.Store, Non
         checks = [max_size(settings.max_size)]
         sites = SitePolicy(shared.own_hosts(), (), proxied=Access(None, settings.trusted_proxy).believes)
         rest2 = Rest2(store, access, sites, limits=shared.limits, checks=checks, timeouts=shared.timeouts)
-        context, sockets = shared.identity.context, shared.sockets["rest2"]
+        context, sockets = shared.identity.context if settings.tls else None, shared.sockets["rest2"]
         connections = Connections()
         app = rest2.app(connections.track)
         async with serving(app, sockets, context, shared.drain, connections, heads=FROM_RELAYS):
@@ -170,8 +171,8 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         rest1 = Rest1(intake, forms, relay, jobs, pages, resumable, sites)
         connections = Connections()
         app = rest1.app(connections.track)
-        context = _relay_identity(shared).context
-        await stack.enter_async_context(serving(app, shared.sockets["rest1"], context, shared.drain, connections))
+        sockets, context = shared.sockets["rest1"], _relay_context(shared)
+        await stack.enter_async_context(serving(app, sockets, context, shared.drain, connections))
         stack.callback(rest1.drain)
         yield
 
@@ -222,22 +223,24 @@ def _on_piece(settings: Settings) -> Callable[[], None]:
     return warn_of_piece if settings.allow_pieces else partial(refuse_piece, resumable=settings.resumable)
 
 
-def _relay_identity(shared: ServerContext) -> Identity:
-    """Return the identity of rest1.
+def _relay_context(shared: ServerContext) -> ssl.SSLContext | None:
+    """Return the TLS context of rest1, None for plain HTTP.
 
     It is rest2's unless ``client_ca`` is set: rest1 then requires client certificates, and rest2 does not.
     """
     settings = shared.settings
+    if not settings.tls or settings.listen_unix is not None:
+        return None
     if settings.client_ca is None:
         if not settings.token_file and not _is_loopback(shared.sockets["rest1"]):
             logs.log.warning(
                 "Anyone who can reach this machine can upload. Set --token-file or --client-ca to prevent it."
             )
-        return shared.identity
+        return shared.identity.context
     identity = Identity(settings, address(settings.host))
     tls.require_client_certificates(identity.context, settings.client_ca)
     shared.identities.append(identity)
-    return identity
+    return identity.context
 
 
 def _is_loopback(sockets: Sequence[socket.socket]) -> bool:
@@ -249,7 +252,12 @@ def _fetcher(shared: ServerContext) -> Generator[Fetcher, None, None]:
     settings = shared.settings
     fetcher = Fetcher(
         allowed=settings.allow_net,
-        own=[each.getsockname()[:2] for bound in shared.sockets.values() for each in bound],
+        own=[
+            each.getsockname()[:2]
+            for bound in shared.sockets.values()
+            for each in bound
+            if each.family != socket.AF_UNIX
+        ],
         hosts=settings.allow_host,
         limits=FetchLimits(idle=settings.idle_timeout, min_rate=settings.min_rate),
     )
@@ -277,7 +285,7 @@ async def _upstream(shared: ServerContext, traced: Tracing) -> AsyncGenerator[Up
     async with Upstream(
         target,
         context=context,
-        server_name=identity.name if settings.upstream is None else None,
+        server_name=identity.name if settings.upstream is None and settings.tls else None,
         headers=settings.upstream_header,
         timeouts=UpstreamTimeouts(idle=settings.idle_timeout, answer=settings.answer_timeout),
         server_keep_alive=HEAD_DEADLINE if settings.upstream is None else 0.0,

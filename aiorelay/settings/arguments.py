@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from aiorelay.settings.kinds import StatusRange
-    from aiorelay.settings.places import IPNetwork, ScannerAddress
+    from aiorelay.settings.places import IPNetwork, Owner, ScannerAddress
 
 __all__ = ["Arguments"]
 
@@ -22,10 +22,14 @@ class Arguments(TypedDict, total=False):
     host: str | None
     rest1_port: int | None
     rest2_port: int | None
+    listen_unix: str | PathLike[str] | None
+    listen_unix_mode: str | None
+    listen_unix_owner: "str | Owner | None"
     only: Literal["rest1", "rest2"] | None
     reuse_port: bool | None
     loop: Literal["asyncio", "uvloop"] | None
     state_dir: str | PathLike[str] | None
+    tls: bool | None
     tls_cert: str | PathLike[str] | None
     tls_key: str | PathLike[str] | None
     tls_name: str | Sequence[str] | None

@@ -17,6 +17,8 @@ _OPENING = """\
 
 # Sample values for settings whose default is not a plain value.
 _SAMPLES: dict[str, object] = {
+    "listen_unix": "/run/aiorelay/rest1.sock",
+    "listen_unix_owner": ":www-data",
     "only": "rest1",
     "state_dir": "/var/lib/aiorelay",
     "tls_cert": "relay.crt",

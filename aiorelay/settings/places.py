@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiorelay.settings.kinds import InvalidValueError, Kind, count
 
@@ -14,13 +14,17 @@ __all__ = [
     "CERTIFICATE_NAME",
     "HOST",
     "HOST_PATTERN",
+    "MODE",
     "NETWORK",
     "ORIGIN",
+    "OWNER",
     "PATH",
     "SCANNER",
     "UPSTREAM",
     "IPNetwork",
+    "Owner",
     "ScannerAddress",
+    "is_loopback",
     "upload_url",
 ]
 
@@ -39,6 +43,47 @@ _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _SECRETS_OF_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 
 _DIALLED_PORT = count(least=1, most=65535)
+
+_MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
+# User and group names of shadow(5), and numbers.
+_OWNER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*\$?)?(?::([A-Za-z0-9_][A-Za-z0-9_.-]*\$?))?", re.ASCII)
+
+
+class Owner(NamedTuple):
+    """The user and the group of a file, by name or number. None leaves what it is."""
+
+    user: str | int | None
+    group: str | int | None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is the loopback: an address of it, or ``localhost`` (RFC 6761, section 6.3)."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _mode(value: object) -> str:
+    # Text only: a number in a TOML file would be decimal.
+    if not isinstance(value, str) or not _MODE.fullmatch(value.strip()):
+        raise InvalidValueError("is not a file mode", "write three octal digits as text, such as 660")
+    return value.strip()[-3:]
+
+
+def _owner(value: object) -> Owner:
+    match value:
+        case (str() | int() | None as user, str() | int() | None as group):
+            return Owner(user, group)
+        case str() if value and (match := _OWNER.fullmatch(value)):
+            user, group = (int(name) if name and name.isdigit() else name for name in match.groups())
+            return Owner(user, group)
+    raise InvalidValueError("is not an owner", "write it as USER, USER:GROUP or :GROUP")
+
+
+def _show_owner(owner: Owner) -> str:
+    user, group = ("" if each is None else str(each) for each in owner)
+    return f"{user}:{group}" if group else user
 
 
 def _path(value: object) -> Path:
@@ -212,6 +257,8 @@ def _show_scanner(scanner: ScannerAddress) -> str:
 
 
 PATH = Kind("PATH", _path, anchor=_from_directory)
+MODE = Kind("MODE", _mode)
+OWNER = Kind("USER:GROUP", _owner, _show_owner)
 HOST = Kind("HOST", _host)
 HOST_PATTERN = Kind("HOST", _host_pattern)
 CERTIFICATE_NAME = Kind("NAME", _certificate_name)

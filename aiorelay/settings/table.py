@@ -31,13 +31,17 @@ from aiorelay.settings.places import (
     CERTIFICATE_NAME,
     HOST,
     HOST_PATTERN,
+    MODE,
     NETWORK,
     ORIGIN,
+    OWNER,
     PATH,
     SCANNER,
     UPSTREAM,
     IPNetwork,
+    Owner,
     ScannerAddress,
+    is_loopback,
 )
 from aiorelay.settings.setting import Setting, SettingsError, many, one, suggestion
 
@@ -83,6 +87,17 @@ class Settings:
     host: str = one("servers", HOST, "127.0.0.1", "address both servers bind")
     rest1_port: int = one("servers", PORT, 8000, "port of the relay; 0: chosen by the system")
     rest2_port: int = one("servers", PORT, 8001, "port of the embedded upload API; 0: chosen by the system")
+    listen_unix: Path | None = one(
+        "servers",
+        PATH,
+        None,
+        "Unix socket on which the relay listens instead of its port, with plain HTTP",
+        otherwise="off",
+    )
+    listen_unix_mode: str = one("servers", MODE, "660", "file mode of the Unix socket: who may write may upload")
+    listen_unix_owner: Owner | None = one(
+        "servers", OWNER, None, "owner of the Unix socket (USER, USER:GROUP or :GROUP)", otherwise="the process's own"
+    )
     only: str | None = one("servers", choice("rest1", "rest2"), None, "serve only this server", otherwise="both")
     reuse_port: bool = one("servers", SWITCH, False, "several processes may share both ports (SO_REUSEPORT)")
     loop: str = one("servers", choice("asyncio", "uvloop"), "asyncio", "event loop; uvloop needs the extra [uvloop]")
@@ -94,6 +109,7 @@ class Settings:
         otherwise="$XDG_STATE_HOME/aiorelay or ~/.local/state/aiorelay",
     )
 
+    tls: bool = one("TLS", SWITCH, True, "off: plain HTTP, on the loopback only, for a proxy on the same machine")
     tls_cert: Path | None = one("TLS", PATH, None, "certificate chain to serve (PEM)", otherwise="generated")
     tls_key: Path | None = one("TLS", PATH, None, "private key of tls-cert (PEM)", otherwise="in tls-cert")
     tls_name: tuple[str, ...] = many(
@@ -269,6 +285,17 @@ class Settings:
             raise _conflict(
                 SETTINGS["tls_key"], self.tls_key, "is a key without a certificate", "give tls-cert as well"
             )
+        if not self.tls and not is_loopback(self.host) and not (self.only == "rest1" and self.listen_unix):
+            raise _conflict(
+                SETTINGS["tls"],
+                self.tls,
+                f"would serve plain HTTP at {self.host}, which is not the loopback",
+                "set host to 127.0.0.1, or serve TLS",
+            )
+        if self.client_ca is not None and not (self.tls and self.listen_unix is None):
+            raise _conflict(
+                SETTINGS["client_ca"], self.client_ca, "needs TLS, which the relay does not serve here", "leave it out"
+            )
         if self.only == "rest1" and self.upstream is None:
             raise _conflict(SETTINGS["only"], self.only, "has no upload API to send to", "give upstream as well")
         if "*" in self.allow_origin and self.client_ca is not None:
@@ -300,7 +327,8 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
 
 
 def _conflict(setting: Setting, value: object, fault: str, advice: str) -> SettingsError:
-    return SettingsError(setting.key, f"{setting.kind.quote(value)} {fault}", advice, origin=f"argument {setting.name}")
+    quoted = setting.kind.show(value) if setting.is_switch else setting.kind.quote(value)
+    return SettingsError(setting.key, f"{quoted} {fault}", advice, origin=f"argument {setting.name}")
 
 
 def unknown(word: str, value: object, *, spelling: Callable[[Setting], str], origin: str) -> SettingsError:
