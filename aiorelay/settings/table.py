@@ -109,7 +109,7 @@ class Settings:
         otherwise="$XDG_STATE_HOME/aiorelay or ~/.local/state/aiorelay",
     )
 
-    tls: bool = one("TLS", SWITCH, True, "off: plain HTTP, on the loopback only, for a proxy on the same machine")
+    tls: bool = one("TLS", SWITCH, True, "off: both servers speak plain HTTP, on the loopback only, for a proxy there")
     tls_cert: Path | None = one("TLS", PATH, None, "certificate chain to serve (PEM)", otherwise="generated")
     tls_key: Path | None = one("TLS", PATH, None, "private key of tls-cert (PEM)", otherwise="in tls-cert")
     tls_name: tuple[str, ...] = many(
