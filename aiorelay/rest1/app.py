@@ -8,6 +8,7 @@ POST /upload2   with Prefer: respond-async (RFC 7240): the same as a job, which 
 GET  /healthz, /readyz, /metrics, /openapi.json
 """
 
+import asyncio
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,6 +36,7 @@ from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import Body, FormFactory, FormReader, dispatch_on_content_type
 from aiorelay.rest1.resumable.routes import ResumableRoutes
+from aiorelay.rest1.routes import Routes
 from aiorelay.rest1.upload_request import FORM, JSON, UploadRequest
 from aiorelay.rest1.web.pages import Pages
 
@@ -56,6 +58,7 @@ class Rest1:
         jobs: Jobs,
         pages: Pages,
         resumable: ResumableRoutes | None,
+        routes: Routes,
         sites: SitePolicy,
     ) -> None:
         self._intake = intake
@@ -64,6 +67,7 @@ class Rest1:
         self._jobs = jobs
         self._pages = pages
         self._resumable = resumable
+        self._routes = routes
         self._sites = sites
 
     def app(self, track: Middleware) -> web.Application:
@@ -84,6 +88,7 @@ class Rest1:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._show_metrics)
+        self._routes.add_exact(app.router)
         for path, factories in (
             ("/upload", {FORM: self._forms.form, JSON: self._forms.json}),
             ("/upload1", {FORM: self._forms.form}),
@@ -100,6 +105,7 @@ class Rest1:
         JobRoutes(self._jobs, self._intake.access.who, idle=self._intake.timeouts.idle).add_to(app.router)
         self._pages.add_to(app.router)
         openapi.add_to(app.router, self._forms.field)
+        self._routes.add_prefixes(app.router)
         add_catch_all_route(app.router)
         return app
 
@@ -114,9 +120,13 @@ class Rest1:
     async def _readyz(self, _request: web.Request) -> web.Response:
         if self._intake.draining:
             return web.json_response({"status": "shutting down"}, status=503)
-        if not await self._relay.reachable():
+        reachable, *of_routes = await asyncio.gather(
+            self._relay.reachable(), *(relay.reachable() for relay in self._routes.relays.values())
+        )
+        if not reachable and not any(of_routes):
             return web.json_response({"status": "the upload API cannot be reached"}, status=503)
-        return web.json_response({"status": "ready"})
+        away = [path for path, is_there in zip(self._routes.relays, of_routes, strict=True) if not is_there]
+        return web.json_response({"status": "ready"} | ({"unreachable_routes": away} if away else {}))
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         self._intake.access.who(request)

@@ -3,7 +3,7 @@
 Form ─▶ checked ─▶ framed ─▶ delivered ─▶ RelayedAnswer
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ import aiohttp
 from aiorelay.checks.pipeline import CheckFactory, checked
 from aiorelay.checks.wanted_digests import WantedDigests
 from aiorelay.multipart.form import Form
-from aiorelay.multipart.framing import frame
+from aiorelay.multipart.framing import FramedBody, frame
 from aiorelay.multipart.parser import require_file
 from aiorelay.rest1.delivery import Delivery
 from aiorelay.rest1.pieces import watch_fields
@@ -62,17 +62,22 @@ class Relay:
 
     @asynccontextmanager
     async def send(
-        self, form: Form, asked: UploadRequest, progress: ProgressRecorder
+        self,
+        form: Form,
+        asked: UploadRequest,
+        progress: ProgressRecorder,
+        *,
+        framing: Callable[[Form], Awaitable[FramedBody]] = frame,
     ) -> AsyncGenerator[RelayedAnswer, None]:
         """Send a form, and give the answer for as long as the context lasts. Raises the first ``Problem``."""
         wanted = WantedDigests(asked.wanted_digest, self._pool)
         form = checked(form, [progress.received, wanted, *self._checks, progress.checked])
         parts = watch_fields(form, self._on_piece)
         async with aclosing(require_file(Form(form.boundary, parts, form.length), self._field)) as parts:
-            framed = await frame(Form(form.boundary, parts, form.length))
+            framed = await framing(Form(form.boundary, parts, form.length))
             fields = upstream_fields(asked, framed, is_job=progress.is_job)
             timed = replace(framed, blocks=progress.timed(framed.blocks))
-            async with self._delivery.post(timed, fields, asked.query, progress.forwarded) as response:
+            async with self._delivery.post(timed, fields, asked.target, progress.forwarded) as response:
                 progress.answered(response.status, stored=self.means_stored(response.status))
                 yield RelayedAnswer(response, wanted.told())
 

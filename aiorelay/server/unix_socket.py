@@ -32,7 +32,7 @@ def listening_at(path: Path, *, mode: int, owner: Owner | None, backlog: int) ->
             try:
                 path.chmod(mode)
                 if owner is not None:
-                    shutil.chown(path, owner.user, owner.group)
+                    shutil.chown(path, owner.user, owner.group)  # type: ignore[arg-type]  # None: unchanged
             except (OSError, LookupError) as error:
                 why = error.strerror if isinstance(error, OSError) else str(error)
                 raise StartupError(

@@ -3,7 +3,7 @@
 At run time each argument also accepts the text that its flag accepts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from aiorelay.settings.kinds import StatusRange
     from aiorelay.settings.places import IPNetwork, Owner, ScannerAddress
+    from aiorelay.settings.routes import Route
 
 __all__ = ["Arguments"]
 
@@ -42,6 +43,7 @@ class Arguments(TypedDict, total=False):
     field: str | None
     answer_timeout: float | str | None
     stored_status: "str | int | StatusRange | Sequence[str | int | StatusRange] | None"
+    route: "str | Route | Mapping[str, object] | Sequence[str | Route | Mapping[str, object]] | None"
     store: str | PathLike[str] | None
     fsync: bool | None
     local_root: str | PathLike[str] | Sequence[str | PathLike[str]] | None

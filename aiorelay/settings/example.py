@@ -27,6 +27,7 @@ _SAMPLES: dict[str, object] = {
     "upstream": "https://uploads.example.org/upload",
     "upstream_ca": "upstream-ca.pem",
     "upstream_header": ["X-Api-Key: secret"],
+    "route": ["/legacy/*=https://old.example.org/api,field=file,max-size=1MiB"],
     "store": "/srv/uploads",
     "fsync": True,
     "local_root": ["/srv/outgoing"],

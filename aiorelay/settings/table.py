@@ -43,6 +43,7 @@ from aiorelay.settings.places import (
     ScannerAddress,
     is_loopback,
 )
+from aiorelay.settings.routes import ROUTE, Route, inherited, is_per_route
 from aiorelay.settings.setting import Setting, SettingsError, many, one, suggestion
 
 if TYPE_CHECKING:
@@ -149,6 +150,10 @@ class Settings:
         "statuses of the upload API that count as stored in log and metrics",
         default=lambda: ("200-299", "303"),
         otherwise="",
+    )
+
+    route: tuple[Route, ...] = many(
+        "routes", ROUTE, "path whose uploads go to another upload API (PATH=URL, PATH=URL,field=NAME)"
     )
 
     store: Path | None = one(
@@ -278,6 +283,7 @@ class Settings:
         for setting in SETTINGS.values():
             object.__setattr__(self, setting.name, setting.accept(given.get(setting.name)))
         self._check_combinations()
+        self._check_routes()
 
     def _check_combinations(self) -> None:
         """Raise ``SettingsError`` for values that contradict each other."""
@@ -303,6 +309,35 @@ class Settings:
             raise _conflict(SETTINGS["allow_origin"], "*", fault, "name the origins, or leave out client-ca")
         if self.only is None and self.rest1_port == self.rest2_port != 0:
             raise _conflict(SETTINGS["rest2_port"], self.rest2_port, "is rest1-port too", "give them different ports")
+
+    def _check_routes(self) -> None:
+        """Raise ``SettingsError`` for a path that two routes have, and for a wrong setting of a route."""
+        paths: set[str] = set()
+        for number, route in enumerate(self.route, 1):
+            where = f"number {number}, {route.path!r}"
+            if route.path in paths:
+                raise SettingsError(
+                    "route", f"{where} has the path of another one", "give each its own", origin="argument route"
+                )
+            paths.add(route.path)
+            try:
+                self.of_route(route)
+            except SettingsError as error:
+                raise SettingsError(
+                    "route", f"{where}: {error.key}: {error.fault}", error.advice, origin="argument route"
+                ) from None
+
+    def of_route(self, route: Route) -> "Settings":
+        """Return the settings for the uploads of a route. Raises ``SettingsError``."""
+        for name, value in route.own.items():
+            if name not in SETTINGS:
+                raise unknown(name, value, spelling=lambda setting: setting.name, origin="argument route")
+            if not is_per_route(SETTINGS[name]):
+                raise SettingsError(
+                    SETTINGS[name].key, "holds for the relay as a whole", "set it outside of the route", origin="route"
+                )
+        values = {name: getattr(self, name) for name in inherited(SETTINGS.values())}
+        return Settings.of({**values, **route.own, "upstream": route.upstream, "route": ()})
 
     @property
     def durable(self) -> bool:
