@@ -143,7 +143,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
             on_piece=on_piece(settings),
         )
         relays = Relays(shared.identity, shared.urls.get("rest2"), shared.metrics, traced, pool, stack)
-        relay = await relays.open(settings)
+        relay = None if settings.only == "rest1" and settings.upstream is None else await relays.open(settings)
         sources = Sources(stack.enter_context(_fetcher(shared)), settings.local_root, pool)
         forms = FormReader(sources, field=settings.field, limits=form_limits(settings))
         routes = Routes(intake, [await _routed(each, settings, relays, sources) for each in settings.route])
@@ -151,11 +151,13 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         stack.push_async_callback(shared.drain.requests, jobs.tasks)
         pages = Pages(
             settings.field,
-            upload=settings.page,
+            upload=settings.page and relay is not None,
             wants_token=shared.tokens is not None,
             resumable=settings.resumable,
         )
-        resumable = await _resumable(shared, stack, intake, forms, relay, jobs) if settings.resumable else None
+        resumable = None
+        if settings.resumable and relay is not None:
+            resumable = await _resumable(shared, stack, intake, forms, relay, jobs)
         sites = SitePolicy(shared.own_hosts(), settings.allow_origin, proxied=intake.access.believes)
         rest1 = Rest1(intake, forms, relay, jobs, pages, resumable, routes, sites)
         connections = Connections()

@@ -77,7 +77,7 @@ def _route(value: object) -> Route:
     return Route(
         path=_path(path),
         upstream=_upstream(upstream),
-        raw=SWITCH.accept(members.pop("raw", False)),
+        raw=_raw(members.pop("raw", False)),
         tokens=_names(members.pop("tokens", ())),
         own=MappingProxyType(members),
     )
@@ -105,6 +105,14 @@ def _path(value: object) -> str:
     if {".", ".."} & set(value.split("/")):
         raise InvalidValueError(f"has the path {value!r} with dot segments", "leave them out")
     return value
+
+
+def _raw(value: object) -> bool:
+    try:
+        is_raw: bool = SWITCH.accept(value)
+    except InvalidValueError as invalid:
+        raise InvalidValueError(f"has a value of raw that {invalid.fault}", invalid.advice) from None
+    return is_raw
 
 
 def _upstream(value: object) -> "URL":

@@ -302,7 +302,7 @@ class Settings:
             raise _conflict(
                 SETTINGS["client_ca"], self.client_ca, "needs TLS, which the relay does not serve here", "leave it out"
             )
-        if self.only == "rest1" and self.upstream is None:
+        if self.only == "rest1" and self.upstream is None and not self.route:
             raise _conflict(SETTINGS["only"], self.only, "has no upload API to send to", "give upstream as well")
         if "*" in self.allow_origin and self.client_ca is not None:
             fault = "lets every page use the client certificates of its visitors"
