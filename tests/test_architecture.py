@@ -43,8 +43,10 @@ PURE = (
     "multipart.framing",
     "multipart.part_head",
     "rest1.keep_alive",
+    "rest1.public_addresses",
     "rest1.resumable.draft_fields",
     "rest1.resumable.tus_fields",
+    "rest1.target",
     "sources.address_rules",
     "sources.fetch.ranges",
 )

@@ -116,6 +116,23 @@ async def test_one_relay_before_three_apis(aiorelay_server, upload_api, index, s
     assert api.stored() == [stored_file("a.txt", b"content")]
 
 
+async def test_the_redirect_of_an_object_store_leads_to_its_public_address(aiorelay_server, store, session):
+    relay = await aiorelay_server(
+        only="rest1",
+        route={
+            "path": "/photos",
+            "upstream": f"{store.s3}/photos",
+            "field": "file",
+            "upstream_public": "https://s3.example.org/",
+        },
+    )
+    fields = post_policy("photos", "c.csv", most=1000, success_action_redirect=f"{store.s3}/photos/done.html")
+    status, headers, text = await ask(session, relay, "POST", "/photos", data=form(fields, CSV))
+    assert status == 303, text
+    assert headers["Location"].startswith("https://s3.example.org/photos/done.html?")
+    assert "key=c.csv" in headers["Location"]
+
+
 async def test_an_object_store_never_has_a_refused_file(aiorelay_server, store, session):
     relay = await aiorelay_server(
         only="rest1", route={"path": "/files/*", "upstream": store.filer, "raw": True, "max_size": "1MiB"}

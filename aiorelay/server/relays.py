@@ -72,6 +72,7 @@ class Relays:
             self._pool,
             field=settings.field,
             stored_status=settings.stored_status,
+            public=settings.upstream_public,
             on_piece=on_piece(settings),
         )
 

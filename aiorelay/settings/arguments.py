@@ -42,6 +42,7 @@ class Arguments(TypedDict, total=False):
     upstream_chunked: Literal["allow", "never"] | None
     field: str | None
     answer_timeout: float | str | None
+    upstream_public: "str | URL | None"
     stored_status: "str | int | StatusRange | Sequence[str | int | StatusRange] | None"
     route: "str | Route | Mapping[str, object] | Sequence[str | Route | Mapping[str, object]] | None"
     store: str | PathLike[str] | None

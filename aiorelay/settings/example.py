@@ -26,6 +26,7 @@ _SAMPLES: dict[str, object] = {
     "tls_name": ["relay.example.org", "192.168.1.7"],
     "upstream": "https://uploads.example.org/upload",
     "upstream_ca": "upstream-ca.pem",
+    "upstream_public": "https://uploads.example.org/",
     "upstream_header": ["X-Api-Key: secret"],
     "route": ["/legacy/*=https://old.example.org/api,field=file,max-size=1MiB"],
     "store": "/srv/uploads",

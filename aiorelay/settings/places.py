@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from yarl import URL  # slow to import: it would double the start-up time of the command line
 
 __all__ = [
+    "BASE_URL",
     "CERTIFICATE_NAME",
     "HOST",
     "HOST_PATTERN",
@@ -216,6 +217,13 @@ def _upload_url(value: object, credentials: str) -> "URL":
     return url
 
 
+def _base_url(value: object) -> "URL":
+    url = _upload_url(value, "leave them out")
+    if url.raw_query_string:
+        raise InvalidValueError("has a query", "leave it out: paths are appended to this URL")
+    return url
+
+
 def upload_url(credentials: str) -> Kind:
     """The kind of an upload API's URL. ``credentials`` is the advice for a URL that contains credentials."""
     return Kind("URL", lambda value: _upload_url(value, credentials), mask=_without_secrets)
@@ -265,6 +273,7 @@ CERTIFICATE_NAME = Kind("NAME", _certificate_name)
 NETWORK = Kind("NETWORK", _network)
 ORIGIN = Kind("ORIGIN|*", _origin)
 UPSTREAM = upload_url("give them with upstream-header, as 'Authorization: ...'")
+BASE_URL = Kind("URL", _base_url, mask=_without_secrets)
 SCANNER = Kind(
     "HOST:PORT|PATH",
     _scanner,

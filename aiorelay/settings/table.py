@@ -28,6 +28,7 @@ from aiorelay.settings.kinds import (
     time,
 )
 from aiorelay.settings.places import (
+    BASE_URL,
     CERTIFICATE_NAME,
     HOST,
     HOST_PATTERN,
@@ -144,6 +145,13 @@ class Settings:
     )
     field: str = one("upstream", FIELD, "somefile", "form field that must carry a file, and the JSON key")
     answer_timeout: float = one("upstream", time(), 60, "longest wait for the upload API's answer after the last byte")
+    upstream_public: "URL | None" = one(
+        "upstream",
+        BASE_URL,
+        None,
+        "base URL that replaces the upload API's own in Location and Content-Location",
+        otherwise="none",
+    )
     stored_status: tuple[StatusRange, ...] = many(
         "upstream",
         STATUSES,

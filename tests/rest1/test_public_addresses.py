@@ -65,7 +65,7 @@ def test_origins_are_compared(url, reference, public, expected):
 
 @pytest.mark.parametrize("url", ["files.example.org", "ftp://a", "https://u:p@a", "https://a?b", "https://a#b"])
 def test_a_public_address_is_a_base_url(url):
-    with pytest.raises(SettingsError, match="^upstream-public: "):
+    with pytest.raises(SettingsError, match=r"^upstream-public: "):
         Settings(upstream_public=url)
 
 
