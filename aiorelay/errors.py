@@ -6,7 +6,7 @@ Problem
 ├── CompletedUpload, InconsistentLength                                  400
 ├── Unauthenticated                                                      401
 ├── PathRefused, AddressRefused, HostRefused, OriginRefused              403
-├── NotAppendable                                                        403
+├── TokenRefused, NotAppendable                                          403
 ├── SourceMissing, NotFound                                              404
 ├── MethodNotAllowed                                                     405
 ├── TooSlow                                                              408
@@ -124,6 +124,10 @@ class OriginRefused(Problem):
 
 class NotAppendable(Problem):
     code, status, title = "not-appendable", 403, "The upload was concatenated from others"
+
+
+class TokenRefused(Problem):
+    code, status, title = "token-refused", 403, "The token may not be used here"
 
 
 class SourceMissing(Problem):

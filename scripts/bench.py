@@ -3,7 +3,7 @@
 Works: relay (one large file: directly to rest2, through the relay, through nginx to the same rest2, through a pair of
 Flask apps), resumable (one large file with and without resumption), parallel (eight simultaneous uploads), small (1 and
 64 KiB), crowd (with many idle connections), sources (from a URL and from a path), shapes (data that are slow to parse),
-sizes (cost and memory by size), start, checks. The default is all of them.
+sizes (cost and memory by size), behind (a proxy on the same machine), start, checks. The default is all of them.
 
 Figures are medians. CPU seconds include every server process of the chain, but not the clients. Memory is the peak of
 the front server. Ratios between cases of one run are more reliable than the figures. Tables and a plot are written to

@@ -26,11 +26,11 @@ http {{
 """
 
 _PROXYING = """
-    upstream storing {{ server 127.0.0.1:{rest2}; keepalive 32; keepalive_requests 1000000; }}
+    upstream storing {{ server {server}; keepalive 32; keepalive_requests 1000000; }}
     server {{
         listen 127.0.0.1:{port} ssl;
         location / {{
-            proxy_pass https://storing; proxy_http_version 1.1; proxy_set_header Connection "";
+            proxy_pass {scheme}://storing; proxy_http_version 1.1; proxy_set_header Connection "";
             proxy_ssl_session_reuse on; proxy_request_buffering off;
         }}
     }}
@@ -87,9 +87,12 @@ def aiorelay(state: Path, store: Path, *flags: str) -> Iterator[tuple[int, dict[
         yield process.pid, urls
 
 
-def proxying(port: int, rest2: str) -> str:
-    """Return the nginx configuration that forwards uploads to ``rest2`` without buffering."""
-    return _PROXYING.format(port=port, rest2=rest2.rpartition(":")[2])
+def proxying(port: int, url: str) -> str:
+    """Return the nginx configuration that forwards uploads to the server at ``url``, or ``unix:PATH``, unbuffered."""
+    scheme, _, rest = url.partition(":")
+    if scheme == "unix":
+        return _PROXYING.format(port=port, scheme="http", server=url)
+    return _PROXYING.format(port=port, scheme=scheme, server=rest.removeprefix("//"))
 
 
 def storing(port: int, directory: Path) -> str:

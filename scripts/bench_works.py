@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench_case import CPU, MIB, RATE, RSS, BenchError, Case, Goal, Load, Work
-from bench_servers import aiorelay, clamd, crowd, flask, free_port, nginx, serving, storing
+from bench_servers import aiorelay, clamd, crowd, flask, free_port, nginx, proxying, serving, storing
 from bench_stage import BOUNDARY, Stage, run
 
 __all__ = ["WORKS"]
@@ -189,6 +189,24 @@ def _sizes(stage: Stage) -> Work:
     return Work("Cost and memory by size", CPU, [one, big, eight], one)
 
 
+def _behind(stage: Stage) -> Work:
+    """The relay behind nginx on the same machine."""
+    load, mib = stage.upload(stage.sample(stage.size)), stage.size
+    ways = {
+        "TLS": [],
+        "the loopback": ["--no-tls"],
+        "a Unix socket": ["--no-tls", f"--listen-unix={stage.directory}/rest1.sock"],
+    }
+    cases = []
+    for name, flags in ways.items():
+        case, port = stage.relay(f"nginx and the relay, over {name}", load, mib, *flags), free_port()
+        front = nginx(stage.folder(f"behind {name}") / "nginx", stage.certificate, proxying(port, case.url))
+        case.serving += (stage.stack.enter_context(front),)
+        case.url = f"https://127.0.0.1:{port}"
+        cases.append(case)
+    return Work(f"{mib} MiB through a proxy on the same machine", RATE, cases, cases[0])
+
+
 def _start(stage: Stage) -> Work:
     store = stage.folder("store")
 
@@ -239,6 +257,7 @@ WORKS: dict[str, Callable[[Stage], Work]] = {
     "sources": _sources,
     "shapes": _shapes,
     "sizes": _sizes,
+    "behind": _behind,
     "start": _start,
     "checks": _checks,
 }

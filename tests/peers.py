@@ -404,9 +404,17 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def connected(url: str, tls: ssl.SSLContext) -> AsyncGenerator[Client, None]:
-    """A connection to the server at the base URL ``url``."""
-    host, _, port = url.removeprefix("https://").rpartition(":")
-    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=tls, server_hostname="localhost")
+    """A connection to the server at the base URL ``url``, or at ``unix:PATH``."""
+    scheme, _, rest = url.partition(":")
+    host, _, port = rest.removeprefix("//").rpartition(":")
+    if scheme == "unix":
+        reader, writer = await asyncio.open_unix_connection(rest)
+    elif scheme == "http":
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    else:
+        reader, writer = await asyncio.open_connection(
+            host.strip("[]"), int(port), ssl=tls, server_hostname="localhost"
+        )
     try:
         yield Client(reader, writer)
     finally:

@@ -107,12 +107,13 @@ def test_the_example_as_it_is_changes_nothing():
     assert tomllib.loads(example()) == {}
 
 
-def test_the_example_can_be_uncommented(tmp_path, monkeypatch):
+@pytest.mark.parametrize("without", ["client_ca", "listen_unix"])  # which needs TLS, and which has none
+def test_the_example_can_be_uncommented(tmp_path, monkeypatch, without):
     (tmp_path / "checks.py").write_text("class CsvHeader: ...")
     monkeypatch.syspath_prepend(tmp_path)
-    values = tomllib.loads(re.sub(r"^#(?=\w)", "", example(), flags=re.MULTILINE))
+    values = tomllib.loads(re.sub(rf"^#(?=\w)(?!{without} )", "", example(), flags=re.MULTILINE))
     _, origins = read({}, {}, ConfigFile("relay.toml", Path("/etc/aiorelay"), values))
-    assert set(origins.values()) == {"file relay.toml"}
+    assert {name for name, origin in origins.items() if origin != "file relay.toml"} == {without}
 
 
 def test_the_example_shows_defaults_where_they_are_plain():
@@ -160,6 +161,9 @@ def test_systemd_accepts_a_unit(name, tmp_path):
     # As an instance: systemd-analyze checks little of a template.
     unit = tmp_path / name.replace("@", "@1")
     unit.write_text(with_places((DOCS / name).read_text(), program=("/opt/aiorelay/bin/aiorelay", sys.executable)))
+    done = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    unit.write_text(re.sub(r"^#(?=(RuntimeDirectory|Group)=)", "", unit.read_text(), flags=re.MULTILINE))
     done = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     security = [analyze, "security", "--no-pager", "--offline=true", unit]
@@ -230,12 +234,12 @@ class Proxy:
     def __init__(self, session, port):
         self._session = session
         self._base = URL(f"https://127.0.0.1:{port}")
-        self._host = f"{SITE}:{port}"
+        self.host = f"{SITE}:{port}"
 
     async def ask(self, method, path, *, headers=None, **options):
         """Send a request, and return the status, headers and text of the answer."""
         url = self._base.join(URL(path))
-        headers = {"Host": self._host, **(headers or {})}
+        headers = {"Host": self.host, **(headers or {})}
         async with self._session.request(method, url, headers=headers, server_hostname=SITE, **options) as answer:
             return answer.status, answer.headers, await answer.text()
 
@@ -338,20 +342,25 @@ def below_a_path(page, language):
 PROXIES = {"nginx": nginx, "caddy": caddy, "haproxy": haproxy}
 
 
-@pytest.fixture(params=["nginx", "caddy"])
+@pytest.fixture(params=["nginx", "caddy", "nginx on a port", "caddy on a port"])
 async def in_front(request, run, aiorelay_server, tmp_path):
-    """A factory of a relay with a proxy of deploy.md in front; ``path`` selects the configuration below a path."""
+    """A factory of a relay with a proxy of deploy.md in front; ``path`` selects the configuration below a path.
+
+    The relay is on a Unix socket, or on a port without TLS.
+    """
+    name, _, on_port = request.param.partition(" ")
+    written = {"nginx": "unix:/run/aiorelay/rest1.sock", "caddy": "unix//run/aiorelay/rest1.sock"}[name]
 
     async def start(*, path=False, **settings):
-        name = request.param
-        chain = await aiorelay_server(trusted_proxy=["127.0.0.1"], **settings)
-        (port,) = free_ports(1)
         text = below_a_path("deploy.md", name) if path else blocks("deploy.md", name)[0]
-        text = with_places(
-            text, relay=("127.0.0.1:8000", URL(chain.rest1).authority), ca=("/etc/aiorelay/ca.pem", chain.ca)
-        )
-        assert "/etc/aiorelay/" not in text
-        return chain, await run(PROXIES[name](tmp_path, text, port), port)
+        if on_port:
+            chain = await aiorelay_server(tls=False, trusted_proxy=["127.0.0.1"], **settings)
+            place = URL(chain.rest1).authority
+        else:
+            chain = await aiorelay_server(listen_unix=tmp_path / "rest1.sock", listen_unix_mode="666", **settings)
+            place = written.replace("/run/aiorelay", str(tmp_path))
+        (port,) = free_ports(1)
+        return chain, await run(PROXIES[name](tmp_path, with_places(text, relay=(written, place)), port), port)
 
     return start
 
@@ -360,8 +369,8 @@ async def test_a_proxy_passes_uploads_and_the_clients_address_on(in_front, caplo
     chain, proxy = await in_front()
     caplog.set_level("INFO", "aiorelay")
     lies = {"Forwarded": "for=192.0.2.1", "X-Forwarded-For": "192.0.2.1"}
-    status, _, _ = await proxy.upload(headers=lies)
-    assert status == 200
+    status, _, text = await proxy.upload(headers=lies)
+    assert status == 200, text
     assert [each.name for each in chain.stored()] == ["a.txt"]
     (upload,) = [record.members for record in caplog.records if hasattr(record, "members")]
     assert upload["client"] == "127.0.0.2"
@@ -381,8 +390,17 @@ async def test_a_resumable_upload_passes_a_proxy(in_front, path):
     assert [each.read_bytes() for each in chain.stored()] == [b"content"]
 
 
+async def test_a_proxy_names_scheme_and_host_of_the_client(in_front):
+    _, proxy = await in_front()
+    lies = {"X-Forwarded-Proto": "gopher", "X-Forwarded-Host": "other.example", "X-Forwarded-Prefix": "/other"}
+    creation = {"Tus-Resumable": "1.0.0", "Upload-Length": "7"}
+    status, headers, _ = await proxy.ask("POST", "/files/", headers=creation | lies)
+    assert status == 201
+    assert headers["Location"].startswith(f"https://{proxy.host}/files/")
+
+
 @pytest.mark.parametrize(
-    "in_front", ["nginx"], indirect=True
+    "in_front", ["nginx", "nginx on a port"], indirect=True
 )  # Caddy may close the connection first, as deploy.md says
 async def test_a_refusal_passes_a_proxy_while_the_client_still_sends(in_front):
     _, proxy = await in_front(max_size="1MiB")

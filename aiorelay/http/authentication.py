@@ -17,7 +17,7 @@ from aiorelay.errors import StartupError, Unauthenticated
 from aiorelay.http.grammar import TOKEN68, read_parameters, split_list_from_end
 from aiorelay.observability.logs import log
 
-__all__ = ["Access", "LoopbackOrToken", "Tokens", "client_address", "subject"]
+__all__ = ["Access", "LoopbackOrToken", "Tokens", "client_address", "peer_of", "subject"]
 
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -46,11 +46,11 @@ class Access:
 
     def client(self, request: web.BaseRequest) -> str:
         """Return the client's address; see ``client_address``."""
-        return client_address(request.remote or "unknown", request.headers, self._trusted)
+        return client_address(peer_of(request), request.headers, self._trusted)
 
     def believes(self, request: web.BaseRequest) -> bool:
         """Whether the request comes from a trusted proxy, which may name the client."""
-        return _is_trusted(request.remote or "unknown", self._trusted)
+        return _is_trusted(peer_of(request), self._trusted)
 
 
 class LoopbackOrToken:
@@ -125,6 +125,18 @@ def subject(certificate: Mapping[str, object] | None) -> str | None:
     return pairs.get("commonName") or (str(certificate.get("serialNumber")) if certificate else None)
 
 
+# The peer of a connection to a Unix socket, which has no address. It is trusted: the file mode says who may connect.
+_UNIX = "unix"
+
+
+def peer_of(request: web.BaseRequest) -> str:
+    """Return the address of the connection's other end, ``unix`` on a Unix socket, or else ``unknown``."""
+    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    if isinstance(peer, str | bytes):  # the client may choose it
+        return _UNIX
+    return request.remote or "unknown"
+
+
 def client_address(peer: str, headers: "MultiMapping[str]", trusted: Sequence[IPNetwork]) -> str:
     """Return the client's address: ``peer``, or if that is a trusted proxy, the address that it names.
 
@@ -162,7 +174,7 @@ def _is_trusted(address: str, trusted: Iterable[IPNetwork]) -> bool:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return False
+        return address == _UNIX  # no header can name it
     return any(parsed in network for network in trusted)
 
 

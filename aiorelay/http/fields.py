@@ -16,6 +16,7 @@ __all__ = ["CONTENT_DIGESTS", "add_trace", "drop_client_claims", "end_to_end", "
 CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
 # Characters, nearly always of one byte. By default, aiohttp, nginx and Apache accept no longer fields.
 _LONG = 8000
+_UNKNOWN = "unknown"  # RFC 7239, section 6.2
 
 
 def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ()) -> "CIMultiDict[str]":
@@ -41,29 +42,34 @@ def add_trace(
     *,
     version: HttpVersion,
     client: str,
-    peer: str | None,
+    peer: str,
+    scheme: str,
     host: str | None,
     request_id: str,
 ) -> None:
     """Add Via (RFC 9110), Forwarded (RFC 7239), X-Forwarded-* and X-Request-ID to a request.
 
-    The request was received in HTTP ``version`` from ``peer``. ``client`` is the address of the client; it differs from
-    ``peer`` if a trusted proxy has named it. It becomes the first element of a list that the proxy has not begun.
+    The request was received in HTTP ``version`` with ``scheme`` from ``peer``, an address or a word for a peer without
+    one. ``client`` is the address of the client; it differs from ``peer`` if a trusted proxy has named it. It becomes
+    the first element of a list that the proxy has not begun, with the scheme that the proxy has named.
     """
     _append(headers, hdrs.VIA, f"{version.major}.{version.minor} aiorelay")
-    peer = (peer or "unknown").partition("%")[0]
+    peer = peer.partition("%")[0]
     named = [client] if client != peer else []
     elements = [f"for={_node(peer)}"]
     if host:
         elements.append(f'host="{host}"')
         headers.setdefault("X-Forwarded-Host", host)
     if hdrs.FORWARDED not in headers:
-        headers.extend([(hdrs.FORWARDED, f"for={_node(each)}") for each in named])
-    _append(headers, hdrs.FORWARDED, ";".join([*elements, "proto=https"]))
+        proto = headers.get("X-Forwarded-Proto", "")
+        named_scheme = f";proto={proto}" if proto in {"http", "https"} else ""
+        headers.extend([(hdrs.FORWARDED, f"for={_node(each)}{named_scheme}") for each in named])
+    _append(headers, hdrs.FORWARDED, ";".join([*elements, f"proto={scheme}"]))
     if "X-Forwarded-For" not in headers:
         headers.extend([("X-Forwarded-For", each) for each in named])
-    _append(headers, "X-Forwarded-For", peer)
-    headers.setdefault("X-Forwarded-Proto", "https")
+    if _node(peer) != _UNKNOWN:  # readers of X-Forwarded-For expect addresses only
+        _append(headers, "X-Forwarded-For", peer)
+    headers.setdefault("X-Forwarded-Proto", scheme)
     headers["X-Request-ID"] = request_id
 
 
@@ -107,5 +113,5 @@ def _node(client: str | None) -> str:
     try:
         address = ipaddress.ip_address(client or "")
     except ValueError:
-        return "unknown"
+        return _UNKNOWN
     return str(address) if address.version == 4 else f'"[{address}]"'

@@ -15,7 +15,7 @@ from aiorelay.errors import MalformedForm, Truncated
 from aiorelay.multipart.form import Form, Part
 from aiorelay.multipart.part_head import pad, write_head
 
-__all__ = ["FramedBody", "canonical_length", "frame"]
+__all__ = ["FramedBody", "canonical_length", "frame", "frame_raw"]
 
 # Bytes. Smaller blocks are joined, so that a small upload is sent in a single write.
 _COALESCE = 32 * 1024
@@ -27,7 +27,7 @@ class FramedBody:
 
     ``length`` is its exact length in bytes, or None if it is not known. ``blocks`` yields the body. Exceptions of the
     parts are raised before the first byte of the closing boundary. ``unchanged`` is true if the body is expected to be
-    identical to the received one.
+    identical to the received one. ``boundary`` is empty for a raw body.
     """
 
     boundary: bytes
@@ -68,6 +68,26 @@ async def frame(form: Form) -> FramedBody:
     length = None if form.length is None else form.length + growth
     blocks = _blocks(form.boundary, length, opening, first_file, form.parts)
     return FramedBody(form.boundary, length, blocks, unchanged)
+
+
+async def frame_raw(form: Form) -> FramedBody:
+    """Return the content of a form of one file as a body of its own.
+
+    Its last block is held back until the file has ended without error, as the closing boundary of a form is.
+    """
+    part = await anext(form.parts)
+    return FramedBody(b"", part.size, _end_held_back(part, form.parts), unchanged=True)
+
+
+async def _end_held_back(part: Part, parts: AsyncGenerator[Part, None]) -> AsyncGenerator[bytes, None]:
+    held = b""
+    async for chunk in part.chunks:
+        if held:
+            yield held
+        held = chunk
+    await anext(parts, None)  # raises what can only be known at the end of the form
+    if held:
+        yield held
 
 
 async def _blocks(

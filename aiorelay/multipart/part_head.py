@@ -14,7 +14,7 @@ from aiorelay.files.filenames import last_component
 from aiorelay.http.grammar import TOKEN, decode_extended
 from aiorelay.multipart.form import Part
 
-__all__ = ["Head", "pad", "read_boundary", "read_head", "write_head"]
+__all__ = ["Head", "pad", "read_boundary", "read_disposition", "read_head", "write_head"]
 
 _TOKEN = TOKEN.encode()
 # A parameter's value is a token or a quoted string in which a backslash escapes only a quote: browsers used to send
@@ -84,6 +84,29 @@ def read_head(raw: bytes) -> Head:
         ),
         faithful=faithful,
     )
+
+
+def read_disposition(value: bytes) -> tuple[str | None, bytes]:
+    """Read the Content-Disposition of a raw body (RFC 6266) as strictly as that of a part.
+
+    Return the file's name, None without one, and the value to send upstream, in which every reader finds that name.
+    Raises ``MalformedForm``.
+    """
+    kind, semicolon, rest = value.partition(b";")
+    values = {name: (token, quoted) for name, token, quoted in _parameters(_PARAMETER, semicolon + rest)}
+    if not re.fullmatch(_TOKEN, kind.strip(b" \t")):
+        raise MalformedForm("The disposition type is not a token.")
+    if any(name.partition("*")[0] == "filename" and name not in {"filename", "filename*"} for name in values):
+        raise MalformedForm("The filename is divided (RFC 2231), which few readers understand.")
+    filename, plain = _filename(values.get("filename"), values.get("filename*"))
+    if filename is None:
+        return None, value
+    component = last_component(filename)
+    if component in {"", ".", ".."}:
+        raise MalformedForm("The filename names no file.")
+    if plain and component == filename:
+        return filename, value
+    return component, kind.strip(b" \t") + f'; filename="{_quote(component)}"'.encode()
 
 
 def write_head(part: Part) -> bytes:

@@ -124,7 +124,7 @@ class _OpenTelemetry(Tracing):
             {
                 "http.request.method": request.method,
                 "http.route": upload.endpoint,
-                "url.scheme": "https",
+                "url.scheme": request.scheme,
                 "url.path": request.rel_url.raw_path,
                 "client.address": upload.client,
                 "aiorelay.request_id": request_id.get(),

@@ -8,6 +8,7 @@ POST /upload2   with Prefer: respond-async (RFC 7240): the same as a job, which 
 GET  /healthz, /readyz, /metrics, /openapi.json
 """
 
+import asyncio
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,6 +36,7 @@ from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import Body, FormFactory, FormReader, dispatch_on_content_type
 from aiorelay.rest1.resumable.routes import ResumableRoutes
+from aiorelay.rest1.routes import Routes
 from aiorelay.rest1.upload_request import FORM, JSON, UploadRequest
 from aiorelay.rest1.web.pages import Pages
 
@@ -44,18 +46,20 @@ __all__ = ["Rest1"]
 class Rest1:
     """The relay's application: requests that ``intake`` takes in become forms by ``forms``, which ``relay`` sends.
 
-    ``jobs`` are the uploads that go on after their request was answered. ``resumable`` has the routes of resumable
-    uploads, where these are wanted. ``sites`` says what web pages may send.
+    Without a ``relay`` there are only the uploads of ``routes``. ``jobs`` are the uploads that go on after their
+    request was answered. ``resumable`` has the routes of resumable uploads, where these are wanted.
+    ``sites`` says what web pages may send.
     """
 
     def __init__(
         self,
         intake: Intake,
         forms: FormReader,
-        relay: Relay,
+        relay: Relay | None,
         jobs: Jobs,
         pages: Pages,
         resumable: ResumableRoutes | None,
+        routes: Routes,
         sites: SitePolicy,
     ) -> None:
         self._intake = intake
@@ -64,6 +68,7 @@ class Rest1:
         self._jobs = jobs
         self._pages = pages
         self._resumable = resumable
+        self._routes = routes
         self._sites = sites
 
     def app(self, track: Middleware) -> web.Application:
@@ -84,24 +89,30 @@ class Rest1:
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._show_metrics)
-        for path, factories in (
-            ("/upload", {FORM: self._forms.form, JSON: self._forms.json}),
-            ("/upload1", {FORM: self._forms.form}),
-            ("/upload2", {JSON: self._forms.json}),
-        ):
-            handler = self._upload(path, dispatch_on_content_type(factories), jobs=JSON in factories)
-            if FORM in factories:
-                handler = self._or_resumable(path, handler)
-            app.router.add_post(path, handler, expect_handler=defer_100_continue)
-        raw = self._or_resumable("/upload/", self._upload("/upload/", self._forms.raw))
-        app.router.add_put("/upload/{filename:[^/]*}", raw, expect_handler=defer_100_continue)
+        self._routes.add_exact(app.router)
+        if self._relay is not None:
+            self._add_uploads(app.router, self._relay)
         if self._resumable is not None:
             self._resumable.add_to(app)
         JobRoutes(self._jobs, self._intake.access.who, idle=self._intake.timeouts.idle).add_to(app.router)
         self._pages.add_to(app.router)
         openapi.add_to(app.router, self._forms.field)
+        self._routes.add_prefixes(app.router)
         add_catch_all_route(app.router)
         return app
+
+    def _add_uploads(self, router: web.UrlDispatcher, relay: Relay) -> None:
+        for path, factories in (
+            ("/upload", {FORM: self._forms.form, JSON: self._forms.json}),
+            ("/upload1", {FORM: self._forms.form}),
+            ("/upload2", {JSON: self._forms.json}),
+        ):
+            handler = self._upload(relay, path, dispatch_on_content_type(factories), jobs=JSON in factories)
+            if FORM in factories:
+                handler = self._or_resumable(path, handler)
+            router.add_post(path, handler, expect_handler=defer_100_continue)
+        raw = self._or_resumable("/upload/", self._upload(relay, "/upload/", self._forms.raw))
+        router.add_put("/upload/{filename:[^/]*}", raw, expect_handler=defer_100_continue)
 
     def drain(self) -> None:
         """Take no more uploads; those under way go on, and the events of jobs end."""
@@ -114,15 +125,18 @@ class Rest1:
     async def _readyz(self, _request: web.Request) -> web.Response:
         if self._intake.draining:
             return web.json_response({"status": "shutting down"}, status=503)
-        if not await self._relay.reachable():
+        relays = ({} if self._relay is None else {"/upload": self._relay}) | self._routes.relays
+        reachable = await asyncio.gather(*(relay.reachable() for relay in relays.values()))
+        if not any(reachable):
             return web.json_response({"status": "the upload API cannot be reached"}, status=503)
-        return web.json_response({"status": "ready"})
+        away = [path for path, is_there in zip(relays, reachable, strict=True) if not is_there]
+        return web.json_response({"status": "ready", "unreachable": away} if away else {"status": "ready"})
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         self._intake.access.who(request)
         return web.Response(body=self._intake.metrics.render(), headers={hdrs.CONTENT_TYPE: METRICS_TYPE})
 
-    def _upload(self, endpoint: str, make: FormFactory, *, jobs: bool = False) -> Handler:
+    def _upload(self, relay: Relay, endpoint: str, make: FormFactory, *, jobs: bool = False) -> Handler:
         """A handler that relays the form that ``make`` makes, and logs how it went.
 
         Where ``jobs`` are offered, it makes a job of a JSON request whose client prefers one.
@@ -133,10 +147,10 @@ class Rest1:
                 asked, upload = under_way.enter_context(self._intake.under_way(endpoint, request))
                 async with self._intake.body(request, self._intake.digest_checks(asked)) as body:
                     if jobs and asked.respond_async and asked.media_type == JSON:
-                        return await self._start_job(asked, body, upload, under_way)
+                        return await self._start_job(relay, asked, body, upload, under_way)
                     form = await make(asked, body)
                     progress = ProgressRecorder(upload, self._intake.metrics)
-                    async with self._relay.send(form, asked, progress) as answer:
+                    async with relay.send(form, asked, progress) as answer:
                         return await pass_back(request, answer.response, answer.added, idle=self._intake.timeouts.idle)
 
         return handler
@@ -155,7 +169,7 @@ class Rest1:
         return choose
 
     async def _start_job(
-        self, asked: UploadRequest, body: Body, upload: UploadRecord, under_way: ExitStack
+        self, relay: Relay, asked: UploadRequest, body: Body, upload: UploadRecord, under_way: ExitStack
     ) -> web.Response:
         """Start a job that does what the JSON ``body`` asks for. The job takes over what is ``under_way``."""
         ingest = await self._forms.ingest(body)
@@ -165,7 +179,7 @@ class Rest1:
             with job_context:
                 progress = ProgressRecorder(upload, self._intake.metrics, job)
                 form = await self._forms.ingested(ingest, on_total=progress.total)
-                async with self._relay.send(form, asked, progress) as answer:
+                async with relay.send(form, asked, progress) as answer:
                     return await serialize_response(answer.response, answer.added)
 
         job = self._jobs.start(work, asked.who)

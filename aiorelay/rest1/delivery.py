@@ -15,6 +15,7 @@ from aiorelay.errors import UpstreamProblem
 from aiorelay.files.spool import Spool
 from aiorelay.multipart.framing import FramedBody
 from aiorelay.observability.logs import log
+from aiorelay.rest1.target import Target
 from aiorelay.rest1.upstream import Upstream
 
 __all__ = ["Delivery"]
@@ -58,13 +59,13 @@ class Delivery:
         self,
         framed: FramedBody,
         headers: "CIMultiDict[str]",
-        query: str,
+        target: Target,
         on_sent: Callable[[int], object] = lambda _bytes: None,
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Send a body as ``Upstream.post`` does. Raises what that and ``Spool.write`` raise."""
         async with AsyncExitStack() as stack:
             if self._spooled == "never" or (self._spooled == "unknown-length" and framed.length is not None):
-                yield await stack.enter_async_context(self._upstream.post(framed, headers, query, on_sent))
+                yield await stack.enter_async_context(self._upstream.post(framed, headers, target, on_sent))
                 return
             spool = await stack.enter_async_context(self._spool())
             async for block in framed.blocks:
@@ -75,7 +76,7 @@ class Delivery:
             async def one_try() -> AsyncGenerator[aiohttp.ClientResponse, None]:
                 async with aclosing(spool.read()) as blocks:
                     body = FramedBody(framed.boundary, spool.size, blocks)
-                    post = self._upstream.post(body, headers.copy(), query, on_sent, notice=self._notice)
+                    post = self._upstream.post(body, headers.copy(), target, on_sent, notice=self._notice)
                     async with post as answer:
                         yield answer
 

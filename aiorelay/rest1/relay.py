@@ -3,21 +3,23 @@
 Form ─▶ checked ─▶ framed ─▶ delivered ─▶ RelayedAnswer
 """
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import aiohttp
+from yarl import URL
 
 from aiorelay.checks.pipeline import CheckFactory, checked
 from aiorelay.checks.wanted_digests import WantedDigests
 from aiorelay.multipart.form import Form
-from aiorelay.multipart.framing import frame
+from aiorelay.multipart.framing import FramedBody, frame
 from aiorelay.multipart.parser import require_file
 from aiorelay.rest1.delivery import Delivery
 from aiorelay.rest1.pieces import watch_fields
 from aiorelay.rest1.progress import ProgressRecorder
+from aiorelay.rest1.public_addresses import public_fields
 from aiorelay.rest1.upload_request import UploadRequest, upstream_fields
 from aiorelay.settings.kinds import StatusRange
 
@@ -37,7 +39,8 @@ class Relay:
 
     ``checks`` judge every file, ``first_bytes_checks`` its first bytes alone; ``pool`` computes checksums. ``field`` is
     the form field that must carry a file. ``stored_status`` are the answers of the upload API that mean stored.
-    ``on_piece`` is called when a form's fields tell that its file is a piece, and may raise.
+    ``public`` is the base URL at which clients reach the upload API, None if it is that of its answers. ``on_piece``
+    is called when a form's fields tell that its file is a piece, and may raise.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Relay:
         *,
         field: str,
         stored_status: Sequence[StatusRange],
+        public: URL | None = None,
         on_piece: Callable[[], None],
     ) -> None:
         self.reachable = delivery.reachable
@@ -58,23 +62,30 @@ class Relay:
         self._pool = pool
         self._field = field
         self._stored_status = stored_status
+        self._public = None if public is None else str(public)
         self._on_piece = on_piece
 
     @asynccontextmanager
     async def send(
-        self, form: Form, asked: UploadRequest, progress: ProgressRecorder
+        self,
+        form: Form,
+        asked: UploadRequest,
+        progress: ProgressRecorder,
+        *,
+        framing: Callable[[Form], Awaitable[FramedBody]] = frame,
     ) -> AsyncGenerator[RelayedAnswer, None]:
         """Send a form, and give the answer for as long as the context lasts. Raises the first ``Problem``."""
         wanted = WantedDigests(asked.wanted_digest, self._pool)
         form = checked(form, [progress.received, wanted, *self._checks, progress.checked])
         parts = watch_fields(form, self._on_piece)
         async with aclosing(require_file(Form(form.boundary, parts, form.length), self._field)) as parts:
-            framed = await frame(Form(form.boundary, parts, form.length))
+            framed = await framing(Form(form.boundary, parts, form.length))
             fields = upstream_fields(asked, framed, is_job=progress.is_job)
             timed = replace(framed, blocks=progress.timed(framed.blocks))
-            async with self._delivery.post(timed, fields, asked.query, progress.forwarded) as response:
+            async with self._delivery.post(timed, fields, asked.target, progress.forwarded) as response:
                 progress.answered(response.status, stored=self.means_stored(response.status))
-                yield RelayedAnswer(response, wanted.told())
+                public = public_fields(response.headers, str(response.url), self._public) if self._public else []
+                yield RelayedAnswer(response, [*wanted.told(), *public])
 
     async def check_first_bytes(self, form: Form) -> None:
         """Read a form as far as it goes, and raise what is found against the first bytes of its files."""

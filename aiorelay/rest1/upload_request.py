@@ -10,12 +10,13 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiorelay.checks.digests import parse_digest_field
 from aiorelay.checks.wanted_digests import preferred_algorithm
-from aiorelay.http.authentication import Access
+from aiorelay.http.authentication import Access, peer_of
 from aiorelay.http.fields import CONTENT_DIGESTS, add_trace, drop_client_claims, end_to_end
 from aiorelay.http.grammar import essence
 from aiorelay.multipart.framing import FramedBody
 from aiorelay.observability.logs import request_id
 from aiorelay.rest1.preferences import remove_preference, split_preference
+from aiorelay.rest1.target import Target
 
 __all__ = ["FORM", "JSON", "UploadRequest", "parse_request", "upstream_fields"]
 
@@ -34,7 +35,8 @@ class UploadRequest:
 
     ``endpoint`` is the route's path, as the log names it. ``who`` is the authenticated name, or None. ``media_type`` is
     the one media type of the body in lower case, or empty; ``content_type`` is the field as it was sent. ``filename``
-    is the last segment of the path, decoded. ``query`` is the query string as it was sent. ``digests`` are what the
+    is the last segment of the path, decoded. ``query`` is the query string as it was sent. ``method`` is that of the
+    upload API's request, and ``rest`` what is appended to the path of its URL, if anything. ``digests`` are what the
     body must come to: digests by algorithm, by the field that gives them (RFC 9530). ``wanted_digest`` is the algorithm
     that Want-Repr-Digest prefers. ``respond_async`` tells whether a job is preferred (RFC 7240). ``fields`` are the
     header fields to pass on, those that tell where the request came through included.
@@ -50,6 +52,13 @@ class UploadRequest:
     wanted_digest: str | None
     respond_async: bool
     fields: "CIMultiDictProxy[str]"
+    method: str = hdrs.METH_POST
+    rest: str | None = None
+
+    @property
+    def target(self) -> Target:
+        """The target of the upload API's request."""
+        return Target(method=self.method, rest=self.rest, query=self.query)
 
 
 def parse_request(
@@ -87,9 +96,13 @@ def upstream_fields(asked: UploadRequest, framed: FramedBody, *, is_job: bool) -
     ``is_job`` tells that ``respond-async`` has been honoured here.
     """
     fields = CIMultiDict(asked.fields)
-    if asked.media_type == FORM and asked.content_type is not None:
+    untrue: Iterable[str] = ()
+    if not framed.boundary:
+        if asked.content_type is not None:
+            fields[hdrs.CONTENT_TYPE] = asked.content_type
+    elif asked.media_type == FORM and asked.content_type is not None:
         fields[hdrs.CONTENT_TYPE] = asked.content_type
-        untrue: Iterable[str] = () if framed.unchanged else CONTENT_DIGESTS
+        untrue = () if framed.unchanged else CONTENT_DIGESTS
     else:
         fields[hdrs.CONTENT_TYPE] = f"{FORM}; boundary={framed.boundary.decode()}"
         untrue = _BODY_FIELDS
@@ -115,7 +128,8 @@ def _passed_on(request: web.Request, access: Access, client: str) -> "CIMultiDic
         fields,
         version=request.version,
         client=client,
-        peer=request.remote,
+        peer=peer_of(request),
+        scheme=request.scheme,
         host=request.headers.get(hdrs.HOST),
         request_id=request_id.get(),
     )

@@ -26,6 +26,7 @@ from aiorelay.observability.logs import log
 from aiorelay.observability.tracing import NO_TRACING, Tracing
 from aiorelay.rest1.held_back import HeldBack
 from aiorelay.rest1.keep_alive import KeepAlive
+from aiorelay.rest1.target import Target
 from aiorelay.rest1.upstream_connection import Connector
 
 __all__ = ["Upstream", "UpstreamTimeouts"]
@@ -105,20 +106,20 @@ class Upstream:
         self,
         framed: FramedBody,
         headers: "CIMultiDict[str]",
-        query: str,
+        target: Target,
         on_sent: Callable[[int], object] = lambda _bytes: None,
         *,
         notice: float = 0.0,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a body, and return the response as a context manager.
 
-        A body of at most ``held_back.LIMIT`` bytes is read to its end before the connection is opened. ``query`` is
-        appended to that of the URL unchanged. ``on_sent`` is called after each block with the number of bytes of the
-        body written so far. After connecting, the first byte of the body is delayed by ``notice`` seconds. Raises
-        whatever ``framed.blocks`` raises, ``UpstreamFailed`` and ``UpstreamTimeout``.
+        A body of at most ``held_back.LIMIT`` bytes is read to its end before the connection is opened. ``target`` is
+        relative to the URL. ``on_sent`` is called after each block with the number of bytes of the body written so far.
+        After connecting, the first byte of the body is delayed by ``notice`` seconds. Raises whatever
+        ``framed.blocks`` raises, ``UpstreamFailed`` and ``UpstreamTimeout``.
         """
-        url = URL(_with_query(str(self.url), query), encoded=True)
-        async with self._request(hdrs.METH_POST, url, framed, headers, on_sent, notice) as answer:
+        url = target.url(self.url)
+        async with self._request(target.method, url, framed, headers, on_sent, notice) as answer:
             yield answer
 
     @asynccontextmanager
@@ -313,12 +314,6 @@ def _problem(failure: Exception, *, reached: bool, incomplete: bool) -> Upstream
     """Convert a failure of the exchange to a problem whose detail contains no address."""
     kind, words, error = next(row[1:] for row in _FAILURES if isinstance(failure, row[0]))
     return kind(f"The upload API {words}", error=error, reached=reached, incomplete=incomplete)
-
-
-def _with_query(url: str, query: str) -> str:
-    if not query:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}{query}"
 
 
 class _Body(aiohttp.Payload):

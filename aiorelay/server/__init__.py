@@ -2,7 +2,9 @@
 
 lifecycle      ``serve()`` and ``run()``: start-up and shutdown on one exit stack
 wiring         build both servers from the settings
+relays         build the relays, one for each upload API
 listeners      bind sockets; serve an application over TLS; wait for its requests at the end
+unix_socket    bind a Unix socket, with its mode and owner
 connections    accept connections up to a limit; close idle ones to make room; detect disconnected clients
 plain_http     tell clients that speak plain HTTP to a TLS port to use https
 """

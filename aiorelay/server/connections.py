@@ -1,4 +1,4 @@
-"""Accept TLS connections up to a limit, and detect clients that have disconnected.
+"""Accept connections up to a limit, with TLS or without, and detect clients that have disconnected.
 
 asyncio's own servers have no limit, and they spin when the process has no free descriptor. The accept loop here counts
 its connections and waits.
@@ -128,17 +128,18 @@ class Connections:
 
 
 class Acceptor:
-    """Accept TLS connections for ``server`` on the listening sockets ``listeners``, at most ``limit`` at once.
+    """Accept connections for ``server`` on the listening sockets ``listeners``, at most ``limit`` at once.
 
-    ``deadline`` is the longest handshake in seconds, including the wait for its first byte. At the limit, a new
-    connection replaces an idle or slow one of ``connections``. If there is none, the new connection is closed.
+    ``context`` is the TLS context, None for plain HTTP. ``deadline`` is the longest handshake in seconds, including the
+    wait for its first byte; without TLS, that wait is all of the handshake. At the limit, a new connection replaces an
+    idle or slow one of ``connections``. If there is none, the new connection is closed.
     """
 
     def __init__(
         self,
         server: web.Server,
         listeners: Sequence[socket.socket],
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None,
         connections: Connections,
         *,
         limit: int,
@@ -200,26 +201,27 @@ class Acceptor:
     ) -> None:
         """Wait for the first byte and do the handshake.
 
-        ``unless_taken_over`` closes the connection. It is emptied when the TLS transport owns the connection.
+        ``unless_taken_over`` closes the connection. It is emptied when the transport owns the connection.
         """
         loop = asyncio.get_running_loop()
         # Failures are caused by the client: it does not trust the certificate, or it scans ports.
         with suppress(OSError, TimeoutError):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client = connection.getpeername()[0]
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client = connection.getpeername()
             async with asyncio.timeout(self._deadline):
                 await _first_byte(connection)
                 self._connections.first_byte_received(handler)
-                if is_plain_http(connection.recv(1, socket.MSG_PEEK)):
+                if self._context is not None and is_plain_http(connection.recv(1, socket.MSG_PEEK)):
                     if await reject(connection):
-                        log.info("%s sent plain HTTP to an HTTPS port.", client)
+                        log.info("%s sent plain HTTP to an HTTPS port.", client[0])
                     return
                 unless_taken_over.pop_all()
                 await loop.connect_accepted_socket(
                     lambda: CoalescingProtocol(handler, self._scratch, lambda: self._connections.closed(handler)),
                     connection,
                     ssl=self._context,
-                    ssl_handshake_timeout=self._deadline,
+                    ssl_handshake_timeout=self._deadline if self._context is not None else None,
                 )
 
 

@@ -11,9 +11,10 @@ import gc
 import re
 import shlex
 import signal
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +26,8 @@ from aiorelay.errors import StartupError
 from aiorelay.http.authentication import Tokens
 from aiorelay.observability import logs
 from aiorelay.rest2 import store as stores
-from aiorelay.server.listeners import Drain, address, listening, url
+from aiorelay.server.listeners import BACKLOG, Drain, address, listening, url
+from aiorelay.server.unix_socket import listening_at
 from aiorelay.server.wiring import ServerContext, serve_rest1, serve_rest2
 from aiorelay.settings import Settings
 
@@ -38,9 +40,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Chain:
     """A running chain of relay (rest1) and upload API (rest2).
 
-    ``rest1`` and ``rest2`` are base URLs, None for a server that is not running. ``ca`` is the path of the certificate
-    to trust (PEM), and ``tls`` a client context that trusts it. ``store`` is the directory in which the embedded rest2
-    keeps files, None without rest2.
+    ``rest1`` and ``rest2`` are base URLs, or ``unix:PATH`` for a Unix socket; None for a server that is not running.
+    ``ca`` is the path of the certificate to trust (PEM), and ``tls`` a client context that trusts it. ``store`` is the
+    directory in which the embedded rest2 keeps files, None without rest2.
     """
 
     rest1: str | None
@@ -119,17 +121,13 @@ async def _started(
     ``cut`` ends the draining at once. Yields the chain and the context that its servers share.
     """
     async with AsyncExitStack() as stack:
-        host = address(settings.host)
-        sockets = {
-            name: stack.enter_context(listening(settings.host, port, f"--{name}-port", shared=settings.reuse_port))
-            for name, port in (("rest1", settings.rest1_port), ("rest2", settings.rest2_port))
-            if settings.only in (None, name)
-        }
+        names = [name for name in ("rest1", "rest2") if settings.only in (None, name)]
+        sockets = {name: stack.enter_context(_listening(settings, name)) for name in names}
         shared = ServerContext(
             settings=settings,
             sockets=sockets,
-            urls={name: url(host, bound[0].getsockname()[1]) for name, bound in sockets.items()},
-            identity=Identity(settings, host),
+            urls={name: _base_url(settings, bound[0]) for name, bound in sockets.items()},
+            identity=Identity(settings, address(settings.host)),
             tokens=None if settings.token_file is None else Tokens(settings.token_file),
             drain=Drain(settings.grace, cut or asyncio.Event()),
         )
@@ -147,9 +145,24 @@ async def _started(
         yield chain, shared
 
 
+def _listening(settings: Settings, server: str) -> AbstractContextManager[list[socket.socket]]:
+    if server == "rest1" and settings.listen_unix is not None:
+        mode = int(settings.listen_unix_mode, 8)
+        return listening_at(settings.listen_unix, mode=mode, owner=settings.listen_unix_owner, backlog=BACKLOG)
+    port = settings.rest1_port if server == "rest1" else settings.rest2_port
+    return listening(settings.host, port, f"--{server}-port", shared=settings.reuse_port)
+
+
+def _base_url(settings: Settings, listener: socket.socket) -> str:
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{settings.listen_unix}"
+    return url(address(settings.host), listener.getsockname()[1], tls=settings.tls)
+
+
 def _ready_lines(chain: Chain, settings: Settings, name: str) -> list[str]:
-    lines = [f"{server} {base}" for server, base in (("rest1", chain.rest1), ("rest2", chain.rest2)) if base]
-    return [*lines, f"CA {chain.ca}", _curl_line(chain, settings, name)]
+    bases = [(server, base) for server, base in (("rest1", chain.rest1), ("rest2", chain.rest2)) if base]
+    ca = [f"CA {chain.ca}"] if any(base.startswith("https:") for _, base in bases) else []
+    return [*(f"{server} {base}" for server, base in bases), *ca, _curl_line(chain, settings, name)]
 
 
 def _curl_line(chain: Chain, settings: Settings, name: str) -> str:
@@ -157,13 +170,21 @@ def _curl_line(chain: Chain, settings: Settings, name: str) -> str:
 
     If the relay requires tokens, the command reads one from the shell variable TOKEN.
     """
-    base, path = (chain.rest1, "/upload1") if chain.rest1 else (chain.rest2, "/upload")
-    at = URL(base or "")
-    named = url(name, at.port or 0)
-    command = ["curl", "--cacert", str(chain.ca)]
-    if at.host != name:
-        there, here = (each.removeprefix("https://") for each in (named, url(at.host or "", at.port or 0)))
-        command += ["--connect-to", f"{there}:{here}"]
+    base, path = (chain.rest1, "/upload1") if chain.rest1 else (chain.rest2 or "", "/upload")
+    at = URL(base)
+    command = ["curl"]
+    match at.scheme:
+        case "unix":
+            command += ["--unix-socket", base.removeprefix("unix:")]
+            named = "http://localhost"
+        case "http":
+            named = base
+        case _:
+            named = url(name, at.port or 0)
+            command += ["--cacert", str(chain.ca)]
+            if at.host != name:
+                there, here = (each.removeprefix("https://") for each in (named, url(at.host or "", at.port or 0)))
+                command += ["--connect-to", f"{there}:{here}"]
     token = ' -H "Authorization: Bearer $TOKEN" ' if settings.token_file and chain.rest1 else " "
     file = f"{settings.field}=@{_quoted(chain.ca)}"
     return f"{shlex.join(command)}{token}{shlex.join(['-F', file, f'{named}{path}'])}"

@@ -1,4 +1,4 @@
-"""Bind sockets, serve an application on them over TLS, and wait for its requests at the end."""
+"""Bind sockets, serve an application on them, and wait for its requests at the end."""
 
 import asyncio
 import errno
@@ -16,11 +16,12 @@ from aiorelay.http.request_smuggling import FROM_CLIENTS, HeadLimits
 from aiorelay.observability import logs
 from aiorelay.server.connections import Acceptor, Connections, drop_disconnected
 
-__all__ = ["HEAD_DEADLINE", "Drain", "address", "listening", "serving", "url"]
+__all__ = ["BACKLOG", "HEAD_DEADLINE", "Drain", "address", "listening", "serving", "url"]
 
 # The longest time for a handshake or a request head, and the keep-alive timeout, in seconds.
 HEAD_DEADLINE = 10.0
-_BACKLOG = 1024
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
 # A lower bound for the limit of connections, for processes with very few descriptors.
 _MIN_CONNECTIONS = 4
 # Bytes of a body to buffer before reading is paused. One read of TLS brings up to 256 KiB, so a larger buffer gains
@@ -35,9 +36,10 @@ def address(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
-def url(host: str, port: int) -> str:
+def url(host: str, port: int, *, tls: bool = True) -> str:
     """Return the base URL of a server."""
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 @contextmanager
@@ -79,7 +81,7 @@ def _bound(
                 raise
             absent = error
             continue
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
         sockets.append(listener)
     if absent is not None and not sockets:
         raise absent
@@ -137,18 +139,18 @@ class Drain:
 async def serving(
     app: web.Application,
     sockets: Sequence[socket.socket],
-    context: ssl.SSLContext,
+    context: ssl.SSLContext | None,
     drain: Drain,
     connections: Connections,
     *,
     deadline: float = HEAD_DEADLINE,
     heads: HeadLimits = FROM_CLIENTS,
 ) -> AsyncGenerator[None, None]:
-    """Serve ``app`` over TLS. On exit, stop listening, drain the requests, and close the connections.
+    """Serve ``app``. On exit, stop listening, drain the requests, and close the connections.
 
-    ``connections`` must belong to this server, and its ``track`` must be the first middleware of ``app``. ``deadline``
-    limits a TLS handshake, a request head and an idle connection, each in seconds. ``heads`` holds the limits of a
-    request head.
+    ``context`` is the TLS context, None for plain HTTP. ``connections`` must belong to this server, and its ``track``
+    must be the first middleware of ``app``. ``deadline`` limits a TLS handshake, a request head and an idle connection,
+    each in seconds. ``heads`` holds the limits of a request head.
     """
     runner = web.AppRunner(
         app,

@@ -8,59 +8,50 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import ssl
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-
-from yarl import URL
 
 from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
-from aiorelay.checks.configured import configured_checks, first_bytes_checks
 from aiorelay.checks.size import max_size
-from aiorelay.concurrency.threads import Threads
 from aiorelay.errors import StartupError
-from aiorelay.files.spool import Spool
 from aiorelay.http.authentication import Access, LoopbackOrToken, Tokens
 from aiorelay.http.cross_origin import SitePolicy
 from aiorelay.http.own_hosts import OwnHosts
 from aiorelay.http.request_body import BodyTimeouts
 from aiorelay.http.request_smuggling import FROM_RELAYS
-from aiorelay.multipart.parser import FormLimits
 from aiorelay.observability import logs
 from aiorelay.observability.metrics import Metrics
-from aiorelay.observability.tracing import NO_TRACING, Tracing, tracing
+from aiorelay.observability.tracing import NO_TRACING, tracing
 from aiorelay.rest1.app import Rest1
-from aiorelay.rest1.delivery import Delivery
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.files import JobFiles
 from aiorelay.rest1.jobs.registry import Jobs
-from aiorelay.rest1.pieces import refuse_piece, warn_of_piece
 from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.resumable.completion import Completion
 from aiorelay.rest1.resumable.routes import ResumableRoutes
 from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import SizeLimits
-from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
+from aiorelay.rest1.routes import RoutedUploads, Routes
 from aiorelay.rest1.web.pages import Pages
 from aiorelay.rest2 import store as stores
 from aiorelay.rest2.app import Rest2
 from aiorelay.server.connections import Connections
-from aiorelay.server.listeners import HEAD_DEADLINE, Drain, address, serving
-from aiorelay.settings import Settings
+from aiorelay.server.listeners import Drain, address, serving
+from aiorelay.server.relays import Relays, form_limits, largest_form, on_piece
+from aiorelay.settings import Route, Settings
 from aiorelay.sources.fetch import Fetcher, FetchLimits
 from aiorelay.sources.ingest import Sources
 
 __all__ = ["ServerContext", "serve_rest1", "serve_rest2"]
 
 _THREADS = 8
-# Room for the bytes of a form that are neither file nor field: more than a hundred part heads of the largest size.
-_FRAMING = 1024 * 1024
 # Seconds between checks for renewal. A single wait until the renewal would miss changes of the wall clock.
 _RENEWAL_INTERVAL = 3600.0
 
@@ -77,10 +68,6 @@ class ServerContext:
     drain: Drain
     metrics: Metrics = field(default_factory=Metrics)
     identities: list[Identity] = field(default_factory=list)
-
-    @property
-    def limits(self) -> FormLimits:
-        return FormLimits(parts=self.settings.max_parts, fields_size=self.settings.max_fields_size)
 
     @property
     def timeouts(self) -> BodyTimeouts:
@@ -127,8 +114,9 @@ async def serve_rest2(shared: ServerContext) -> AsyncGenerator[stores.Store, Non
         access = LoopbackOrToken(shared.tokens) if shared.tokens or settings.client_ca else None
         checks = [max_size(settings.max_size)]
         sites = SitePolicy(shared.own_hosts(), (), proxied=Access(None, settings.trusted_proxy).believes)
-        rest2 = Rest2(store, access, sites, limits=shared.limits, checks=checks, timeouts=shared.timeouts)
-        context, sockets = shared.identity.context, shared.sockets["rest2"]
+        limits = form_limits(settings)
+        rest2 = Rest2(store, access, sites, limits=limits, checks=checks, timeouts=shared.timeouts)
+        context, sockets = shared.identity.context if settings.tls else None, shared.sockets["rest2"]
         connections = Connections()
         app = rest2.app(connections.track)
         async with serving(app, sockets, context, shared.drain, connections, heads=FROM_RELAYS):
@@ -152,52 +140,39 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
             shared.timeouts,
             pool,
             most=settings.max_uploads,
-            on_piece=_on_piece(settings),
+            on_piece=on_piece(settings),
         )
-        relay = await _relay(shared, stack, traced, pool)
+        relays = Relays(shared.identity, shared.urls.get("rest2"), shared.metrics, traced, pool, stack)
+        relay = None if settings.only == "rest1" and settings.upstream is None else await relays.open(settings)
         sources = Sources(stack.enter_context(_fetcher(shared)), settings.local_root, pool)
-        forms = FormReader(sources, field=settings.field, limits=shared.limits)
+        forms = FormReader(sources, field=settings.field, limits=form_limits(settings))
+        routes = Routes(intake, [await _routed(each, settings, relays, sources) for each in settings.route])
         jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
         stack.push_async_callback(shared.drain.requests, jobs.tasks)
         pages = Pages(
             settings.field,
-            upload=settings.page,
+            upload=settings.page and relay is not None,
             wants_token=shared.tokens is not None,
             resumable=settings.resumable,
         )
-        resumable = await _resumable(shared, stack, intake, forms, relay, jobs) if settings.resumable else None
+        resumable = None
+        if settings.resumable and relay is not None:
+            resumable = await _resumable(shared, stack, intake, forms, relay, jobs)
         sites = SitePolicy(shared.own_hosts(), settings.allow_origin, proxied=intake.access.believes)
-        rest1 = Rest1(intake, forms, relay, jobs, pages, resumable, sites)
+        rest1 = Rest1(intake, forms, relay, jobs, pages, resumable, routes, sites)
         connections = Connections()
         app = rest1.app(connections.track)
-        context = _relay_identity(shared).context
-        await stack.enter_async_context(serving(app, shared.sockets["rest1"], context, shared.drain, connections))
+        sockets, context = shared.sockets["rest1"], _relay_context(shared)
+        await stack.enter_async_context(serving(app, sockets, context, shared.drain, connections))
         stack.callback(rest1.drain)
         yield
 
 
-async def _relay(shared: ServerContext, stack: AsyncExitStack, traced: Tracing, pool: Executor) -> Relay:
-    """Return the relay to the upload API, with the checks that the settings enable."""
-    settings = shared.settings
-    spool = _spool(settings, pool)
-    upstream = await stack.enter_async_context(_upstream(shared, traced))
-    checks = configured_checks(
-        settings,
-        pool,
-        stack.enter_context(Threads("validator")),
-        spool=spool,
-        on_scan=shared.metrics.scanned,
-        on_timeout=shared.metrics.validators_given_up.inc,
-    )
-    return Relay(
-        Delivery(upstream, spool, _spooled(settings)),
-        checks,
-        first_bytes_checks(settings, pool),
-        pool,
-        field=settings.field,
-        stored_status=settings.stored_status,
-        on_piece=_on_piece(settings),
-    )
+async def _routed(route: Route, settings: Settings, relays: Relays, sources: Sources) -> RoutedUploads:
+    """Return what takes the uploads of a route; ``settings`` are those of the relay."""
+    settings = settings.of_route(route)
+    forms = FormReader(sources, field=settings.field, limits=form_limits(settings))
+    return RoutedUploads(route, await relays.open(settings), forms)
 
 
 async def _resumable(
@@ -214,30 +189,28 @@ async def _resumable(
     await stack.enter_async_context(uploads)
     completion = Completion(relay, forms, pool)
     stack.push_async_callback(shared.drain.requests, completion.tasks)
-    limits = SizeLimits(file=settings.max_size, form=_largest_form(settings))
+    limits = SizeLimits(file=settings.max_size, form=largest_form(settings))
     return ResumableRoutes(intake, uploads, completion, jobs, limits, pool, expiry=settings.upload_expiry)
 
 
-def _on_piece(settings: Settings) -> Callable[[], None]:
-    return warn_of_piece if settings.allow_pieces else partial(refuse_piece, resumable=settings.resumable)
-
-
-def _relay_identity(shared: ServerContext) -> Identity:
-    """Return the identity of rest1.
+def _relay_context(shared: ServerContext) -> ssl.SSLContext | None:
+    """Return the TLS context of rest1, None for plain HTTP.
 
     It is rest2's unless ``client_ca`` is set: rest1 then requires client certificates, and rest2 does not.
     """
     settings = shared.settings
+    if not settings.tls or settings.listen_unix is not None:
+        return None
     if settings.client_ca is None:
         if not settings.token_file and not _is_loopback(shared.sockets["rest1"]):
             logs.log.warning(
                 "Anyone who can reach this machine can upload. Set --token-file or --client-ca to prevent it."
             )
-        return shared.identity
+        return shared.identity.context
     identity = Identity(settings, address(settings.host))
     tls.require_client_certificates(identity.context, settings.client_ca)
     shared.identities.append(identity)
-    return identity
+    return identity.context
 
 
 def _is_loopback(sockets: Sequence[socket.socket]) -> bool:
@@ -249,7 +222,12 @@ def _fetcher(shared: ServerContext) -> Generator[Fetcher, None, None]:
     settings = shared.settings
     fetcher = Fetcher(
         allowed=settings.allow_net,
-        own=[each.getsockname()[:2] for bound in shared.sockets.values() for each in bound],
+        own=[
+            each.getsockname()[:2]
+            for bound in shared.sockets.values()
+            for each in bound
+            if each.family != socket.AF_UNIX
+        ],
         hosts=settings.allow_host,
         limits=FetchLimits(idle=settings.idle_timeout, min_rate=settings.min_rate),
     )
@@ -257,56 +235,6 @@ def _fetcher(shared: ServerContext) -> Generator[Fetcher, None, None]:
         yield fetcher
     finally:
         fetcher.close()
-
-
-@asynccontextmanager
-async def _upstream(shared: ServerContext, traced: Tracing) -> AsyncGenerator[Upstream, None]:
-    settings, identity = shared.settings, shared.identity
-    target = settings.upstream or URL(f"{shared.urls['rest2']}/upload")
-    if settings.upstream is None:
-        context = identity.client_context_by_name()
-    else:
-        authorities = [settings.upstream_ca] if settings.upstream_ca else [identity.ca]
-        context = tls.client_context(
-            authorities, system_trust=settings.upstream_ca is None, verify=not settings.upstream_insecure
-        )
-    if settings.upstream_insecure:
-        logs.log.warning(
-            "upstream-insecure is on: anyone between the relay and the upstream can read and change uploads."
-        )
-    async with Upstream(
-        target,
-        context=context,
-        server_name=identity.name if settings.upstream is None else None,
-        headers=settings.upstream_header,
-        timeouts=UpstreamTimeouts(idle=settings.idle_timeout, answer=settings.answer_timeout),
-        server_keep_alive=HEAD_DEADLINE if settings.upstream is None else 0.0,
-        tracing=traced,
-    ) as upstream:
-        yield upstream
-
-
-def _spooled(settings: Settings) -> str:
-    if settings.upstream_mode == "spool":
-        return "always"
-    return "unknown-length" if settings.upstream_chunked == "never" else "never"
-
-
-def _spool(settings: Settings, pool: Executor) -> Callable[[], Spool]:
-    """Return a factory of spools in the state directory, each with room for the largest file and its form."""
-    directory = settings.state_dir / "spool"
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartupError(
-            f"Cannot spool in {directory}: {error.strerror}. Choose another directory with --state-dir."
-        ) from error
-    return lambda: Spool(directory, _largest_form(settings), pool)
-
-
-def _largest_form(settings: Settings) -> int:
-    """Return the size of the largest form in bytes: its file, its fields and its part heads."""
-    return settings.max_size + settings.max_fields_size + _FRAMING
 
 
 @contextlib.contextmanager

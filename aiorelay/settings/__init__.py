@@ -2,6 +2,7 @@
 
     kinds      kinds of values: amounts, choices, headers
     places     kinds of values: paths, hosts, networks, origins, URLs, the scanner's address
+    routes     paths of other upload APIs, with settings of their own
     setting    one entry of the table, and ``SettingsError``
     table      ``Settings``: one entry for each setting; flags, variables, keys and help follow from it
     arguments  the keyword arguments of ``Settings``, typed
@@ -14,6 +15,7 @@ imports the user's module, access the file system.
 
 from aiorelay.settings.example import example
 from aiorelay.settings.reading import ConfigFile, find_file, read
+from aiorelay.settings.routes import Route
 from aiorelay.settings.setting import Setting, SettingsError, suggestion
 from aiorelay.settings.table import SETTINGS, ArchiveLimits, Settings, unknown
 
@@ -21,6 +23,7 @@ __all__ = [
     "SETTINGS",
     "ArchiveLimits",
     "ConfigFile",
+    "Route",
     "Setting",
     "Settings",
     "SettingsError",

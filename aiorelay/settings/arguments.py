@@ -3,7 +3,7 @@
 At run time each argument also accepts the text that its flag accepts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from aiorelay.settings.kinds import StatusRange
-    from aiorelay.settings.places import IPNetwork, ScannerAddress
+    from aiorelay.settings.places import IPNetwork, Owner, ScannerAddress
+    from aiorelay.settings.routes import Route
 
 __all__ = ["Arguments"]
 
@@ -22,10 +23,14 @@ class Arguments(TypedDict, total=False):
     host: str | None
     rest1_port: int | None
     rest2_port: int | None
+    listen_unix: str | PathLike[str] | None
+    listen_unix_mode: str | None
+    listen_unix_owner: "str | Owner | None"
     only: Literal["rest1", "rest2"] | None
     reuse_port: bool | None
     loop: Literal["asyncio", "uvloop"] | None
     state_dir: str | PathLike[str] | None
+    tls: bool | None
     tls_cert: str | PathLike[str] | None
     tls_key: str | PathLike[str] | None
     tls_name: str | Sequence[str] | None
@@ -37,7 +42,9 @@ class Arguments(TypedDict, total=False):
     upstream_chunked: Literal["allow", "never"] | None
     field: str | None
     answer_timeout: float | str | None
+    upstream_public: "str | URL | None"
     stored_status: "str | int | StatusRange | Sequence[str | int | StatusRange] | None"
+    route: "str | Route | Mapping[str, object] | Sequence[str | Route | Mapping[str, object]] | None"
     store: str | PathLike[str] | None
     fsync: bool | None
     local_root: str | PathLike[str] | Sequence[str | PathLike[str]] | None

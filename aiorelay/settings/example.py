@@ -17,6 +17,8 @@ _OPENING = """\
 
 # Sample values for settings whose default is not a plain value.
 _SAMPLES: dict[str, object] = {
+    "listen_unix": "/run/aiorelay/rest1.sock",
+    "listen_unix_owner": ":www-data",
     "only": "rest1",
     "state_dir": "/var/lib/aiorelay",
     "tls_cert": "relay.crt",
@@ -24,7 +26,9 @@ _SAMPLES: dict[str, object] = {
     "tls_name": ["relay.example.org", "192.168.1.7"],
     "upstream": "https://uploads.example.org/upload",
     "upstream_ca": "upstream-ca.pem",
+    "upstream_public": "https://uploads.example.org/",
     "upstream_header": ["X-Api-Key: secret"],
+    "route": ["/legacy/*=https://old.example.org/api,field=file,max-size=1MiB"],
     "store": "/srv/uploads",
     "fsync": True,
     "local_root": ["/srv/outgoing"],

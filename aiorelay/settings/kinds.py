@@ -54,6 +54,7 @@ class Kind:
     ``accept`` converts text or a typed value, among them its own results, to the typed value; it raises
     ``InvalidValueError``. ``show`` converts a typed value to text that ``accept`` takes. ``mask`` hides the secret in a
     text, well-formed or not; only kinds with secrets have it. ``anchor`` makes a text relative to a directory absolute.
+    ``separator`` separates several values in an environment variable.
     """
 
     metavar: str
@@ -61,6 +62,7 @@ class Kind:
     show: Callable[[Any], str] = str
     mask: Callable[[str], str] | None = None
     anchor: Callable[[str, Path], str] | None = None
+    separator: re.Pattern[str] = re.compile(",")
 
     def quote(self, value: object) -> str:
         """Return ``value`` for a message: on one line, shortened, with its secrets masked."""

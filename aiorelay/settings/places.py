@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiorelay.settings.kinds import InvalidValueError, Kind, count
 
@@ -11,16 +11,21 @@ if TYPE_CHECKING:
     from yarl import URL  # slow to import: it would double the start-up time of the command line
 
 __all__ = [
+    "BASE_URL",
     "CERTIFICATE_NAME",
     "HOST",
     "HOST_PATTERN",
+    "MODE",
     "NETWORK",
     "ORIGIN",
+    "OWNER",
     "PATH",
     "SCANNER",
     "UPSTREAM",
     "IPNetwork",
+    "Owner",
     "ScannerAddress",
+    "is_loopback",
     "upload_url",
 ]
 
@@ -39,6 +44,47 @@ _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _SECRETS_OF_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 
 _DIALLED_PORT = count(least=1, most=65535)
+
+_MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
+# User and group names of shadow(5), and numbers.
+_OWNER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*\$?)?(?::([A-Za-z0-9_][A-Za-z0-9_.-]*\$?))?", re.ASCII)
+
+
+class Owner(NamedTuple):
+    """The user and the group of a file, by name or number. None leaves what it is."""
+
+    user: str | int | None
+    group: str | int | None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is the loopback: an address of it, or ``localhost`` (RFC 6761, section 6.3)."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _mode(value: object) -> str:
+    # Text only: a number in a TOML file would be decimal.
+    if not isinstance(value, str) or not _MODE.fullmatch(value.strip()):
+        raise InvalidValueError("is not a file mode", "write three octal digits as text, such as 660")
+    return value.strip()[-3:]
+
+
+def _owner(value: object) -> Owner:
+    match value:
+        case (str() | int() | None as user, str() | int() | None as group):
+            return Owner(user, group)
+        case str() if value and (match := _OWNER.fullmatch(value)):
+            user, group = (int(name) if name and name.isdigit() else name for name in match.groups())
+            return Owner(user, group)
+    raise InvalidValueError("is not an owner", "write it as USER, USER:GROUP or :GROUP")
+
+
+def _show_owner(owner: Owner) -> str:
+    user, group = ("" if each is None else str(each) for each in owner)
+    return f"{user}:{group}" if group else user
 
 
 def _path(value: object) -> Path:
@@ -171,6 +217,13 @@ def _upload_url(value: object, credentials: str) -> "URL":
     return url
 
 
+def _base_url(value: object) -> "URL":
+    url = _upload_url(value, "leave them out")
+    if url.raw_query_string:
+        raise InvalidValueError("has a query", "leave it out: paths are appended to this URL")
+    return url
+
+
 def upload_url(credentials: str) -> Kind:
     """The kind of an upload API's URL. ``credentials`` is the advice for a URL that contains credentials."""
     return Kind("URL", lambda value: _upload_url(value, credentials), mask=_without_secrets)
@@ -212,12 +265,15 @@ def _show_scanner(scanner: ScannerAddress) -> str:
 
 
 PATH = Kind("PATH", _path, anchor=_from_directory)
+MODE = Kind("MODE", _mode)
+OWNER = Kind("USER:GROUP", _owner, _show_owner)
 HOST = Kind("HOST", _host)
 HOST_PATTERN = Kind("HOST", _host_pattern)
 CERTIFICATE_NAME = Kind("NAME", _certificate_name)
 NETWORK = Kind("NETWORK", _network)
 ORIGIN = Kind("ORIGIN|*", _origin)
 UPSTREAM = upload_url("give them with upstream-header, as 'Authorization: ...'")
+BASE_URL = Kind("URL", _base_url, mask=_without_secrets)
 SCANNER = Kind(
     "HOST:PORT|PATH",
     _scanner,

@@ -96,7 +96,11 @@ def _from_environment(environ: Mapping[str, str]) -> Given:
         setting = by_variable.get(variable)
         if setting is None:
             raise unknown(variable, text, spelling=lambda setting: setting.variable, origin="environment")
-        yield setting, [item.strip() for item in text.split(",")] if setting.repeated else text, origin
+        yield (
+            setting,
+            [item.strip() for item in setting.kind.separator.split(text)] if setting.repeated else text,
+            origin,
+        )
 
 
 def _from_file(file: ConfigFile) -> Given:
@@ -110,8 +114,11 @@ def _from_file(file: ConfigFile) -> Given:
 
 def _anchored(setting: Setting, value: object, directory: Path) -> object:
     anchor = setting.kind.anchor
-    if anchor is None:
-        return value
     if isinstance(value, list):
-        return [anchor(item, directory) if isinstance(item, str) else item for item in value]
-    return anchor(value, directory) if isinstance(value, str) else value
+        return [_anchored(setting, item, directory) for item in value]
+    if isinstance(value, dict):  # a table of settings
+        return {
+            name: _anchored(SETTINGS[name], item, directory) if name in SETTINGS else item
+            for name, item in value.items()
+        }
+    return anchor(value, directory) if anchor is not None and isinstance(value, str) else value

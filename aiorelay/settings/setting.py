@@ -1,6 +1,6 @@
 """One setting: its names, kind and default, and the error for a wrong value."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,13 +64,14 @@ class Setting:
         if not self.repeated:
             return self._one(value)
         items = value if isinstance(value, list | tuple | set | frozenset) else (value,)
-        return tuple(self._one(item) for item in items)
+        return tuple(self._one(item, number) for number, item in enumerate(items, 1))
 
-    def _one(self, value: object) -> Any:
+    def _one(self, value: object, number: int = 1) -> Any:
         try:
             return self.kind.accept(value)
         except InvalidValueError as invalid:
-            fault = f"{self.kind.quote(value)} {invalid.fault}"
+            quoted = f"table {number}" if isinstance(value, Mapping) else self.kind.quote(value)
+            fault = f"{quoted} {invalid.fault}"
             raise SettingsError(self.key, fault, invalid.advice, origin=f"argument {self.name}") from None
 
     def show(self, value: Any) -> str:

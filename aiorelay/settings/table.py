@@ -28,17 +28,23 @@ from aiorelay.settings.kinds import (
     time,
 )
 from aiorelay.settings.places import (
+    BASE_URL,
     CERTIFICATE_NAME,
     HOST,
     HOST_PATTERN,
+    MODE,
     NETWORK,
     ORIGIN,
+    OWNER,
     PATH,
     SCANNER,
     UPSTREAM,
     IPNetwork,
+    Owner,
     ScannerAddress,
+    is_loopback,
 )
+from aiorelay.settings.routes import ROUTE, Route, inherited, is_per_route
 from aiorelay.settings.setting import Setting, SettingsError, many, one, suggestion
 
 if TYPE_CHECKING:
@@ -83,6 +89,17 @@ class Settings:
     host: str = one("servers", HOST, "127.0.0.1", "address both servers bind")
     rest1_port: int = one("servers", PORT, 8000, "port of the relay; 0: chosen by the system")
     rest2_port: int = one("servers", PORT, 8001, "port of the embedded upload API; 0: chosen by the system")
+    listen_unix: Path | None = one(
+        "servers",
+        PATH,
+        None,
+        "Unix socket on which the relay listens instead of its port, with plain HTTP",
+        otherwise="off",
+    )
+    listen_unix_mode: str = one("servers", MODE, "660", "file mode of the Unix socket: who may write may upload")
+    listen_unix_owner: Owner | None = one(
+        "servers", OWNER, None, "owner of the Unix socket (USER, USER:GROUP or :GROUP)", otherwise="the process's own"
+    )
     only: str | None = one("servers", choice("rest1", "rest2"), None, "serve only this server", otherwise="both")
     reuse_port: bool = one("servers", SWITCH, False, "several processes may share both ports (SO_REUSEPORT)")
     loop: str = one("servers", choice("asyncio", "uvloop"), "asyncio", "event loop; uvloop needs the extra [uvloop]")
@@ -94,6 +111,7 @@ class Settings:
         otherwise="$XDG_STATE_HOME/aiorelay or ~/.local/state/aiorelay",
     )
 
+    tls: bool = one("TLS", SWITCH, True, "off: both servers speak plain HTTP, on the loopback only, for a proxy there")
     tls_cert: Path | None = one("TLS", PATH, None, "certificate chain to serve (PEM)", otherwise="generated")
     tls_key: Path | None = one("TLS", PATH, None, "private key of tls-cert (PEM)", otherwise="in tls-cert")
     tls_name: tuple[str, ...] = many(
@@ -127,12 +145,23 @@ class Settings:
     )
     field: str = one("upstream", FIELD, "somefile", "form field that must carry a file, and the JSON key")
     answer_timeout: float = one("upstream", time(), 60, "longest wait for the upload API's answer after the last byte")
+    upstream_public: "URL | None" = one(
+        "upstream",
+        BASE_URL,
+        None,
+        "base URL that replaces the upload API's own in Location and Content-Location",
+        otherwise="none",
+    )
     stored_status: tuple[StatusRange, ...] = many(
         "upstream",
         STATUSES,
         "statuses of the upload API that count as stored in log and metrics",
         default=lambda: ("200-299", "303"),
         otherwise="",
+    )
+
+    route: tuple[Route, ...] = many(
+        "routes", ROUTE, "path whose uploads go to another upload API (PATH=URL, PATH=URL,field=NAME)"
     )
 
     store: Path | None = one(
@@ -262,6 +291,7 @@ class Settings:
         for setting in SETTINGS.values():
             object.__setattr__(self, setting.name, setting.accept(given.get(setting.name)))
         self._check_combinations()
+        self._check_routes()
 
     def _check_combinations(self) -> None:
         """Raise ``SettingsError`` for values that contradict each other."""
@@ -269,13 +299,53 @@ class Settings:
             raise _conflict(
                 SETTINGS["tls_key"], self.tls_key, "is a key without a certificate", "give tls-cert as well"
             )
-        if self.only == "rest1" and self.upstream is None:
+        if not self.tls and not is_loopback(self.host) and not (self.only == "rest1" and self.listen_unix):
+            raise _conflict(
+                SETTINGS["tls"],
+                self.tls,
+                f"would serve plain HTTP at {self.host}, which is not the loopback",
+                "set host to 127.0.0.1, or serve TLS",
+            )
+        if self.client_ca is not None and not (self.tls and self.listen_unix is None):
+            raise _conflict(
+                SETTINGS["client_ca"], self.client_ca, "needs TLS, which the relay does not serve here", "leave it out"
+            )
+        if self.only == "rest1" and self.upstream is None and not self.route:
             raise _conflict(SETTINGS["only"], self.only, "has no upload API to send to", "give upstream as well")
         if "*" in self.allow_origin and self.client_ca is not None:
             fault = "lets every page use the client certificates of its visitors"
             raise _conflict(SETTINGS["allow_origin"], "*", fault, "name the origins, or leave out client-ca")
         if self.only is None and self.rest1_port == self.rest2_port != 0:
             raise _conflict(SETTINGS["rest2_port"], self.rest2_port, "is rest1-port too", "give them different ports")
+
+    def _check_routes(self) -> None:
+        """Raise ``SettingsError`` for a path that two routes have, and for a wrong setting of a route."""
+        paths: set[str] = set()
+        for number, route in enumerate(self.route, 1):
+            where = f"number {number}, {route.path!r}"
+            if route.path in paths:
+                raise SettingsError(
+                    "route", f"{where} has the path of another one", "give each its own", origin="argument route"
+                )
+            paths.add(route.path)
+            try:
+                self.of_route(route)
+            except SettingsError as error:
+                raise SettingsError(
+                    "route", f"{where}: {error.key}: {error.fault}", error.advice, origin="argument route"
+                ) from None
+
+    def of_route(self, route: Route) -> "Settings":
+        """Return the settings for the uploads of a route. Raises ``SettingsError``."""
+        for name, value in route.own.items():
+            if name not in SETTINGS:
+                raise unknown(name, value, spelling=lambda setting: setting.name, origin="argument route")
+            if not is_per_route(SETTINGS[name]):
+                raise SettingsError(
+                    SETTINGS[name].key, "holds for the relay as a whole", "set it outside of the route", origin="route"
+                )
+        values = {name: getattr(self, name) for name in inherited(SETTINGS.values())}
+        return Settings.of({**values, **route.own, "upstream": route.upstream, "route": ()})
 
     @property
     def durable(self) -> bool:
@@ -300,7 +370,8 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
 
 
 def _conflict(setting: Setting, value: object, fault: str, advice: str) -> SettingsError:
-    return SettingsError(setting.key, f"{setting.kind.quote(value)} {fault}", advice, origin=f"argument {setting.name}")
+    quoted = setting.kind.show(value) if setting.is_switch else setting.kind.quote(value)
+    return SettingsError(setting.key, f"{quoted} {fault}", advice, origin=f"argument {setting.name}")
 
 
 def unknown(word: str, value: object, *, spelling: Callable[[Setting], str], origin: str) -> SettingsError:

@@ -85,7 +85,7 @@ async def test_what_a_trusted_proxy_says_is_continued(aiorelay_server, recorder)
     await ask(relay.rest1, relay.tls, request("/upload1", FORM, *given))
     (message,) = upstream.requests
     assert message["X-Forwarded-For"] == "203.0.113.9, 198.51.100.7, 127.0.0.1"
-    assert message["Forwarded"] == 'for=198.51.100.7, for=127.0.0.1;host="relay.localhost";proto=https'
+    assert message["Forwarded"] == 'for=198.51.100.7;proto=http, for=127.0.0.1;host="relay.localhost";proto=https'
     assert (message["X-Forwarded-Proto"], message["X-Real-IP"]) == ("http", "198.51.100.7")
 
 

@@ -34,6 +34,7 @@ from aiorelay.errors import ClientGone, StorageFull, TooLarge, UpstreamFailed, U
 from aiorelay.files.spool import Spool
 from aiorelay.multipart.framing import FramedBody
 from aiorelay.rest1.delivery import Delivery
+from aiorelay.rest1.target import Target
 from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 
 pytestmark = pytest.mark.slow
@@ -323,7 +324,7 @@ def post(tmp_path, pool):
                 upstream, lambda: Spool(tmp_path, 100 * MIB, pool), "always", backoff=backoff, notice=notice
             )
             framed = FramedBody(b"b", None, blocks_of(body))
-            async with delivery.post(framed, CIMultiDict(headers), "") as given:
+            async with delivery.post(framed, CIMultiDict(headers), Target()) as given:
                 return given.status, await given.read()
 
     return post
@@ -478,7 +479,7 @@ async def test_of_a_block_that_was_being_written_some_may_have_arrived(recorder)
         timeouts=UpstreamTimeouts(idle=PATIENCE, answer=PATIENCE),
     ) as api:
         with pytest.raises(UpstreamFailed) as caught:
-            async with api.post(FramedBody(b"b", len(block), blocks_of(block)), CIMultiDict(), ""):
+            async with api.post(FramedBody(b"b", len(block), blocks_of(block)), CIMultiDict(), Target()):
                 pass
     assert caught.value.reached
 
@@ -554,7 +555,7 @@ async def test_nothing_is_sent_of_a_body_that_ends_badly(recorder, tmp_path, poo
     ) as api:
         delivery = Delivery(api, lambda: Spool(tmp_path, 100 * MIB, pool), "always")
         with pytest.raises(ClientGone):
-            async with delivery.post(FramedBody(b"b", len(LARGE), broken()), CIMultiDict(), ""):
+            async with delivery.post(FramedBody(b"b", len(LARGE), broken()), CIMultiDict(), Target()):
                 pass
     assert upstream.connections == []
     assert descriptors() == before

@@ -31,6 +31,7 @@ from processes import FREE_PORTS, Process, started
 from yarl import URL
 
 from aiorelay.multipart.framing import FramedBody
+from aiorelay.rest1.target import Target
 from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 
 pytestmark = pytest.mark.slow
@@ -580,7 +581,7 @@ async def test_reading_an_answer_does_not_abort_the_next_upload_on_its_connectio
 
     def post(content: bytes):
         framed = FramedBody(BOUNDARY.encode(), len(content), blocks(content))
-        return upstream.post(framed, CIMultiDict(), "", on_sent)
+        return upstream.post(framed, CIMultiDict(), Target(), on_sent)
 
     async def next_upload() -> int:
         async with post(bytes(64 * MIB)) as answer:
@@ -628,6 +629,6 @@ async def test_the_end_of_a_body_waits_for_no_answer(recorder, length):
         URL(recorded.url), context=trusting, timeouts=UpstreamTimeouts(idle=0.1, answer=60), server_keep_alive=60
     ) as upstream:
         for _ in range(3):
-            async with upstream.post(FramedBody(b"b", length, blocks()), CIMultiDict(), "") as answer:
+            async with upstream.post(FramedBody(b"b", length, blocks()), CIMultiDict(), Target()) as answer:
                 assert (await answer.read(), (await whole.get()).body) == (DONE.partition(b"\r\n\r\n")[2], b"content")
     assert len(recorded.connections) == 1

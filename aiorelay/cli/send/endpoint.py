@@ -14,6 +14,7 @@ from yarl import URL
 from aiorelay.cli.send.results import Answer, SendError
 from aiorelay.errors import UpstreamProblem
 from aiorelay.multipart.framing import FramedBody
+from aiorelay.rest1.target import Target
 from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
 
 __all__ = ["Endpoint", "Reply", "Unanswered"]
@@ -66,7 +67,7 @@ class Endpoint:
         Raises ``SendError`` (``Unanswered`` if it is due to the connection), and the exceptions of the body's iterator.
         """
         with self._unanswered():
-            async with self._upstream.post(framed, CIMultiDict(headers), "", on_sent) as response:
+            async with self._upstream.post(framed, CIMultiDict(headers), Target(), on_sent) as response:
                 return await self._reply(response)
 
     async def patch(self, url: URL, framed: FramedBody, headers: Mapping[str, str]) -> Reply:
