@@ -17,6 +17,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -76,7 +77,7 @@ async def object_store(directory: Path, *buckets: str) -> AsyncGenerator[ObjectS
     async with _running(str(weed), "-v=0", "server", *flags, log=directory / "store.log"):
         for bucket in buckets:  # a directory of the filer
             first = f"{store.filer}/buckets/{bucket}/first.txt"
-            await _until(lambda url=first: _answers(url, 201, method="PUT", data=b"first"))
+            await _until(partial(_answers, first, 201, method="PUT", data=b"first"))
         await _until(lambda: _answers(f"{store.s3}/", 200, 403))
         yield store
 

@@ -96,8 +96,8 @@ class Rest1:
             self._resumable.add_to(app)
         JobRoutes(self._jobs, self._intake.access.who, idle=self._intake.timeouts.idle).add_to(app.router)
         self._pages.add_to(app.router)
-        openapi.add_to(app.router, self._forms.field)
         self._routes.add_prefixes(app.router)
+        openapi.add_to(app.router, self._forms.field, self._routes.described)
         add_catch_all_route(app.router)
         return app
 

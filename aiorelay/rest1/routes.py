@@ -45,6 +45,7 @@ class Routes:
 
     def __init__(self, intake: Intake, routes: Sequence[RoutedUploads]) -> None:
         self.relays = {each.route.path: each.relay for each in routes}
+        self.described = [(each.route, each.forms.field) for each in routes]
         self._intake = intake
         self._routes = routes
 

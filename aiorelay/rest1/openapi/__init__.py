@@ -15,6 +15,7 @@ from aiohttp import web
 
 from aiorelay.rest1.openapi import operations, responses, schemas
 from aiorelay.rest1.openapi.builders import without_content
+from aiorelay.settings.routes import Route
 
 __all__ = ["add_to", "document"]
 
@@ -38,23 +39,26 @@ Other paths are answered 404 `not-found`, other methods 405 `method-not-allowed`
 answered 400 in plain text."""
 
 
-def add_to(router: web.UrlDispatcher, field: str) -> None:
-    """Serve the description of the routes of ``router`` at /openapi.json; ``field`` is the form field of files."""
+def add_to(router: web.UrlDispatcher, field: str, others: Iterable[tuple[Route, str]] = ()) -> None:
+    """Serve the description of ``router`` at /openapi.json.
+
+    ``field`` is the form field of files. ``others`` are the paths of other upload APIs with theirs.
+    """
 
     async def serve(_request: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
 
     router.add_get(PATH, serve)
     routed = ((route.method, route.resource.canonical) for route in router.routes() if route.resource is not None)
-    body = json.dumps(document(routed, field), ensure_ascii=False).encode()
+    body = json.dumps(document(routed, field, others), ensure_ascii=False).encode()
 
 
-def document(routes: Iterable[tuple[str, str]], field: str) -> dict[str, Any]:
-    """Return the description of ``routes`` (method and path); ``field`` is the form field of files.
+def document(routes: Iterable[tuple[str, str]], field: str, others: Iterable[tuple[Route, str]] = ()) -> dict[str, Any]:
+    """Return the description of ``routes`` (method and path); for the others see ``add_to``.
 
     Routes without an entry in ``operations.described`` are left out.
     """
-    described = operations.described(field)
+    described = operations.described(field) | operations.routed(others)
     paths: dict[str, dict[str, Any]] = {}
     for method, path in routes:
         operation = described.get((method, path))

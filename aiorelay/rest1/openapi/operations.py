@@ -1,14 +1,16 @@
 """Describe the operations of rest1: parameters, request bodies and responses."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from aiorelay import errors
 from aiorelay.rest1.openapi.builders import OPTIONAL_TOKEN, TEXT, header, identity, plain, query, trace, without_token
 from aiorelay.rest1.openapi.responses import HTML, JSON, UPLOAD_PROBLEMS, answer, others, problems
 from aiorelay.rest1.openapi.resumable import resumable_operations
-from aiorelay.rest1.openapi.schemas import reference
+from aiorelay.rest1.openapi.schemas import form, reference
+from aiorelay.settings.routes import Route
 
-__all__ = ["TAGS", "described"]
+__all__ = ["TAGS", "described", "routed"]
 
 TAGS = [
     {"name": "uploads", "description": "Upload files and get the upload API's answer."},
@@ -42,24 +44,47 @@ _JOB = (errors.Unauthenticated, errors.NotFound)
 
 def described(field: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Return every operation by method and path; ``field`` is the form field of files."""
-    form = {"multipart/form-data": {"schema": reference("Form")}}
+    one_form = {"multipart/form-data": {"schema": reference("Form")}}
     ingest = {JSON: {"schema": reference("Ingest")}}
     return {
         ("POST", "/upload1"): _upload(
             "uploadForm",
             "Upload a form",
             "Sends the form to the upload API, with all parts in order.",
-            form,
+            one_form,
             UPLOAD_PROBLEMS,
         ),
         ("POST", "/upload2"): _ingest("uploadSources", "Upload local files or URLs", ingest),
-        ("POST", "/upload"): _ingest("upload", "Upload a form, local files or URLs", form | ingest),
+        ("POST", "/upload"): _ingest("upload", "Upload a form, local files or URLs", one_form | ingest),
         ("PUT", "/upload/{filename}"): _raw(field),
         **resumable_operations(),
         **_jobs(),
         **_for_operators(),
         **_for_people(),
     }
+
+
+def routed(routes: Iterable[tuple[Route, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the operations at the paths of other upload APIs, each with the form field of its files."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, (route, field) in enumerate(routes, 1):
+        raw = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}} if route.raw else {}
+        description = "Checks the files of a form and sends it to the upload API of this path."
+        if route.raw:
+            description += " Any other body is one file, which is sent as it is."
+        path = route.path if route.prefix is None else f"{route.prefix}{{rest}}"
+        rest = {"name": "rest", "in": "path", "required": True, "schema": TEXT}
+        which = (*UPLOAD_PROBLEMS, errors.MalformedField, errors.NotFound, errors.TokenRefused)
+        for method in ("POST", "PUT") if route.raw else ("POST",):
+            content = {"multipart/form-data": {"schema": form(field)}} if method == "POST" else {}
+            summary = f"Upload to {route.path}"
+            operation = _upload(f"route{number}{method.title()}", summary, description, content | raw, which)
+            if route.raw:  # no body is an empty file
+                operation["requestBody"] |= {"required": False}
+            if route.prefix is not None:
+                operation["parameters"] = [rest, *operation["parameters"]]
+            found[method, path] = operation
+    return found
 
 
 def _upload(

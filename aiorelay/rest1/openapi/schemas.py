@@ -43,7 +43,7 @@ def urn(problem: type[Problem]) -> str:
 def components(field: str) -> dict[str, Any]:
     """Return every schema by name; ``field`` is the form field, and the JSON member, of files."""
     return {
-        "Form": _form(field),
+        "Form": form(field),
         "Ingest": _ingest(field),
         "Source": _source(),
         "Problem": _problem(),
@@ -58,7 +58,7 @@ def _object(members: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"type": "object", "required": list(members), "properties": members, **more}
 
 
-def _form(field: str) -> dict[str, Any]:
+def form(field: str) -> dict[str, Any]:
     return {
         "type": "object",
         "description": "All parts are passed on in order.",

@@ -30,13 +30,17 @@ from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.resumable.completion import Completion
 from aiorelay.rest1.resumable.routes import ResumableRoutes
 from aiorelay.rest1.resumable.transfers import SizeLimits
+from aiorelay.rest1.routes import RoutedUploads, Routes
 from aiorelay.rest1.web.pages import Pages
 from aiorelay.server.connections import Connections
+from aiorelay.settings import Settings
 
 pytestmark = pytest.mark.slow  # it imports openapi-spec-validator
 
 UNUSED: Any = None
 """A dependency that only requests use. No request is sent here."""
+RELAY: Any = object()
+ROUTES = Settings(route=["/a=http://127.0.0.1:1/", "/b/*=http://127.0.0.1:1/,raw=true"]).route
 
 
 def app(*, upload_page: bool = True) -> web.Application:
@@ -47,7 +51,8 @@ def app(*, upload_page: bool = True) -> web.Application:
     limits = SizeLimits(file=1, form=1)
     resumable = ResumableRoutes(intake, UNUSED, completion, UNUSED, limits, UNUSED, expiry=1)
     sites = SitePolicy(OwnHosts([]), [], proxied=lambda _: False)
-    return Rest1(intake, forms, UNUSED, UNUSED, pages, resumable, sites).app(Connections().track)
+    others = Routes(intake, [RoutedUploads(each, RELAY, forms) for each in ROUTES])
+    return Rest1(intake, forms, RELAY, UNUSED, pages, resumable, others, sites).app(Connections().track)
 
 
 def routes(application: web.Application) -> set[tuple[str, str]]:
@@ -66,7 +71,7 @@ def problem_classes(above: type[Problem] = Problem) -> set[type[Problem]]:
     return {each for each in below if hasattr(each, "code")}.union(*map(problem_classes, below))
 
 
-DOCUMENT = document(routes(app()), "somefile")
+DOCUMENT = document(routes(app()), "somefile", [(each, "somefile") for each in ROUTES])
 OPERATIONS = {(method, path): DOCUMENT["paths"][path][method.lower()] for method, path in sorted(operations(DOCUMENT))}
 PROBLEM = DOCUMENT["components"]["schemas"]["Problem"]["properties"]
 
@@ -79,7 +84,7 @@ def test_it_is_openapi_3_1():
 @pytest.mark.parametrize("upload_page", [True, False])
 def test_every_route_is_described_and_nothing_else(upload_page):
     registered = routes(app(upload_page=upload_page))
-    assert operations(document(registered, "somefile")) == registered
+    assert operations(document(registered, "somefile", [(each, "somefile") for each in ROUTES])) == registered
 
 
 def test_its_version_is_that_of_the_package():
@@ -125,11 +130,11 @@ def test_files_are_in_the_configured_field(name):
 
 
 async def test_the_relay_serves_it(aiorelay_server):
-    chain = await aiorelay_server(field="attachment")
+    chain = await aiorelay_server(field="attachment", route=ROUTES)
     async with aiohttp.ClientSession() as session, session.get(f"{chain.rest1}/openapi.json", ssl=chain.tls) as answer:
         assert answer.status == 200
         assert answer.content_type == "application/json"
-        assert await answer.json() == document(routes(app()), "attachment")
+        assert await answer.json() == document(routes(app()), "attachment", [(each, "somefile") for each in ROUTES])
 
 
 UNPREDICTABLE = {"Content-Digest", "Repr-Digest", "Upload-Complete"}
@@ -156,10 +161,12 @@ def for_a_machine(described: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(300)
-async def test_the_relay_answers_schemathesis_as_described(aiorelay_server, tmp_path):
+async def test_the_relay_answers_schemathesis_as_described(aiorelay_server, recorder, tmp_path):
     (root := tmp_path / "root").mkdir()
     (file := root / "a.bin").write_bytes(b"content")
-    chain = await aiorelay_server(local_root=[root])
+    upstream = await recorder()
+    routes = [f"/a={upstream.url}", f"/b/*={upstream.url},raw=true"]
+    chain = await aiorelay_server(local_root=[root], route=routes)
     (told := tmp_path / "openapi.json").write_text(json.dumps(for_a_machine(DOCUMENT, file)))
     run = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("schemathesis"),
