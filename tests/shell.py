@@ -81,7 +81,7 @@ class Shell:
         raise AssertionError(f"{command} did not start: {lines}")
 
     def run(self, commands: str) -> str:
-        variables = "CA=$(scripts/run ca)\nif test -f tokens; then TOKEN=$(cut -d: -f2 tokens); fi"
+        variables = "CA=$(scripts/run ca)\nif test -f alice.txt; then TOKEN=$(sed -n 's/^token //p' alice.txt); fi"
         script = f"set -euo pipefail\n{variables}\n{self.with_free_ports(commands)}"
         done = subprocess.run(
             ["bash", "-c", script], cwd=self.clone, env=self.environ, capture_output=True, text=True, check=False

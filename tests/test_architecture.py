@@ -33,6 +33,7 @@ PURE = (
     "checks.archives.rules",
     "errors",
     "files.filenames",
+    "http.credentials",
     "http.cross_origin",
     "http.fields",
     "http.grammar",

@@ -217,6 +217,22 @@ def _ca(options: argparse.Namespace) -> int:
     return 0
 
 
+def _token(options: argparse.Namespace) -> int:
+    from aiorelay.http.tokens import make_token  # noqa: PLC0415 - imports aiohttp
+
+    token, line = make_token(options.name)
+    print(f"token {token}\nline {line}")
+    return 0
+
+
+def _token_name(text: str) -> str:
+    from aiorelay.http.tokens import is_token_name  # noqa: PLC0415 - as above
+
+    if not is_token_name(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name; a name has no colon, and does not begin with #")
+    return text
+
+
 def _config(options: argparse.Namespace) -> int:
     if options.example:
         print(example(), end="")
@@ -296,6 +312,7 @@ def _send(options: argparse.Namespace) -> int:
         own_ca=generated if generated.is_file() else None,
         token=read_token(options.token_file) if options.token_file else None,
         unfinished=settings.state_dir / "unfinished-sends",
+        token_header=settings.token_header,
     )
     progress = sys.stderr is not None and sys.stderr.isatty()
     try:
@@ -396,6 +413,14 @@ COMMANDS = {
         "print the path of the generated CA certificate; generate it if it does not exist",
         _ca,
         lambda parser: parser.add_argument("--pem", action="store_true", help="print the certificate itself"),
+    ),
+    "token": Command(
+        "make a token, and print it and its line for the token file",
+        _token,
+        lambda parser: parser.add_argument(
+            "name", metavar="NAME", type=_token_name, help="name of the client, for the log"
+        ),
+        client=True,
     ),
     "config": Command(
         "print each setting, its value and its origin",

@@ -3,7 +3,9 @@
 cross_origin         pages of other sites: CORS, or refusal; foreign hosts on the loopback
 own_hosts            which Host fields name a server (DNS rebinding)
 request_smuggling    reject requests that other implementations may read differently (RFC 9112, section 11.2)
-authentication       bearer tokens, client certificates, the client's address behind trusted proxies
+authentication       the client's name by token or certificate, its address behind trusted proxies
+credentials          the token in the header fields of a request; the challenge for one without
+tokens               the file of tokens; making one
 request_body         the body of a request in blocks, with timeouts; 100 (Continue) before the first read
 interim              interim responses (1xx)
 middleware           timeout for sending a response, Expect, paths without a route

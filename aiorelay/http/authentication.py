@@ -1,39 +1,82 @@
-"""Authenticate clients: bearer tokens, client certificates, and the client's address behind a proxy.
+"""Authenticate clients: tokens, client certificates, and the client's address behind a proxy.
 
-name:token      a line of the token file, which is read again when it changes; only the name is ever logged
+A request is from the owner of its token, else of its client certificate, else from an address.
 """
 
-import hmac
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from aiohttp import hdrs, web
 from multidict import MultiMapping
 
-from aiorelay.errors import StartupError, Unauthenticated
-from aiorelay.http.grammar import TOKEN68, read_parameters, split_list_from_end
-from aiorelay.observability.logs import log
+from aiorelay.errors import Unauthenticated
+from aiorelay.http.credentials import TokenField
+from aiorelay.http.grammar import read_parameters, split_list_from_end
 
-__all__ = ["Access", "LoopbackOrToken", "Tokens", "client_address", "peer_of", "subject"]
+__all__ = [
+    "Access",
+    "LoopbackOrToken",
+    "TokenAuthentication",
+    "TokenVerifier",
+    "client_address",
+    "peer_of",
+    "subject",
+]
 
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# RFC 6750, section 2.1: credentials = "Bearer" 1*SP b64token
-_BEARER = re.compile(rf"Bearer +({TOKEN68}) *", re.IGNORECASE)
-_LINE = re.compile(rf"([^:\s][^:]*):({TOKEN68})")
-_CHALLENGE = 'Bearer realm="aiorelay"'
 # RFC 7239, section 6: node = nodename [ ":" node-port ]
 _NODE = re.compile(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+)(?::(?:[0-9]+|_[A-Za-z0-9._-]+))?")
 
 
-class Access:
-    """Authenticates requests by bearer ``tokens``, if given; ``trusted`` proxies may name the client's address."""
+class TokenVerifier(Protocol):
+    """Knows tokens of one kind."""
 
-    def __init__(self, tokens: "Tokens | None" = None, trusted: Sequence[IPNetwork] = ()) -> None:
-        self.consumes_authorization = tokens is not None
+    def who(self, token: str) -> str | None:
+        """Return the name of the token's owner, or None if the token is not valid."""
+
+    def refresh(self) -> None:
+        """Load what has changed on the disk."""
+
+
+class TokenAuthentication:
+    """Identifies clients by the token in ``field``, which one of ``verifiers`` must know."""
+
+    def __init__(self, field: TokenField, verifiers: Sequence[TokenVerifier]) -> None:
+        self.field = field
+        self._verifiers = verifiers
+
+    def who(self, headers: "MultiMapping[str]") -> str:
+        """Return the name of the owner of a request's token. Raises ``Unauthenticated``."""
+        token = self.field.token(headers)
+        if token is None:
+            raise self._refused(headers, f"A token is needed. Send it as {self.field.usage()}.")
+        for verifier in self._verifiers if token else ():
+            if (name := verifier.who(token)) is not None:
+                return name
+        raise self._refused(headers, "The token is not valid.", "invalid_token")
+
+    def refresh(self) -> None:
+        """Load what has changed on the disk."""
+        for verifier in self._verifiers:
+            verifier.refresh()
+
+    def _refused(self, headers: "MultiMapping[str]", detail: str, error: str = "") -> Unauthenticated:
+        return Unauthenticated(detail, headers={hdrs.WWW_AUTHENTICATE: self.field.challenge(headers, error)})
+
+
+class Access:
+    """Identifies the clients of the relay: by ``tokens`` if given, else by client certificate.
+
+    ``trusted`` are the networks of proxies that name the client's address.
+    """
+
+    def __init__(self, tokens: TokenAuthentication | None = None, trusted: Sequence[IPNetwork] = ()) -> None:
+        self.token_header = tokens.field.name if tokens else hdrs.AUTHORIZATION
+        self.consumed_fields = frozenset({self.token_header.lower()} if tokens else ())
+        """The header fields, in lower case, that are for the relay alone and are not passed on."""
         self._tokens = tokens
         self._trusted = trusted
 
@@ -56,7 +99,7 @@ class Access:
 class LoopbackOrToken:
     """Admits requests from this machine, and others with one of the ``tokens``. For the embedded upload API."""
 
-    def __init__(self, tokens: "Tokens | None") -> None:
+    def __init__(self, tokens: TokenAuthentication | None) -> None:
         self._tokens = tokens
 
     def admit(self, request: web.BaseRequest) -> None:
@@ -67,50 +110,9 @@ class LoopbackOrToken:
         ):
             return
         if self._tokens is None:
-            raise _unauthenticated("This server accepts uploads only from its own machine.", _CHALLENGE)
+            detail = "This server accepts uploads only from its own machine."
+            raise Unauthenticated(detail, headers={hdrs.WWW_AUTHENTICATE: TokenField().challenge(request.headers)})
         self._tokens.who(request.headers)
-
-
-class Tokens:
-    """The tokens in the file at ``path``.
-
-    The constructor raises ``StartupError`` if the file cannot be read or is malformed. If that happens later, the
-    tokens stay as they were and the log says so.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen = _version(path)
-        self._tokens = _read(path)
-
-    def who(self, headers: "MultiMapping[str]") -> str:
-        """Return the name of the token that a request carries. Raises ``Unauthenticated``."""
-        self.refresh()
-        given = headers.get(hdrs.AUTHORIZATION)
-        if given is None:
-            raise _unauthenticated("A token is needed. Send it as Authorization: Bearer TOKEN.", _CHALLENGE)
-        match = _BEARER.fullmatch(given)
-        token = b"" if match is None else match[1].encode()
-        name = None
-        for known, name_of_known in self._tokens.items():  # all of them: the time must not depend on which matches
-            if hmac.compare_digest(known, token):
-                name = name_of_known
-        if name is None:
-            raise _unauthenticated("The token is not valid.", f'{_CHALLENGE}, error="invalid_token"')
-        return name
-
-    def refresh(self) -> None:
-        """Read the token file again if it has changed."""
-        try:
-            version = _version(self._path)
-            if version != self._seen:
-                self._seen = version
-                self._tokens = _read(self._path)
-                log.info("read %d tokens again", len(self._tokens))
-        except StartupError as problem:
-            if self._seen is not None:
-                self._seen = None
-                log.error("the tokens stay as they were: %s", problem)
 
 
 def _is_local(peer: tuple[str, int], here: tuple[str, int]) -> bool:
@@ -176,35 +178,3 @@ def _is_trusted(address: str, trusted: Iterable[IPNetwork]) -> bool:
     except ValueError:
         return address == _UNIX  # no header can name it
     return any(parsed in network for network in trusted)
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise StartupError(f"the token file {path} cannot be read: {error.strerror}; see --token-file") from error
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _read(path: Path) -> dict[bytes, str]:
-    """The name of each token in a file. Empty lines and lines that begin with # are skipped."""
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise StartupError(f"the token file {path} cannot be read: {why}; see --token-file") from error
-    tokens: dict[bytes, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        match = _LINE.fullmatch(line.strip())
-        if match is None:
-            raise StartupError(f"line {number} of the token file {path} is not name:token")
-        tokens[match[2].encode()] = match[1]
-    if not tokens:
-        raise StartupError(f"the token file {path} holds no token; write one a line, as name:token")
-    return tokens
-
-
-def _unauthenticated(detail: str, challenge: str) -> Unauthenticated:
-    return Unauthenticated(detail, headers={"WWW-Authenticate": challenge})

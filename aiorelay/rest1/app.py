@@ -97,7 +97,8 @@ class Rest1:
         JobRoutes(self._jobs, self._intake.access.who, idle=self._intake.timeouts.idle).add_to(app.router)
         self._pages.add_to(app.router)
         self._routes.add_prefixes(app.router)
-        openapi.add_to(app.router, self._forms.field, self._routes.described)
+        token_header = self._intake.access.token_header
+        openapi.add_to(app.router, self._forms.field, self._routes.described, token_header=token_header)
         add_catch_all_route(app.router)
         return app
 

@@ -120,8 +120,7 @@ def _digests(request: web.Request, names: Iterable[str]) -> dict[str, dict[str, 
 
 
 def _passed_on(request: web.Request, access: Access, client: str) -> "CIMultiDict[str]":
-    without = _FRAMING | {"authorization"} if access.consumes_authorization else _FRAMING
-    fields = end_to_end(request.headers, without=without)
+    fields = end_to_end(request.headers, without=_FRAMING | access.consumed_fields)
     if not access.believes(request):
         drop_client_claims(fields)
     add_trace(

@@ -23,12 +23,11 @@ from yarl import URL
 
 from aiorelay.certificates.identity import Identity
 from aiorelay.errors import StartupError
-from aiorelay.http.authentication import Tokens
 from aiorelay.observability import logs
 from aiorelay.rest2 import store as stores
 from aiorelay.server.listeners import BACKLOG, Drain, address, listening, url
 from aiorelay.server.unix_socket import listening_at
-from aiorelay.server.wiring import ServerContext, serve_rest1, serve_rest2
+from aiorelay.server.wiring import ServerContext, serve_rest1, serve_rest2, token_authentication
 from aiorelay.settings import Settings
 
 __all__ = ["Chain", "keep_freed_blocks", "run", "serve"]
@@ -128,7 +127,7 @@ async def _started(
             sockets=sockets,
             urls={name: _base_url(settings, bound[0]) for name, bound in sockets.items()},
             identity=Identity(settings, address(settings.host)),
-            tokens=None if settings.token_file is None else Tokens(settings.token_file),
+            tokens=token_authentication(settings),
             drain=Drain(settings.grace, cut or asyncio.Event()),
         )
         store = await stack.enter_async_context(serve_rest2(shared)) if "rest2" in sockets else None
@@ -185,7 +184,7 @@ def _curl_line(chain: Chain, settings: Settings, name: str) -> str:
             if at.host != name:
                 there, here = (each.removeprefix("https://") for each in (named, url(at.host or "", at.port or 0)))
                 command += ["--connect-to", f"{there}:{here}"]
-    token = ' -H "Authorization: Bearer $TOKEN" ' if settings.token_file and chain.rest1 else " "
+    token = f' -H "{settings.token_header}: Bearer $TOKEN" ' if settings.token_file and chain.rest1 else " "
     file = f"{settings.field}=@{_quoted(chain.ca)}"
     return f"{shlex.join(command)}{token}{shlex.join(['-F', file, f'{named}{path}'])}"
 

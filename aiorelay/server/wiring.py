@@ -20,11 +20,13 @@ from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
 from aiorelay.checks.size import max_size
 from aiorelay.errors import StartupError
-from aiorelay.http.authentication import Access, LoopbackOrToken, Tokens
+from aiorelay.http.authentication import Access, LoopbackOrToken, TokenAuthentication
+from aiorelay.http.credentials import TokenField
 from aiorelay.http.cross_origin import SitePolicy
 from aiorelay.http.own_hosts import OwnHosts
 from aiorelay.http.request_body import BodyTimeouts
 from aiorelay.http.request_smuggling import FROM_RELAYS
+from aiorelay.http.tokens import Tokens
 from aiorelay.observability import logs
 from aiorelay.observability.metrics import Metrics
 from aiorelay.observability.tracing import NO_TRACING, tracing
@@ -49,7 +51,7 @@ from aiorelay.settings import Route, Settings
 from aiorelay.sources.fetch import Fetcher, FetchLimits
 from aiorelay.sources.ingest import Sources
 
-__all__ = ["ServerContext", "serve_rest1", "serve_rest2"]
+__all__ = ["ServerContext", "serve_rest1", "serve_rest2", "token_authentication"]
 
 _THREADS = 8
 # Seconds between checks for renewal. A single wait until the renewal would miss changes of the wall clock.
@@ -64,7 +66,7 @@ class ServerContext:
     sockets: Mapping[str, Sequence[socket.socket]]
     urls: Mapping[str, str]
     identity: Identity
-    tokens: Tokens | None
+    tokens: TokenAuthentication | None
     drain: Drain
     metrics: Metrics = field(default_factory=Metrics)
     identities: list[Identity] = field(default_factory=list)
@@ -104,6 +106,13 @@ class ServerContext:
                 action(identity)
             except StartupError as problem:
                 logs.log.error("cannot reload the certificate, the old one stays in use: %s", problem)
+
+
+def token_authentication(settings: Settings) -> TokenAuthentication | None:
+    """Return the authentication by tokens, None if it is off. Raises ``StartupError``."""
+    if settings.token_file is None:
+        return None
+    return TokenAuthentication(TokenField(settings.token_header), [Tokens(settings.token_file)])
 
 
 @asynccontextmanager
@@ -154,6 +163,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
             upload=settings.page and relay is not None,
             wants_token=shared.tokens is not None,
             resumable=settings.resumable,
+            token_header=settings.token_header,
         )
         resumable = None
         if settings.resumable and relay is not None:

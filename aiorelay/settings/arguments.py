@@ -63,6 +63,7 @@ class Arguments(TypedDict, total=False):
     min_rate: int | str | None
     grace: float | str | None
     token_file: str | PathLike[str] | None
+    token_header: str | None
     client_ca: str | PathLike[str] | None
     trusted_proxy: "str | IPNetwork | Sequence[str | IPNetwork] | None"
     public_name: str | Sequence[str] | None

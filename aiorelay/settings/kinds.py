@@ -1,8 +1,8 @@
 """Kinds of values: how each is read from text or a typed value, shown as text, and masked if it is secret.
 
 Kind, InvalidValueError
-size, time, count, PORT                               amounts
-choice, SWITCH, HEADER, FIELD, MEDIA, VALIDATOR       words
+size, time, count, PORT                                         amounts
+choice, SWITCH, HEADER, TOKEN_HEADER, FIELD, MEDIA, VALIDATOR   words
 """
 
 import re
@@ -22,6 +22,7 @@ __all__ = [
     "PORT",
     "STATUSES",
     "SWITCH",
+    "TOKEN_HEADER",
     "VALIDATOR",
     "InvalidValueError",
     "Kind",
@@ -268,6 +269,14 @@ def _without_content(line: str) -> str:
     return f"{name}: ***" if colon and is_token(name) else "***"
 
 
+def _token_header(value: object) -> str:
+    if not isinstance(value, str) or not is_token(value):
+        raise InvalidValueError("is not the name of a header", "try X-Relay-Token")
+    if value.lower() in _OURS | {"cookie", "host"}:
+        raise InvalidValueError("is a header with another use", "try X-Relay-Token")
+    return value
+
+
 def _field(value: object) -> str:
     # Clients escape a quote in three ways, and forms with a backslash in a name are refused.
     if not isinstance(value, str) or not value or not value.isprintable() or {"\\", '"'} & set(value):
@@ -316,5 +325,6 @@ def find_validator(name: str) -> Callable[..., object]:
 SWITCH = Kind("true|false", _switch, lambda on: "true" if on else "false")
 HEADER = Kind("'NAME: VALUE'", _header, _show_header, mask=_without_content)
 FIELD = Kind("NAME", _field)
+TOKEN_HEADER = Kind("NAME", _token_header)
 MEDIA = Kind("TYPE|.ENDING", _media)
 VALIDATOR = Kind("MODULE:NAME", _validator)

@@ -19,6 +19,7 @@ from aiorelay.settings.kinds import (
     PORT,
     STATUSES,
     SWITCH,
+    TOKEN_HEADER,
     VALIDATOR,
     InvalidValueError,
     StatusRange,
@@ -211,8 +212,14 @@ class Settings:
         "access",
         PATH,
         None,
-        "file of bearer tokens, one per line (name:token); reloaded when it changes",
+        "file of tokens, one per line (name:token or name:sha256:HEX); reloaded when it changes",
         otherwise="off",
+    )
+    token_header: str = one(
+        "access",
+        TOKEN_HEADER,
+        "Authorization",
+        "header that carries the token; with another name, Authorization is passed on to the upload API",
     )
     client_ca: Path | None = one(
         "access", PATH, None, "require client certificates signed by this CA (PEM)", otherwise="off"
@@ -317,6 +324,10 @@ class Settings:
             raise _conflict(SETTINGS["allow_origin"], "*", fault, "name the origins, or leave out client-ca")
         if self.only is None and self.rest1_port == self.rest2_port != 0:
             raise _conflict(SETTINGS["rest2_port"], self.rest2_port, "is rest1-port too", "give them different ports")
+        if self.token_header.lower() != "authorization" and self.token_file is None:
+            raise _conflict(
+                SETTINGS["token_header"], self.token_header, "has no tokens to carry", "give token-file as well"
+            )
 
     def _check_routes(self) -> None:
         """Raise ``SettingsError`` for a path that two routes have, and for a wrong setting of a route."""

@@ -11,6 +11,7 @@ import pytest
 
 import aiorelay
 from aiorelay.cli.main import main
+from aiorelay.http.tokens import Tokens
 from aiorelay.settings import SETTINGS
 
 
@@ -79,6 +80,22 @@ def test_misuse_is_one_line_on_stderr_and_status_2(
 def test_misuse_does_not_repeat_a_secret(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert "s3cret" not in capsys.readouterr().err
+
+
+def test_token_prints_a_token_and_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["token", "alice"]) == 0
+    out, err = capsys.readouterr()
+    token, line = (text.partition(" ")[2] for text in out.splitlines())
+    assert out == f"token {token}\nline {line}\n"
+    assert err == ""
+    (tmp_path / "tokens").write_text(line)
+    assert Tokens(tmp_path / "tokens").who(token) == "alice"
+
+
+@pytest.mark.parametrize("name", ["a:b", "#a", "", "a\nb"])
+def test_token_takes_no_name_that_breaks_its_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["token", name]) == 2
+    assert capsys.readouterr().err.startswith("aiorelay: NAME: ")
 
 
 def test_config_prints_each_setting_with_its_value_and_origin(

@@ -1,19 +1,24 @@
 """Authentication: tokens, client certificates, the client's address behind a proxy."""
 
+import asyncio
+import base64
 import ssl
 from ipaddress import ip_network
 from pathlib import Path
 
 import aiohttp
 import pytest
+import requests
 import trustme
 from multidict import CIMultiDict
+from peers import PATIENCE, Recorder, ask, part, request, run
+from peers import form as form_of
+from yarl import URL
 
-from aiorelay.errors import StartupError, Unauthenticated
-from aiorelay.http.authentication import Tokens, client_address
+from aiorelay.http.authentication import client_address
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
-FORM = {"somefile": b"content"}
+FORM_BODY = form_of(part("somefile", "content", "a.txt"))
 
 
 def form() -> aiohttp.FormData:
@@ -25,66 +30,12 @@ def form() -> aiohttp.FormData:
 @pytest.fixture
 def token_file(tmp_path) -> Path:
     path = tmp_path / "tokens"
-    path.write_text("# ours\nalice:s3cret.Token~1\n\nbob:b0b==\n")
+    path.write_text("alice:s3cret.Token~1\nbob:b0b==\n")
     return path
 
 
 def bearer(token: str) -> "CIMultiDict[str]":
     return CIMultiDict({"Authorization": f"Bearer {token}"})
-
-
-class TestTokens:
-    @pytest.mark.parametrize(("token", "name"), [("s3cret.Token~1", "alice"), ("b0b==", "bob")])
-    def test_a_token_is_identified_by_its_name(self, token_file, token, name):
-        assert Tokens(token_file).who(bearer(token)) == name
-
-    @pytest.mark.parametrize(
-        "headers",
-        [{}, {"Authorization": "Bearer nope"}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer "}],
-        ids=["none", "wrong", "another scheme", "empty"],
-    )
-    def test_anything_else_is_refused_with_a_challenge(self, token_file, headers):
-        with pytest.raises(Unauthenticated) as refused:
-            Tokens(token_file).who(CIMultiDict(headers))
-        assert refused.value.headers["WWW-Authenticate"].startswith('Bearer realm="aiorelay"')
-
-    def test_the_scheme_is_case_insensitive(self, token_file):
-        assert Tokens(token_file).who(CIMultiDict({"authorization": "bearer b0b=="})) == "bob"
-
-    def test_a_changed_file_is_read_again(self, token_file):
-        tokens = Tokens(token_file)
-        token_file.write_text("carol:n3w-and-longer-than-before\n")
-        assert tokens.who(bearer("n3w-and-longer-than-before")) == "carol"
-        with pytest.raises(Unauthenticated):
-            tokens.who(bearer("b0b=="))
-
-    @pytest.mark.parametrize("content", ["", "no colon\n", "x:with space\n"])
-    def test_a_file_that_breaks_leaves_the_tokens_as_they_were(self, token_file, content):
-        tokens = Tokens(token_file)
-        token_file.write_text(content)
-        assert tokens.who(bearer("b0b==")) == "bob"
-
-    def test_a_file_that_vanishes_leaves_the_tokens_as_they_were(self, token_file):
-        tokens = Tokens(token_file)
-        token_file.unlink()
-        assert tokens.who(bearer("b0b==")) == "bob"
-
-    @pytest.mark.parametrize(
-        "content", [b"", b"# nothing\n", b"no colon\n", b"x:with space\n", b"\xff:\xfe\n", b":x\n"]
-    )
-    def test_a_malformed_file_is_a_startup_error(self, tmp_path, content):
-        path = tmp_path / "tokens"
-        path.write_bytes(content)
-        with pytest.raises(StartupError, match="token") as error:
-            Tokens(path)
-        assert "\n" not in str(error.value)
-
-    def test_an_error_in_a_line_does_not_contain_the_line(self, tmp_path):
-        path = tmp_path / "tokens"
-        path.write_text("a:good\nhunter two\n")
-        with pytest.raises(StartupError, match="line 2") as error:
-            Tokens(path)
-        assert "hunter" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +79,7 @@ class TestRelay:
             async with client.post(url, data=form(), ssl=chain.tls, expect100=True) as answer:
                 assert answer.status == 401
                 assert (await answer.json())["type"] == "urn:aiorelay:unauthenticated"
-                assert answer.headers["WWW-Authenticate"] == 'Bearer realm="aiorelay"'
+                assert answer.headers["WWW-Authenticate"].startswith('Bearer realm="aiorelay", Basic ')
         assert chain.stored() == []
 
     async def test_an_upload_with_a_token_is_stored_and_the_token_is_not_passed_on(
@@ -165,3 +116,110 @@ class TestRelay:
             async with client.post(f"{chain.rest1}/upload1", data=form(), ssl=chain.tls) as answer:
                 assert answer.status == 200
         assert len(chain.stored()) == 1
+
+    @pytest.mark.needs("curl")
+    async def test_curl_answers_the_basic_challenge_with_the_token(self, aiorelay_server, token_file, recorder):
+        peer = await recorder()
+        chain = await aiorelay_server(token_file=token_file, upstream=peer.url)
+        command = ("curl", "-sS", "--cacert", str(chain.ca), "--anyauth", "-u", "anyone:b0b==", "-F", "somefile=@-")
+        status, out, err = await run(*command, f"{chain.rest1}/upload1", stdin=b"content")
+        assert (status, out, err) == (0, '{"status": "done"}', "")
+        assert carrying_the_token(peer) == []
+
+    async def test_a_client_of_a_package_index_sends_the_token_as_password(self, aiorelay_server, token_file, recorder):
+        peer = await recorder()
+        chain = await aiorelay_server(token_file=token_file, upstream=peer.url, field="content")
+        sent = await asyncio.to_thread(
+            requests.post,
+            f"{chain.rest1}/upload1",
+            data={":action": "file_upload", "name": "a"},
+            files={"content": ("a-1.0.tar.gz", b"content", "application/gzip")},
+            auth=("__token__", "b0b=="),
+            verify=str(chain.ca),
+            timeout=PATIENCE,
+        )
+        assert sent.status_code == 200
+        assert carrying_the_token(peer) == []
+        assert peer.requests[0].all("authorization") == []
+
+
+API_PASSWORD = "Basic " + base64.b64encode(b"admin:abcd EFGH 1234 ijkl").decode()
+"""The Authorization with an application password of WordPress."""
+
+
+def carrying_the_token(peer: Recorder) -> list[int]:
+    """Return the positions of the connections over which the upload API has received bob's token."""
+    secrets = [b"b0b", *(base64.b64encode(user + b":b0b==") for user in (b"", b"anyone", b"__token__"))]
+    return [
+        position
+        for position, connection in enumerate(peer.connections)
+        if any(secret in connection.received for secret in secrets)
+    ]
+
+
+class TestTokenHeader:
+    """The token is in a header of its own, and Authorization is the upload API's."""
+
+    @pytest.mark.parametrize("token", ["b0b==", "Bearer b0b==", "bearer  b0b=="])
+    async def test_the_upload_api_gets_its_own_authorization_and_not_the_token(
+        self, aiorelay_server, token_file, recorder, token
+    ):
+        peer = await recorder()
+        chain = await aiorelay_server(token_file=token_file, token_header="X-Relay-Token", upstream=peer.url)
+        sent = request("/upload1", FORM_BODY, f"Authorization: {API_PASSWORD}", f"x-relay-token: {token}")
+        assert (await ask(chain.rest1, chain.tls, sent)).status == 200
+        assert peer.requests[0]["Authorization"] == API_PASSWORD
+        assert peer.requests[0].all("x-relay-token") == []
+        assert carrying_the_token(peer) == []
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            ["Authorization: Bearer b0b=="],
+            ["X-Relay-Token: nope", "Authorization: Bearer b0b=="],
+            ["X-Relay-Token: Basic OmIwYj09"],
+            ["X-Relay-Token: b0b==", "X-Relay-Token: b0b=="],
+        ],
+        ids=["in Authorization", "wrong", "Basic", "twice"],
+    )
+    async def test_no_other_token_is_accepted(self, aiorelay_server, token_file, headers):
+        chain = await aiorelay_server(token_file=token_file, token_header="X-Relay-Token")
+        answer = await ask(chain.rest1, chain.tls, request("/upload1", FORM_BODY, *headers))
+        assert answer.status == 401
+        assert answer["WWW-Authenticate"].startswith('Bearer realm="aiorelay"')
+        assert "Basic" not in answer["WWW-Authenticate"]
+
+    async def test_a_refusal_names_the_header(self, aiorelay_server, token_file):
+        chain = await aiorelay_server(token_file=token_file, token_header="X-Relay-Token")
+        answer = await ask(chain.rest1, chain.tls, request("/upload1", FORM_BODY))
+        assert answer.json()["detail"] == "A token is needed. Send it as X-Relay-Token: TOKEN."
+
+    async def test_a_resumed_upload_keeps_no_secret_and_passes_the_last_authorization_on(
+        self, aiorelay_server, token_file, recorder, tmp_path
+    ):
+        peer = await recorder()
+        chain = await aiorelay_server(
+            token_file=token_file, token_header="X-Relay-Token", upstream=peer.url, state_dir=tmp_path / "state"
+        )
+        ours = "X-Relay-Token: b0b=="
+        creation = (ours, "Authorization: old", "Upload-Complete: ?0")
+        sent = request("/upload/a.txt", b"abc", *creation, method="PUT", content_type="text/plain")
+        created = await ask(chain.rest1, chain.tls, sent)
+        assert created.status == 201
+        kept = b"".join(path.read_bytes() for path in (tmp_path / "state" / "uploads").rglob("*") if path.is_file())
+        assert b"abc" in kept
+        assert b"b0b" not in kept
+        assert b"Authorization" not in kept
+        append = (ours, f"Authorization: {API_PASSWORD}", "Upload-Offset: 3", "Upload-Complete: ?1")
+        path = URL(created["Location"]).path
+        sent = request(path, b"def", *append, method="PATCH", content_type="application/partial-upload")
+        assert (await ask(chain.rest1, chain.tls, sent)).status == 200
+        assert peer.requests[0]["Authorization"] == API_PASSWORD
+        assert peer.requests[0].parts[0][1] == b"abcdef"
+        assert carrying_the_token(peer) == []
+
+    async def test_the_description_of_the_api_names_the_header(self, aiorelay_server, token_file):
+        chain = await aiorelay_server(token_file=token_file, token_header="X-Relay-Token")
+        answer = await ask(chain.rest1, chain.tls, b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n")
+        scheme = answer.json()["components"]["securitySchemes"]["token"]
+        assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "header", "X-Relay-Token")

@@ -412,6 +412,31 @@ def test_header_is_a_name_and_a_value(text: object, pair: tuple[str, str]) -> No
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("X-Relay-Token", ""),
+        ("authorization", ""),
+        ("", "is not the name of a header"),
+        ("X Token", "is not the name of a header"),
+        ("X-Token:", "is not the name of a header"),
+        ("Content-Type", "is a header with another use"),
+        ("cookie", "is a header with another use"),
+        ("Host", "is a header with another use"),
+        ("Proxy-Authorization", "is a header with another use"),
+    ],
+)
+def test_the_token_header_is_a_name_without_another_use(text: str, reason: str, tmp_path: Path) -> None:
+    if reason:
+        assert reason in fault(token_header=text)
+    else:
+        assert Settings(token_file=tmp_path / "tokens", token_header=text).token_header == text
+
+
+def test_a_token_header_needs_tokens() -> None:
+    assert "has no tokens to carry" in fault(token_header="X-Relay-Token")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
         ("s3cret", "is not a header line"),
         ("Two words: s3cret", "is not a header line"),
         (": s3cret", "is not a header line"),

@@ -52,6 +52,7 @@ class SendOptions:
     cacert: Path | None = None
     own_ca: Path | None = None
     token: str | None = None
+    token_header: str = hdrs.AUTHORIZATION
     unfinished: Path | None = None
 
     def endpoint(self, path: str) -> URL:
@@ -106,7 +107,7 @@ class _Sender:
         self._context = client_context([authority] if authority else [], system_trust=options.cacert is None)
         self._headers: dict[str, str] = {hdrs.USER_AGENT: "aiorelay"}
         if options.token is not None:
-            self._headers[hdrs.AUTHORIZATION] = f"Bearer {options.token}"
+            self._headers[options.token_header] = f"Bearer {options.token}"
         self._fields = FormFields(options.field, options.fields)
         self._forms = Endpoint(options.endpoint("/upload1"), context=self._context, headers=self._headers)
         self._documents = Endpoint(options.endpoint("/upload2"), context=self._context, headers=self._headers)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from aiorelay.rest1.openapi import operations, responses, schemas
 from aiorelay.rest1.openapi.builders import without_content
@@ -39,10 +39,17 @@ Other paths are answered 404 `not-found`, other methods 405 `method-not-allowed`
 answered 400 in plain text."""
 
 
-def add_to(router: web.UrlDispatcher, field: str, others: Iterable[tuple[Route, str]] = ()) -> None:
+def add_to(
+    router: web.UrlDispatcher,
+    field: str,
+    others: Iterable[tuple[Route, str]] = (),
+    *,
+    token_header: str = hdrs.AUTHORIZATION,
+) -> None:
     """Serve the description of ``router`` at /openapi.json.
 
-    ``field`` is the form field of files. ``others`` are the paths of other upload APIs with theirs.
+    ``field`` is the form field of files. ``others`` are the paths of other upload APIs with theirs. ``token_header`` is
+    the header field of the token.
     """
 
     async def serve(_request: web.Request) -> web.Response:
@@ -50,11 +57,17 @@ def add_to(router: web.UrlDispatcher, field: str, others: Iterable[tuple[Route, 
 
     router.add_get(PATH, serve)
     routed = ((route.method, route.resource.canonical) for route in router.routes() if route.resource is not None)
-    body = json.dumps(document(routed, field, others), ensure_ascii=False).encode()
+    body = json.dumps(document(routed, field, others, token_header=token_header), ensure_ascii=False).encode()
 
 
-def document(routes: Iterable[tuple[str, str]], field: str, others: Iterable[tuple[Route, str]] = ()) -> dict[str, Any]:
-    """Return the description of ``routes`` (method and path); for the others see ``add_to``.
+def document(
+    routes: Iterable[tuple[str, str]],
+    field: str,
+    others: Iterable[tuple[Route, str]] = (),
+    *,
+    token_header: str = hdrs.AUTHORIZATION,
+) -> dict[str, Any]:
+    """Return the description of ``routes`` (method and path); for the other arguments see ``add_to``.
 
     Routes without an entry in ``operations.described`` are left out.
     """
@@ -81,13 +94,18 @@ def document(routes: Iterable[tuple[str, str]], field: str, others: Iterable[tup
         "components": {
             "schemas": schemas.components(field),
             "headers": responses.HEADERS,
-            "securitySchemes": {
-                "token": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "Required if `token-file` is set. If `client-ca` is set, every request requires a "
-                    "client certificate, with or without a token.",
-                }
-            },
+            "securitySchemes": {"token": _token(token_header)},
         },
     }
+
+
+def _token(header: str) -> dict[str, str]:
+    """Return the security scheme of tokens."""
+    description = (
+        "Required if `token-file` is set. If `client-ca` is set, every request requires a client certificate, with or "
+        "without a token."
+    )
+    if header.lower() != "authorization":
+        return {"type": "apiKey", "in": "header", "name": header, "description": description}
+    basic = " Basic authentication with the token as password is accepted too."
+    return {"type": "http", "scheme": "bearer", "description": description + basic}

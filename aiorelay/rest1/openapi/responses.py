@@ -78,7 +78,7 @@ HEADERS: dict[str, Any] = {
     "Tus-Extension": {"schema": _TEXT, "description": "The extensions of tus that are supported."},
     "Tus-Max-Size": {"schema": _COUNT, "description": "The largest size in bytes."},
     "Tus-Checksum-Algorithm": {"schema": _TEXT, "description": "The algorithms that Upload-Checksum may name."},
-    "WWW-Authenticate": {"schema": _TEXT, "description": "Bearer, and the error of the token (RFC 6750)."},
+    "WWW-Authenticate": {"schema": _TEXT, "description": "Bearer with the error of the token (RFC 6750), and Basic."},
 }
 _NOT_HTTP = {"text/plain": {"schema": _TEXT}}
 

@@ -55,14 +55,24 @@ class Pages:
     """The routes of the pages. All links are relative, so that the pages work below any path of a proxy.
 
     ``field`` is the form field of files. ``upload`` adds the upload page. With ``wants_token`` the page asks for a
-    token before the first upload. With ``resumable`` it continues interrupted uploads.
+    token before the first upload, and sends it in ``token_header``. With ``resumable`` it continues interrupted
+    uploads.
     """
 
-    def __init__(self, field: str, *, upload: bool, wants_token: bool, resumable: bool) -> None:
+    def __init__(
+        self,
+        field: str,
+        *,
+        upload: bool,
+        wants_token: bool,
+        resumable: bool,
+        token_header: str = hdrs.AUTHORIZATION,
+    ) -> None:
         self._field = field
         self._upload = upload
         self._wants_token = wants_token
         self._resumable = resumable
+        self._token_header = token_header
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         assets = [*_OF_BOTH, *_OF_DOCS]
@@ -79,6 +89,7 @@ class Pages:
             field=escape(self._field),
             token="wanted" if self._wants_token else "",
             resumable="on" if self._resumable else "",
+            token_header=escape(self._token_header),
         ).encode()
 
 

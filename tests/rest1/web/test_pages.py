@@ -519,6 +519,15 @@ def test_a_token_is_kept_for_the_tab_only(page, files, tokens):
     assert shown.run("return [localStorage.length, document.cookie, location.search]") == [0, "", ""]
 
 
+def test_a_token_is_sent_in_the_header_of_the_setting(page, files, tokens, peer):
+    shown = page(token_file=tokens, token_header="X-Relay-Token", upstream=peer.api)
+    peer.gate.set()
+    shown.find("#token-value").send_keys("sesame", Keys.ENTER)
+    shown.choose(files("a.txt"))
+    shown.until_state("Stored")
+    assert [authorization for authorization, _ in peer.received] == [None]
+
+
 def test_a_token_is_requested_when_the_upload_api_answers_401(page, files, peer):
     shown = page(upstream=peer.api)
     peer.answer = 401, "text/plain", b"who are you?"

@@ -8,8 +8,7 @@ const TRIES = 5;
  * Have the relay fetch `url`, and resolve to the verdict. `on.job(job)` is called with each new state of the job. If the
  * signal is aborted, the job is cancelled, and its last event gives the verdict.
  */
-export async function ingest(url, { field, token, signal, on }) {
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+export async function ingest(url, { field, headers, signal, on }) {
   try {
     const response = await fetch("upload2", {
       method: "POST",

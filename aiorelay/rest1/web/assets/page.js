@@ -40,7 +40,8 @@ async function next() {
 }
 
 function add(name, run) {
-  const entry = new Entry(name, ({ signal, on }) => run({ field, token, resumable, signal, on }), queue);
+  const start = ({ signal, on }) => run({ field, headers: authorization(), resumable, signal, on });
+  const entry = new Entry(name, start, queue);
   entries.add(entry);
   list.append(entry.element);
   $("#uploads").hidden = false;
@@ -67,6 +68,9 @@ let token = remembered();
 let isTokenWanted = Boolean(document.body.dataset.token);
 
 const isTokenMissing = () => isTokenWanted && !token;
+
+/** The header fields that carry the token, if there is one. */
+const authorization = () => (token ? { [document.body.dataset.tokenHeader]: `Bearer ${token}` } : {});
 
 /** Hold an upload until there is a token. `verdict` is the refusal of the previous token. */
 function hold(entry, verdict) {

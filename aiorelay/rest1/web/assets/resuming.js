@@ -25,9 +25,8 @@ const STORAGE_FULL = 507;
  * `on.sent(done, total)` is called with the bytes that the relay has, `on.checking()` when it has all of them,
  * `on.paused(words)` during a pause. Aborting the signal cancels the upload.
  */
-export function sendResumably(file, { field, token, signal, on }) {
+export function sendResumably(file, { field, headers, signal, on }) {
   return withRecord([field, file.name, file.size, file.lastModified], (record) => {
-    const headers = token ? { Authorization: `Bearer ${token}` } : {};
     return new Upload(file, { field, headers, record, signal, on }).run();
   });
 }

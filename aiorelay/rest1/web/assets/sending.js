@@ -12,7 +12,7 @@ export async function send(file, options) {
 }
 
 /** XMLHttpRequest reports upload progress; fetch does not. */
-function sendPlainly(file, { field, token, signal, on }) {
+function sendPlainly(file, { field, headers, signal, on }) {
   return new Promise((resolve) => {
     const request = new XMLHttpRequest();
     const form = new FormData();
@@ -23,7 +23,7 @@ function sendPlainly(file, { field, token, signal, on }) {
     request.onerror = () => file.slice(0, 1).arrayBuffer().then(() => resolve(BROKEN), () => resolve(UNREADABLE));
     request.onabort = () => resolve(CANCELLED);
     request.open("POST", "upload1");
-    if (token) request.setRequestHeader("Authorization", `Bearer ${token}`);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     signal.addEventListener("abort", () => request.abort());
     request.send(form);
   });
