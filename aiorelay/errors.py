@@ -18,7 +18,7 @@ Problem
 ├── UnknownHost                                                          421
 ├── Refused, ArchiveRefused, Infected, DigestMismatch, Unscannable       422
 ├── UploadLocked                                                         423
-├── TooManyJobs                                                          429
+├── RateLimited, QuotaExceeded, TooManyJobs                              429
 ├── ChecksumMismatch                                                     460
 ├── Internal                                                             500
 ├── SourceFailed, UpstreamProblem ── UpstreamFailed                      502
@@ -214,6 +214,22 @@ class ChecksumMismatch(Problem):
 
 class Unscannable(Problem):
     code, status, title = "unscannable", 422, "The file cannot be scanned"
+
+
+class _LimitReached(Problem):
+    """A limit of one client. It may try again after ``retry_after`` seconds."""
+
+    def __init__(self, detail: str, *, retry_after: int, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after), **(headers or {})})
+        self.retry_after = retry_after
+
+
+class RateLimited(_LimitReached):
+    code, status, title = "rate-limited", 429, "Too many uploads"
+
+
+class QuotaExceeded(_LimitReached):
+    code, status, title = "quota-exceeded", 429, "The quota of the day is used up"
 
 
 class TooManyJobs(Problem):

@@ -45,6 +45,7 @@ PURE = (
     "multipart.part_head",
     "rest1.keep_alive",
     "rest1.public_addresses",
+    "rest1.rate_limits",
     "rest1.resumable.draft_fields",
     "rest1.resumable.tus_fields",
     "rest1.target",

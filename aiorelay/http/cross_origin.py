@@ -39,7 +39,8 @@ _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _MAX_AGE = "7200"  # seconds; Chromium keeps preflights no longer
 # What pages may read beside the fields that every page may (Fetch, "CORS-safelisted response-header name").
 _EXPOSED = (
-    "Location, Retry-After, WWW-Authenticate, Proxy-Status, Preference-Applied, Allow, ETag, X-Request-ID, "
+    "Location, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Proxy-Status, Preference-Applied, Allow, "
+    "ETag, X-Request-ID, "
     "Aiorelay-Digest, Content-Digest, Repr-Digest, Accept-Patch, "
     "Upload-Offset, Upload-Length, Upload-Complete, Upload-Limit, Upload-Draft-Interop-Version, "
     "Upload-Expires, Upload-Metadata, Upload-Concat, Upload-Defer-Length, "

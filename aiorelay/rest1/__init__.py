@@ -3,6 +3,8 @@
 app                    routes and handlers
 ├── intake             authenticate, parse, admit and log a request; open its body
 │   ├── upload_request what a request asks for, one frozen value
+│   ├── principal_limits   uploads per time, bytes per day and requests at once of each principal
+│   │   └── rate_limits    the arithmetic and the header fields of these limits, pure
 │   ├── preferences    the Prefer header field (RFC 7240)
 │   └── pieces         refuse uploads that are pieces of files
 ├── request_forms      a request's body as a Form, by its Content-Type

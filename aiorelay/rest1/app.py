@@ -32,6 +32,7 @@ from aiorelay.rest1.answers import pass_back, serialize_response, strip_default_
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job, Jobs
 from aiorelay.rest1.jobs.routes import JobRoutes, started_job_response
+from aiorelay.rest1.principal_limits import add_rate_limit_fields
 from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import Body, FormFactory, FormReader, dispatch_on_content_type
@@ -85,6 +86,7 @@ class Rest1:
         )
         app.on_response_prepare.append(add_request_id)
         app.on_response_prepare.append(strip_default_headers)
+        app.on_response_prepare.append(add_rate_limit_fields)
         app.on_response_prepare.append(self._sites.add_fields)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -146,10 +148,14 @@ class Rest1:
         async def handler(request: web.Request) -> web.StreamResponse:
             with ExitStack() as under_way:
                 asked, upload = under_way.enter_context(self._intake.under_way(endpoint, request))
-                async with self._intake.body(request, self._intake.digest_checks(asked)) as body:
-                    if jobs and asked.respond_async and asked.media_type == JSON:
+                reads_sources = jobs and asked.media_type == JSON
+                await self._intake.limits.admit(request, asked.principal, request.content_length)
+                async with self._intake.body(request, asked, self._intake.digest_checks(asked)) as body:
+                    if reads_sources and asked.respond_async:
                         return await self._start_job(relay, asked, body, upload, under_way)
                     form = await make(asked, body)
+                    if reads_sources:
+                        form = self._intake.metered(form, asked)
                     progress = ProgressRecorder(upload, self._intake.metrics)
                     async with relay.send(form, asked, progress) as answer:
                         return await pass_back(request, answer.response, answer.added, idle=self._intake.timeouts.idle)
@@ -179,7 +185,7 @@ class Rest1:
         async def work(job: Job) -> dict[str, Any]:
             with job_context:
                 progress = ProgressRecorder(upload, self._intake.metrics, job)
-                form = await self._forms.ingested(ingest, on_total=progress.total)
+                form = self._intake.metered(await self._forms.ingested(ingest, on_total=progress.total), asked)
                 async with relay.send(form, asked, progress) as answer:
                     return await serialize_response(answer.response, answer.added)
 

@@ -10,14 +10,16 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from aiohttp import web
 
 from aiorelay.checks.digests import expect_digests
-from aiorelay.checks.pipeline import Check, through_checks
+from aiorelay.checks.pipeline import Check, checked, through_checks
 from aiorelay.errors import Busy, ShuttingDown
 from aiorelay.http.authentication import Access
 from aiorelay.http.request_body import BodyTimeouts, RequestBody
+from aiorelay.multipart.form import Form
 from aiorelay.observability.logs import UploadRecord
 from aiorelay.observability.metrics import Metrics
 from aiorelay.observability.tracing import Tracing
 from aiorelay.rest1.pieces import is_piece
+from aiorelay.rest1.principal_limits import Limits, PrincipalLimits
 from aiorelay.rest1.request_forms import Body
 from aiorelay.rest1.upload_request import UploadRequest, parse_request, query
 
@@ -29,6 +31,7 @@ class Intake:
 
     Clients are waited for with ``timeouts``. ``pool`` computes checksums. ``on_piece`` is called when the head of a
     request tells that its body is a piece of a file, and may raise. While ``draining``, nothing is taken in.
+    ``limits`` are those of each principal.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class Intake:
         *,
         most: int,
         on_piece: Callable[[], None],
+        limits: PrincipalLimits | None = None,
     ) -> None:
         self.access = access
+        self.limits = limits or PrincipalLimits(Limits())
         self.metrics = metrics
         self.timeouts = timeouts
         self.draining = False
@@ -59,7 +64,8 @@ class Intake:
         """What a request asks for, and the record of its upload, which is counted and logged when the context ends.
 
         ``resumable`` says that the request speaks a protocol by which the pieces of a file become one again.
-        Raises ``Unauthenticated``, ``BadDigest``, ``ShuttingDown``, ``Busy``, and what ``on_piece`` raises.
+        Raises ``Unauthenticated``, ``BadDigest``, ``ShuttingDown``, ``Busy``, ``RateLimited``, and what ``on_piece``
+        raises.
         """
         client = self.access.client(request)
         upload = UploadRecord(endpoint, client=client)
@@ -68,7 +74,11 @@ class Intake:
             if is_piece(request.headers, query(request), resumable=resumable):
                 self._on_piece()
             asked = parse_request(request, self.access, endpoint=endpoint, who=upload.who, client=client)
-            with self._admitted(), self.metrics.uploads_in_flight.track_inprogress():
+            with (
+                self._admitted(),
+                self.limits.under_way(asked.principal),
+                self.metrics.uploads_in_flight.track_inprogress(),
+            ):
                 yield asked, upload
 
     def digest_checks(self, asked: UploadRequest, *fields: str) -> list[Check]:
@@ -80,14 +90,23 @@ class Intake:
         ]
 
     @asynccontextmanager
-    async def body(self, request: web.Request, checks: Sequence[Check]) -> AsyncGenerator[Body, None]:
-        """The body of a request, judged by ``checks``. Raises ``WrongContentType``."""
+    async def body(
+        self, request: web.Request, asked: UploadRequest, checks: Sequence[Check]
+    ) -> AsyncGenerator[Body, None]:
+        """The body of a request, judged by ``checks`` and counted towards the quota. Raises ``WrongContentType``."""
         body = RequestBody(request, self.timeouts)
+        if (meter := self.limits.meter(asked.principal)) is not None:
+            checks = [meter, *checks]
         if not checks:
             yield Body(body.length, body.read)
             return
         async with aclosing(through_checks(body, checks)) as blocks:
             yield Body(body.length, lambda: anext(blocks, b""))
+
+    def metered(self, form: Form, asked: UploadRequest) -> Form:
+        """Return a form whose files the relay fetches itself, with their bytes counted towards the quota."""
+        meter = self.limits.meter(asked.principal)
+        return form if meter is None else checked(form, [lambda _part: meter])
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

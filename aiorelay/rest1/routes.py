@@ -78,7 +78,8 @@ class Routes:
                 asked = replace(admitted, method=request.method, rest=_rest(request, route))
                 if is_raw := _is_raw(asked, route):
                     asked = with_one_filename(asked)
-                async with self._intake.body(request, self._intake.digest_checks(asked)) as body:
+                await self._intake.limits.admit(request, asked.principal, request.content_length)
+                async with self._intake.body(request, asked, self._intake.digest_checks(asked)) as body:
                     form = await (routed.forms.raw if is_raw else routed.forms.form)(asked, body)
                     progress = ProgressRecorder(upload, self._intake.metrics)
                     framing = frame_raw if is_raw else frame

@@ -16,6 +16,7 @@ from aiorelay.http.grammar import essence
 from aiorelay.multipart.framing import FramedBody
 from aiorelay.observability.logs import request_id
 from aiorelay.rest1.preferences import remove_preference, split_preference
+from aiorelay.rest1.rate_limits import principal
 from aiorelay.rest1.target import Target
 
 __all__ = ["FORM", "JSON", "UploadRequest", "parse_request", "upstream_fields"]
@@ -33,17 +34,19 @@ _RESPOND_ASYNC: Final = "respond-async"
 class UploadRequest:
     """What a request asks for.
 
-    ``endpoint`` is the route's path, as the log names it. ``who`` is the authenticated name, or None. ``media_type`` is
-    the one media type of the body in lower case, or empty; ``content_type`` is the field as it was sent. ``filename``
-    is the last segment of the path, decoded. ``query`` is the query string as it was sent. ``method`` is that of the
-    upload API's request, and ``rest`` what is appended to the path of its URL, if anything. ``digests`` are what the
-    body must come to: digests by algorithm, by the field that gives them (RFC 9530). ``wanted_digest`` is the algorithm
-    that Want-Repr-Digest prefers. ``respond_async`` tells whether a job is preferred (RFC 7240). ``fields`` are the
-    header fields to pass on, those that tell where the request came through included.
+    ``endpoint`` is the route's path, as the log names it. ``who`` is the authenticated name, or None; ``principal`` is
+    whose limits the request counts towards. ``media_type`` is the one media type of the body in lower case, or empty;
+    ``content_type`` is the field as it was sent. ``filename`` is the last segment of the path, decoded. ``query`` is
+    the query string as it was sent. ``method`` is that of the upload API's request, and ``rest`` what is appended to
+    the path of its URL, if anything. ``digests`` are what the body must come to: digests by algorithm, by the field
+    that gives them (RFC 9530). ``wanted_digest`` is the algorithm that Want-Repr-Digest prefers. ``respond_async``
+    tells whether a job is preferred (RFC 7240). ``fields`` are the header fields to pass on, those that tell where the
+    request came through included.
     """
 
     endpoint: str
     who: str | None
+    principal: str
     media_type: str
     content_type: str | None
     filename: str
@@ -74,6 +77,7 @@ def parse_request(
     return UploadRequest(
         endpoint=endpoint,
         who=who,
+        principal=principal(who, client),
         media_type=essence(types[0]) if len(types) == 1 else "",
         content_type=types[0] if types else None,
         filename=unquote(request.rel_url.raw_path.rpartition("/")[2], errors="replace"),

@@ -34,6 +34,8 @@ from aiorelay.rest1.app import Rest1
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.files import JobFiles
 from aiorelay.rest1.jobs.registry import Jobs
+from aiorelay.rest1.principal_limits import Limits, PrincipalLimits
+from aiorelay.rest1.rate_limits import Rate
 from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.resumable.completion import Completion
@@ -150,6 +152,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
             pool,
             most=settings.max_uploads,
             on_piece=on_piece(settings),
+            limits=_principal_limits(settings),
         )
         relays = Relays(shared.identity, shared.urls.get("rest2"), shared.metrics, traced, pool, stack)
         relay = None if settings.only == "rest1" and settings.upstream is None else await relays.open(settings)
@@ -201,6 +204,11 @@ async def _resumable(
     stack.push_async_callback(shared.drain.requests, completion.tasks)
     limits = SizeLimits(file=settings.max_size, form=largest_form(settings))
     return ResumableRoutes(intake, uploads, completion, jobs, limits, pool, expiry=settings.upload_expiry)
+
+
+def _principal_limits(settings: Settings) -> PrincipalLimits:
+    rate = Rate(*settings.rate_limit) if settings.rate_limit else None
+    return PrincipalLimits(Limits(rate=rate, quota=settings.upload_quota, at_once=settings.max_uploads_per_client))
 
 
 def _relay_context(shared: ServerContext) -> ssl.SSLContext | None:

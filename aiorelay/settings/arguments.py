@@ -55,6 +55,9 @@ class Arguments(TypedDict, total=False):
     max_fields_size: int | str | None
     allow_pieces: bool | None
     max_uploads: int | None
+    max_uploads_per_client: int | None
+    rate_limit: str | tuple[int, float] | None
+    upload_quota: int | str | None
     max_jobs: int | None
     resumable: bool | None
     upload_expiry: float | str | None

@@ -1,7 +1,7 @@
 """Kinds of values: how each is read from text or a typed value, shown as text, and masked if it is secret.
 
 Kind, InvalidValueError
-size, time, count, PORT                                         amounts
+size, time, count, PORT, RATE                                   amounts
 choice, SWITCH, HEADER, TOKEN_HEADER, FIELD, MEDIA, VALIDATOR   words
 """
 
@@ -20,12 +20,14 @@ __all__ = [
     "HEADER",
     "MEDIA",
     "PORT",
+    "RATE",
     "STATUSES",
     "SWITCH",
     "TOKEN_HEADER",
     "VALIDATOR",
     "InvalidValueError",
     "Kind",
+    "Rate",
     "StatusRange",
     "choice",
     "count",
@@ -88,6 +90,9 @@ _MILLISECONDS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 _SIZE_ADVICE = "try 500, 64KiB or 2GiB"
 _TIME_ADVICE = "try 30s, 500ms or 5m"
+
+Rate = tuple[int, float]
+"""A number, and the time in seconds within which it is allowed."""
 
 StatusRange = tuple[int, int]
 """The first and the last status of a range of final statuses (RFC 9110, section 15)."""
@@ -188,6 +193,21 @@ def count(*, least: int, most: int = 10**9 - 1, noun: str = "whole number") -> K
     return Kind("N", accept)
 
 
+def _rate(value: object) -> Rate:
+    match value:
+        case str():
+            number, _, period = value.strip().partition("/")
+        case (number, period):
+            pass
+        case _:
+            number = period = ""
+    try:
+        return count(least=1).accept(number), time().accept(period)
+    except InvalidValueError:
+        raise InvalidValueError("is not a rate", "try 100/1m") from None
+
+
+RATE = Kind("N/TIME", _rate, lambda rate: f"{rate[0]}/{show_time(rate[1])}")
 PORT = count(least=0, most=65535, noun="port")
 
 

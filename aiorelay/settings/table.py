@@ -17,11 +17,13 @@ from aiorelay.settings.kinds import (
     HEADER,
     MEDIA,
     PORT,
+    RATE,
     STATUSES,
     SWITCH,
     TOKEN_HEADER,
     VALIDATOR,
     InvalidValueError,
+    Rate,
     StatusRange,
     choice,
     count,
@@ -198,6 +200,15 @@ class Settings:
         "limits", SWITCH, False, "accept pieces of files; checks and limits apply to each piece alone"
     )
     max_uploads: int = one("limits", count(least=1), 256, "most simultaneous uploads; further ones get 503")
+    max_uploads_per_client: int | None = one(
+        "limits", count(least=1), None, "most simultaneous uploads of one client; further ones get 429", otherwise="off"
+    )
+    rate_limit: Rate | None = one(
+        "limits", RATE, None, "most uploads of one client in a time (100/1m); further ones get 429", otherwise="off"
+    )
+    upload_quota: int | None = one(
+        "limits", size(least=1), None, "most bytes of one client in a day (UTC); further ones get 429", otherwise="off"
+    )
     max_jobs: int = one("limits", count(least=1), 1000, "most jobs kept, running or ended; further ones get 429")
     resumable: bool = one("limits", SWITCH, True, "accept resumable uploads: the HTTP draft, and tus at /files/")
     upload_expiry: float = one("limits", time(), "24h", "how long an unfinished upload is kept after its last byte")

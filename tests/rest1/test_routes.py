@@ -325,6 +325,7 @@ def asked(*dispositions, segment="media", rest=None):
     return UploadRequest(
         endpoint="/media",
         who=None,
+        principal="address 127.0.0.1",
         media_type="text/csv",
         content_type="text/csv",
         filename=segment,

@@ -410,6 +410,27 @@ def test_header_is_a_name_and_a_value(text: object, pair: tuple[str, str]) -> No
 
 
 @pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("100/1m", (100, 60.0)),
+        ("1/500ms", (1, 0.5)),
+        (" 7 / 2 h ", (7, 7200.0)),
+        ((5, 60), (5, 60.0)),
+    ],
+    ids=str,
+)
+def test_a_rate_is_a_number_and_a_time(text: object, rate: tuple[int, float]) -> None:
+    kind = SETTINGS["rate_limit"].kind
+    assert kind.accept(text) == rate
+    assert kind.accept(kind.show(rate)) == rate
+
+
+@pytest.mark.parametrize("text", ["", "100", "100/", "/1m", "0/1m", "-1/1m", "1.5/1m", "1/0s", "1/1m/1m", 7, (1, 2, 3)])
+def test_anything_else_is_no_rate(text: object) -> None:
+    assert "is not a rate (argument rate_limit); try 100/1m" in fault(rate_limit=text)
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("X-Relay-Token", ""),

@@ -5,7 +5,7 @@ from typing import Any
 
 from aiorelay import errors
 from aiorelay.rest1.openapi.builders import OPTIONAL_TOKEN, TEXT, header, identity, plain, query, trace, without_token
-from aiorelay.rest1.openapi.responses import HTML, JSON, UPLOAD_PROBLEMS, answer, others, problems
+from aiorelay.rest1.openapi.responses import HTML, JSON, RATE_LIMIT, UPLOAD_PROBLEMS, answer, others, problems
 from aiorelay.rest1.openapi.resumable import resumable_operations
 from aiorelay.rest1.openapi.schemas import form, reference
 from aiorelay.settings.routes import Route
@@ -90,7 +90,7 @@ def routed(routes: Iterable[tuple[Route, str]]) -> dict[tuple[str, str], dict[st
 def _upload(
     name: str, summary: str, description: str, content: dict[str, Any], which: tuple[type[errors.Problem], ...]
 ) -> dict[str, Any]:
-    stored = answer("The upload API's answer, unchanged.", "*/*", headers=["Aiorelay-Digest"])
+    stored = answer("The upload API's answer, unchanged.", "*/*", headers=["Aiorelay-Digest", *RATE_LIMIT])
     return {
         "operationId": name,
         "tags": ["uploads"],

@@ -9,6 +9,8 @@ from aiorelay.errors import (
     OffsetMismatch,
     Problem,
     ProtocolVersion,
+    QuotaExceeded,
+    RateLimited,
     TooManyJobs,
     Unauthenticated,
     UnknownHost,
@@ -16,7 +18,7 @@ from aiorelay.errors import (
 )
 from aiorelay.rest1.openapi.schemas import reference, urn
 
-__all__ = ["HEADERS", "HTML", "JSON", "UPLOAD_PROBLEMS", "answer", "others", "problems"]
+__all__ = ["HEADERS", "HTML", "JSON", "RATE_LIMIT", "UPLOAD_PROBLEMS", "answer", "others", "problems"]
 
 UPLOAD_PROBLEMS: tuple[type[Problem], ...] = (
     errors.OriginRefused,
@@ -36,6 +38,8 @@ UPLOAD_PROBLEMS: tuple[type[Problem], ...] = (
     errors.Infected,
     errors.DigestMismatch,
     errors.Unscannable,
+    errors.RateLimited,
+    errors.QuotaExceeded,
     errors.UpstreamFailed,
     errors.Busy,
     errors.ScannerUnavailable,
@@ -51,6 +55,8 @@ _PROBLEM = "application/problem+json"
 
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "minimum": 0}
+RATE_LIMIT = ("RateLimit", "RateLimit-Policy")
+"""The fields on answers to uploads if ``rate-limit`` is set."""
 HEADERS: dict[str, Any] = {
     "X-Request-ID": {"schema": _TEXT, "description": "The request's id: the client's if valid, else a new one."},
     "Aiorelay-Digest": {
@@ -62,6 +68,11 @@ HEADERS: dict[str, Any] = {
         "schema": {"const": "respond-async"},
         "description": "The preference that was applied (RFC 7240).",
     },
+    "RateLimit": {
+        "schema": _TEXT,
+        "description": "How many uploads are available now, and in how many seconds one more, if `rate-limit` is set.",
+    },
+    "RateLimit-Policy": {"schema": _TEXT, "description": "The rate limit, if `rate-limit` is set."},
     "Retry-After": {"schema": _TEXT, "description": "In seconds, if the relay sends it."},
     "Proxy-Status": {"schema": _TEXT, "description": "The kind of failure of the upload API (RFC 9209)."},
     "Accept-Patch": {"schema": _TEXT, "description": "The media type with which an upload is continued (RFC 5789)."},
@@ -130,7 +141,9 @@ def _sent_with(problem: type[Problem]) -> set[str]:
         return {"WWW-Authenticate"}
     if problem in {OffsetMismatch, ProtocolVersion}:
         return {"Upload-Offset" if problem is OffsetMismatch else "Tus-Version"}
-    return {"Retry-After"} if hasattr(problem, "retry_after") or problem is TooManyJobs else set()
+    if problem is RateLimited:
+        return {"Retry-After", *RATE_LIMIT}
+    return {"Retry-After"} if hasattr(problem, "retry_after") or problem in {QuotaExceeded, TooManyJobs} else set()
 
 
 def _headers(names: Iterable[str], *, identified: bool = True) -> dict[str, Any]:

@@ -105,6 +105,7 @@ class DraftRoutes:
             except TooLarge as too_large:
                 too_large.headers[_LIMIT] = limits
                 raise
+            await self._intake.limits.admit(request, asked.principal, length)
             upload = await self._uploads.create(
                 owner=asked.who, protocol="http", request=representation.to_json(), length=length
             )

@@ -93,7 +93,9 @@ class Transfers:
             if transfer.length is not None and appending.upload.length is None:
                 self.limits.check(representation, transfer.length)
                 await appending.set_length(transfer.length)
-            body = await holding.enter_async_context(self._intake.body(transfer.request, transfer.checks))
+            body = await holding.enter_async_context(
+                self._intake.body(transfer.request, transfer.asked, transfer.checks)
+            )
             reception = Reception(
                 appending,
                 body,

@@ -140,6 +140,7 @@ class TusRoutes:
             if paths:
                 if _LENGTH in request.headers:
                     raise MalformedField("A final upload has no Upload-Length: it is that of its parts.")
+                await self._intake.limits.admit(request, asked.principal, None)
                 final = await self._concatenation.deliver(paths, representation, asked, record, under_way)
                 return concatenated(final.outcome, absolute_url(asked, f"{_BASE}{final.id}"))
             deferred = request.headers.get(_DEFERRED)
@@ -149,6 +150,7 @@ class TusRoutes:
             if content_length != 0 and asked.media_type != _CONTENT:
                 raise WrongContentType(f"The content of an upload is {_CONTENT}.")
             checks = self._checks(request)
+            await self._intake.limits.admit(request, asked.principal, length, counted=concat is None)
             upload = await self._uploads.create(
                 owner=asked.who,
                 protocol="tus",
