@@ -21,7 +21,7 @@ def test_every_line_of_shell_works(shell):
     shell.own_api()
     blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for block in blocks:
-        *before, command = block.strip().splitlines()
+        *before, command = block.strip().replace("\\\n", " ").splitlines()
         if re.match(r"(\w+=\S+ )*scripts/run( -|$)", command):
             if before:
                 shell.run("\n".join(before))

@@ -1,16 +1,21 @@
 """One relay before three APIs, each at its own path, with its own client and its own limits."""
 
+import re
+import shlex
 import sys
 import zipfile
+from pathlib import Path
 
 import aiohttp
 import pytest
 from peers import run
+from processes import FREE_PORTS, started
 from real_apis import object_store, package_index, post_policy
 from upstream_servers import stored_file
 
 pytestmark = pytest.mark.slow
 
+README = Path(__file__).parent.parent / "README.md"
 CSV = b"a,b\r\n1,2\r\n"
 
 
@@ -65,6 +70,26 @@ async def ask(session, relay, method, path, **options):
     url = f"{relay.rest1}{path}"
     async with session.request(method, url, ssl=relay.tls, allow_redirects=False, **options) as answer:
         return answer.status, answer.headers, await answer.text()
+
+
+async def test_the_relay_of_the_readme(index, store, session, tmp_path):
+    (command,) = re.findall(r"scripts/run (--only rest1 [^`]*?--route [^`]*)```", README.read_text())
+    for there, here in (
+        ("http://127.0.0.1:8080/", index.url),
+        ("http://127.0.0.1:8333", store.s3),
+        ("http://127.0.0.1:8888", store.filer),
+    ):
+        assert there in command
+        command = command.replace(there, here)
+    flags = shlex.split(command.replace("\\\n", " "))
+    async with started(f"--state-dir={tmp_path}/state", *FREE_PORTS, *flags) as relay:
+        small = wheel(tmp_path, "small")
+        status, out, error = await twine(relay, small)
+        assert status == 0, (out, error)
+        fields = post_policy("photos", "b.csv", most=2000, success_action_status="201")
+        assert (await ask(session, relay, "POST", "/photos", data=form(fields, CSV)))[0] == 201
+        assert (await ask(session, relay, "PUT", "/files/a.csv", data=CSV))[0] == 201
+        assert (await ask(session, relay, "PUT", "/files/a.exe", data=CSV))[0] == 415
 
 
 async def test_one_relay_before_three_apis(aiorelay_server, upload_api, index, store, session, tmp_path):

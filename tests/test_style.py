@@ -25,6 +25,7 @@ CODES = {each.code for each in PROBLEMS.values() if hasattr(each, "code")}
 # Flags in documents that belong to no setting, by the program that has them.
 OTHER_FLAGS = {
     "aiorelay": {"config"},
+    "twine": {"repository-url"},
     "aiorelay config": {"completion", "example"},
     "aiorelay probe": {"content", "filename", "form", "no-patience"},
     "aiorelay send": {"file-field", "to"},

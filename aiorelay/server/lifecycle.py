@@ -169,7 +169,7 @@ def _curl_line(chain: Chain, settings: Settings, name: str) -> str:
 
     If the relay requires tokens, the command reads one from the shell variable TOKEN.
     """
-    base, path = (chain.rest1, "/upload1") if chain.rest1 else (chain.rest2 or "", "/upload")
+    base, path, field = _sample_endpoint(chain, settings)
     at = URL(base)
     command = ["curl"]
     match at.scheme:
@@ -185,8 +185,19 @@ def _curl_line(chain: Chain, settings: Settings, name: str) -> str:
                 there, here = (each.removeprefix("https://") for each in (named, url(at.host or "", at.port or 0)))
                 command += ["--connect-to", f"{there}:{here}"]
     token = f' -H "{settings.token_header}: Bearer $TOKEN" ' if settings.wants_token and chain.rest1 else " "
-    file = f"{settings.field}=@{_quoted(chain.ca)}"
+    file = f"{field}=@{_quoted(chain.ca)}"
     return f"{shlex.join(command)}{token}{shlex.join(['-F', file, f'{named}{path}'])}"
+
+
+def _sample_endpoint(chain: Chain, settings: Settings) -> tuple[str, str, str]:
+    """Return the base URL, the path and the form field of a sample upload."""
+    if chain.rest1 is None:
+        return chain.rest2 or "", "/upload", settings.field
+    if chain.rest2 is None and settings.upstream is None:  # routes alone
+        route = settings.route[0]
+        path = route.path if route.prefix is None else f"{route.prefix}{chain.ca.name}"
+        return chain.rest1, path, settings.of_route(route).field
+    return chain.rest1, "/upload1", settings.field
 
 
 def _quoted(path: Path) -> str:

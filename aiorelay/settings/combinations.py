@@ -1,7 +1,7 @@
 """Find values of settings that contradict each other.
 
-Each function yields the name of a setting, what is wrong with its value, and what to do. ``settings`` is a ``Settings``,
-whose module imports this one.
+Each function yields the name of a setting, what is wrong with its value, and what to do. ``settings`` is a
+``Settings``, whose module imports this one.
 """
 
 from collections.abc import Iterator, Mapping

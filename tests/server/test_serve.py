@@ -139,6 +139,16 @@ class TestReadyLines:
             assert upstream.requests[0].parts[0][1] == process.ca.read_bytes()
         assert kept(tmp_path) == []
 
+    @pytest.mark.needs("curl")
+    @pytest.mark.parametrize(("path", "target"), [("/import", "/import"), ("/a/*", "/a/ca.pem")])
+    async def test_the_curl_line_uses_the_first_route_if_there_are_only_routes(self, relay, recorder, path, target):
+        upstream = await recorder()
+        route = f"{path}={upstream.url},field=file"
+        async with relay("--only", "rest1", "--route", route, "--route", "/other=http://127.0.0.1:1/") as process:
+            assert await paste(process.curl) == {"status": "done"}
+            assert process.curl.endswith(target)
+            assert upstream.requests[0].parts[0][1] == process.ca.read_bytes()
+
     async def test_localhost_is_bound_on_all_its_addresses_with_one_port(self, relay):
         async with relay("--host", "localhost") as process:
             assert process.rest1.startswith("https://localhost:")
