@@ -20,6 +20,7 @@ from aiorelay.errors import (
     Gone,
     InconsistentLength,
     MalformedField,
+    OffsetMismatch,
     Problem,
     TooLarge,
     WrongContentType,
@@ -307,6 +308,8 @@ def _completed(upload: Upload, request: web.Request, offset: int, record: Upload
     """The answer to an append to an upload that is stored. Its last byte may be sent again: HEAD asked for it."""
     if offset == upload.size - 1 and _content_length(request) in {1, None}:
         return _repeated(upload, record)
+    if offset != upload.size:  # a browser that repeats an append by itself must not take this for a refusal
+        raise OffsetMismatch("The upload is complete, as GET tells.", offset=upload.size, provided=offset)
     if _content_length(request) != 0:
         raise InconsistentLength("The upload is complete, and this content goes beyond its length.")
     raise CompletedUpload("The upload is complete already, as GET tells.")
