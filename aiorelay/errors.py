@@ -6,7 +6,7 @@ Problem
 ├── CompletedUpload, InconsistentLength                                  400
 ├── Unauthenticated                                                      401
 ├── PathRefused, AddressRefused, HostRefused, OriginRefused              403
-├── TokenRefused, NotAppendable                                          403
+├── TokenRefused, NotAppendable, ScopeMissing                            403
 ├── SourceMissing, NotFound                                              404
 ├── MethodNotAllowed                                                     405
 ├── TooSlow                                                              408
@@ -22,7 +22,7 @@ Problem
 ├── ChecksumMismatch                                                     460
 ├── Internal                                                             500
 ├── SourceFailed, UpstreamProblem ── UpstreamFailed                      502
-├── Busy, ScannerUnavailable, ShuttingDown                               503
+├── Busy, ScannerUnavailable, ShuttingDown, StateUnavailable             503
 ├── SourceTimeout, UpstreamProblem ── UpstreamTimeout                    504
 └── StorageFull                                                          507
 
@@ -128,6 +128,10 @@ class NotAppendable(Problem):
 
 class TokenRefused(Problem):
     code, status, title = "token-refused", 403, "The token may not be used here"
+
+
+class ScopeMissing(Problem):
+    code, status, title = "scope-missing", 403, "The token lacks a scope"
 
 
 class SourceMissing(Problem):
@@ -289,6 +293,10 @@ class UploadLocked(_TryLater):
 
 class ScannerUnavailable(_TryLater):
     code, status, title = "scanner-unavailable", 503, "The virus scanner is not available"
+
+
+class StateUnavailable(_TryLater):
+    code, status, title = "state-unavailable", 503, "The relay lacks what it needs for this request"
 
 
 class ShuttingDown(_TryLater):

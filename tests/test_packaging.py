@@ -211,6 +211,14 @@ def test_otel_without_its_extra_is_a_startup_error(python, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{advice}\n")
 
 
+def test_jwks_without_its_extra_is_a_startup_error(python, tmp_path):
+    options = ("--jwks", "jwks.json", "--jwt-issuer", "a", "--jwt-audience", "b")
+    command = [python, "-m", "aiorelay", *options, *FREE_PORTS, "--state-dir", tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    advice = "aiorelay: jwks: PyJWT is not installed. Run: pip install 'aiorelay[jwt]'. See aiorelay serve --help."
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{advice}\n")
+
+
 @pytest.mark.needs("curl")
 async def test_the_installed_relay_serves_and_stops(python, tmp_path):
     arguments = [*FREE_PORTS, "--state-dir", tmp_path / "state", "--store", tmp_path / "store"]

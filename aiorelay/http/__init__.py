@@ -6,6 +6,8 @@ request_smuggling    reject requests that other implementations may read differe
 authentication       the client's name by token or certificate, its address behind trusted proxies
 credentials          the token in the header fields of a request; the challenge for one without
 tokens               the file of tokens; making one
+json_web_tokens      verify JWTs (RFC 8725)
+json_web_keys        the keys that verify them, from a file or a URL
 request_body         the body of a request in blocks, with timeouts; 100 (Continue) before the first read
 interim              interim responses (1xx)
 middleware           timeout for sending a response, Expect, paths without a route

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 from multidict import MultiMapping
 
 from aiorelay.errors import Unauthenticated
@@ -40,6 +41,9 @@ class TokenVerifier(Protocol):
     def refresh(self) -> None:
         """Load what has changed on the disk."""
 
+    async def prepare(self, token: str) -> None:
+        """Wait for a moment if what verifies ``token`` may just have changed elsewhere."""
+
 
 class TokenAuthentication:
     """Identifies clients by the token in ``field``, which one of ``verifiers`` must know."""
@@ -49,7 +53,10 @@ class TokenAuthentication:
         self._verifiers = verifiers
 
     def who(self, headers: "MultiMapping[str]") -> str:
-        """Return the name of the owner of a request's token. Raises ``Unauthenticated``."""
+        """Return the name of the owner of a request's token.
+
+        Raises ``Unauthenticated``, ``ScopeMissing`` and ``StateUnavailable``.
+        """
         token = self.field.token(headers)
         if token is None:
             raise self._refused(headers, f"A token is needed. Send it as {self.field.usage()}.")
@@ -57,6 +64,12 @@ class TokenAuthentication:
             if (name := verifier.who(token)) is not None:
                 return name
         raise self._refused(headers, "The token is not valid.", "invalid_token")
+
+    async def prepare(self, headers: "MultiMapping[str]") -> None:
+        """Wait for a moment if what verifies the token of a request may just have changed elsewhere."""
+        if token := self.field.token(headers):
+            for verifier in self._verifiers:
+                await verifier.prepare(token)
 
     def refresh(self) -> None:
         """Load what has changed on the disk."""
@@ -80,6 +93,13 @@ class Access:
         self._tokens = tokens
         self._trusted = trusted
 
+    @web.middleware
+    async def prepare(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Wait, as a middleware, until the token of a request can be verified: ``who`` does not wait."""
+        if self._tokens is not None:
+            await self._tokens.prepare(request.headers)
+        return await handler(request)
+
     def who(self, request: web.BaseRequest) -> str | None:
         """Return the name of the token, or else of the client certificate, or None. Raises ``Unauthenticated``."""
         if self._tokens is not None:
@@ -102,8 +122,8 @@ class LoopbackOrToken:
     def __init__(self, tokens: TokenAuthentication | None) -> None:
         self._tokens = tokens
 
-    def admit(self, request: web.BaseRequest) -> None:
-        """Raise ``Unauthenticated`` for any other request."""
+    async def admit(self, request: web.BaseRequest) -> None:
+        """Raise ``Unauthenticated`` for any other request, and what ``TokenAuthentication.who`` raises."""
         transport = request.transport
         if transport is not None and _is_local(
             transport.get_extra_info("peername"), transport.get_extra_info("sockname")
@@ -112,6 +132,7 @@ class LoopbackOrToken:
         if self._tokens is None:
             detail = "This server accepts uploads only from its own machine."
             raise Unauthenticated(detail, headers={hdrs.WWW_AUTHENTICATE: TokenField().challenge(request.headers)})
+        await self._tokens.prepare(request.headers)
         self._tokens.who(request.headers)
 
 

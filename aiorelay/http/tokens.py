@@ -42,6 +42,9 @@ class Tokens:
                 name = name_of_known
         return name
 
+    async def prepare(self, token: str) -> None:
+        """Do nothing: the file is read again as soon as it changes."""
+
     def refresh(self) -> None:
         """Read the file again if it has changed."""
         try:

@@ -82,6 +82,7 @@ class Rest1:
                 reject_ambiguous_requests(FROM_CLIENTS),
                 problem_middleware,
                 self._sites.guard,
+                self._intake.access.prepare,
             ]
         )
         app.on_response_prepare.append(add_request_id)

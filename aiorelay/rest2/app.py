@@ -88,7 +88,7 @@ class Rest2:
 
     async def _upload(self, request: web.Request) -> web.Response:
         if self._access is not None:
-            self._access.admit(request)
+            await self._access.admit(request)
         if self._draining:
             raise ShuttingDown("The server is shutting down and accepts no more uploads. Try again later.")
         if request.content_type != "multipart/form-data":

@@ -127,7 +127,7 @@ async def _started(
             sockets=sockets,
             urls={name: _base_url(settings, bound[0]) for name, bound in sockets.items()},
             identity=Identity(settings, address(settings.host)),
-            tokens=token_authentication(settings),
+            tokens=await stack.enter_async_context(token_authentication(settings)),
             drain=Drain(settings.grace, cut or asyncio.Event()),
         )
         store = await stack.enter_async_context(serve_rest2(shared)) if "rest2" in sockets else None
@@ -184,7 +184,7 @@ def _curl_line(chain: Chain, settings: Settings, name: str) -> str:
             if at.host != name:
                 there, here = (each.removeprefix("https://") for each in (named, url(at.host or "", at.port or 0)))
                 command += ["--connect-to", f"{there}:{here}"]
-    token = f' -H "{settings.token_header}: Bearer $TOKEN" ' if settings.token_file and chain.rest1 else " "
+    token = f' -H "{settings.token_header}: Bearer $TOKEN" ' if settings.wants_token and chain.rest1 else " "
     file = f"{settings.field}=@{_quoted(chain.ca)}"
     return f"{shlex.join(command)}{token}{shlex.join(['-F', file, f'{named}{path}'])}"
 

@@ -16,13 +16,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from yarl import URL
+
 from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
 from aiorelay.checks.size import max_size
 from aiorelay.errors import StartupError
-from aiorelay.http.authentication import Access, LoopbackOrToken, TokenAuthentication
+from aiorelay.http.authentication import Access, LoopbackOrToken, TokenAuthentication, TokenVerifier
 from aiorelay.http.credentials import TokenField
 from aiorelay.http.cross_origin import SitePolicy
+from aiorelay.http.json_web_keys import FileKeys, KeySource, UrlKeys
+from aiorelay.http.json_web_tokens import JwtRules, JwtVerifier, check_installed
 from aiorelay.http.own_hosts import OwnHosts
 from aiorelay.http.request_body import BodyTimeouts
 from aiorelay.http.request_smuggling import FROM_RELAYS
@@ -110,11 +114,28 @@ class ServerContext:
                 logs.log.error("cannot reload the certificate, the old one stays in use: %s", problem)
 
 
-def token_authentication(settings: Settings) -> TokenAuthentication | None:
-    """Return the authentication by tokens, None if it is off. Raises ``StartupError``."""
-    if settings.token_file is None:
-        return None
-    return TokenAuthentication(TokenField(settings.token_header), [Tokens(settings.token_file)])
+@asynccontextmanager
+async def token_authentication(settings: Settings) -> AsyncGenerator[TokenAuthentication | None, None]:
+    """Authenticate clients by tokens; None if that is off. Raises ``StartupError``."""
+    async with AsyncExitStack() as stack:
+        verifiers: list[TokenVerifier] = [] if settings.token_file is None else [Tokens(settings.token_file)]
+        if settings.jwks is not None:
+            verifiers.append(JwtVerifier(await _key_source(settings.jwks, stack), _jwt_rules(settings)))
+        yield TokenAuthentication(TokenField(settings.token_header), verifiers) if verifiers else None
+
+
+async def _key_source(jwks: URL | Path, stack: AsyncExitStack) -> KeySource:
+    check_installed()
+    if isinstance(jwks, Path):
+        return FileKeys(jwks)
+    keys = UrlKeys(jwks, tls.client_context())
+    await stack.enter_async_context(keys.fetching())
+    return keys
+
+
+def _jwt_rules(settings: Settings) -> JwtRules:
+    # Not None: the settings require both with jwks.
+    return JwtRules(issuer=settings.jwt_issuer or "", audience=settings.jwt_audience or "", scope=settings.jwt_scope)
 
 
 @asynccontextmanager
@@ -220,9 +241,9 @@ def _relay_context(shared: ServerContext) -> ssl.SSLContext | None:
     if not settings.tls or settings.listen_unix is not None:
         return None
     if settings.client_ca is None:
-        if not settings.token_file and not _is_loopback(shared.sockets["rest1"]):
+        if not settings.wants_token and not _is_loopback(shared.sockets["rest1"]):
             logs.log.warning(
-                "Anyone who can reach this machine can upload. Set --token-file or --client-ca to prevent it."
+                "Anyone who can reach this machine can upload. Set --token-file, --jwks or --client-ca to prevent it."
             )
         return shared.identity.context
     identity = Identity(settings, address(settings.host))

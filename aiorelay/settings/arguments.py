@@ -67,6 +67,10 @@ class Arguments(TypedDict, total=False):
     grace: float | str | None
     token_file: str | PathLike[str] | None
     token_header: str | None
+    jwks: "str | URL | PathLike[str] | None"
+    jwt_issuer: str | None
+    jwt_audience: str | None
+    jwt_scope: str | None
     client_ca: str | PathLike[str] | None
     trusted_proxy: "str | IPNetwork | Sequence[str | IPNetwork] | None"
     public_name: str | Sequence[str] | None

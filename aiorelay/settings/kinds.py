@@ -1,8 +1,8 @@
 """Kinds of values: how each is read from text or a typed value, shown as text, and masked if it is secret.
 
 Kind, InvalidValueError
-size, time, count, PORT, RATE                                   amounts
-choice, SWITCH, HEADER, TOKEN_HEADER, FIELD, MEDIA, VALIDATOR   words
+size, time, count, PORT, RATE                                         amounts
+choice, SWITCH, HEADER, TOKEN_HEADER, FIELD, MEDIA, VALIDATOR, WORD   words
 """
 
 import re
@@ -25,6 +25,7 @@ __all__ = [
     "SWITCH",
     "TOKEN_HEADER",
     "VALIDATOR",
+    "WORD",
     "InvalidValueError",
     "Kind",
     "Rate",
@@ -235,6 +236,7 @@ STATUSES = Kind("STATUS[-STATUS]", _statuses, _show_statuses)
 _NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 # A media type, or a type with any subtype; an ending may have several dots.
 _MEDIA = re.compile(rf"{RESTRICTED_NAME}/(?:\*|{RESTRICTED_NAME})")
+_WORD = re.compile(r"[!#-\[\]-~]+", re.ASCII)
 _ENDING = re.compile(r"\.[^\s/\\*?]+")
 
 # The relay frames its own request: another field about the body's length or type would break it (RFC 9110, section
@@ -297,6 +299,13 @@ def _token_header(value: object) -> str:
     return value
 
 
+def _word(value: object) -> str:
+    # Scopes have no spaces, quotes or backslashes (RFC 6749, section 3.3), and neither have the URIs of issuers.
+    if not isinstance(value, str) or not _WORD.fullmatch(value):
+        raise InvalidValueError("is not one word", "write it without spaces, quotes and backslashes")
+    return value
+
+
 def _field(value: object) -> str:
     # Clients escape a quote in three ways, and forms with a backslash in a name are refused.
     if not isinstance(value, str) or not value or not value.isprintable() or {"\\", '"'} & set(value):
@@ -345,6 +354,7 @@ def find_validator(name: str) -> Callable[..., object]:
 SWITCH = Kind("true|false", _switch, lambda on: "true" if on else "false")
 HEADER = Kind("'NAME: VALUE'", _header, _show_header, mask=_without_content)
 FIELD = Kind("NAME", _field)
+WORD = Kind("TEXT", _word)
 TOKEN_HEADER = Kind("NAME", _token_header)
 MEDIA = Kind("TYPE|.ENDING", _media)
 VALIDATOR = Kind("MODULE:NAME", _validator)

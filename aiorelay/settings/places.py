@@ -15,6 +15,7 @@ __all__ = [
     "CERTIFICATE_NAME",
     "HOST",
     "HOST_PATTERN",
+    "JWKS",
     "MODE",
     "NETWORK",
     "ORIGIN",
@@ -257,6 +258,19 @@ def _scanner(value: object) -> ScannerAddress:
         raise InvalidValueError("is neither HOST:PORT nor the path of a socket", advice) from None
 
 
+def _jwks(value: object) -> "URL | Path":
+    if isinstance(value, Path) or (isinstance(value, str) and "://" not in value):
+        return _path(value)
+    url = _upload_url(value, "the keys must be public")
+    try:
+        loopback = ipaddress.ip_address(url.host or "").is_loopback
+    except ValueError:
+        loopback = url.host == "localhost"
+    if url.scheme != "https" and not loopback:
+        raise InvalidValueError("is not encrypted, so that others could replace the keys", "give an https URL")
+    return url
+
+
 def _show_scanner(scanner: ScannerAddress) -> str:
     if isinstance(scanner, Path):
         return str(scanner)
@@ -274,6 +288,11 @@ NETWORK = Kind("NETWORK", _network)
 ORIGIN = Kind("ORIGIN|*", _origin)
 UPSTREAM = upload_url("give them with upstream-header, as 'Authorization: ...'")
 BASE_URL = Kind("URL", _base_url, mask=_without_secrets)
+JWKS = Kind(
+    "URL|PATH",
+    _jwks,
+    anchor=lambda text, directory: text if "://" in text else _from_directory(text, directory),
+)
 SCANNER = Kind(
     "HOST:PORT|PATH",
     _scanner,

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aiorelay.settings.defaults import default_state_dir
 from aiorelay.settings.setting import Setting, SettingsError
-from aiorelay.settings.table import SETTINGS, Settings, default_state_dir, unknown
+from aiorelay.settings.table import SETTINGS, Settings, unknown
 
 __all__ = ["ConfigFile", "find_file", "read"]
 

@@ -2,16 +2,17 @@
 
 # ruff: noqa: RUF009 - one() and many() return dataclass fields, which the rule does not recognize
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Unpack, cast
+from typing import TYPE_CHECKING, Unpack, cast
 
 from aiorelay.settings.arguments import Arguments
+from aiorelay.settings.combinations import check_combinations
+from aiorelay.settings.defaults import ArchiveLimits, default_names, default_state_dir
 from aiorelay.settings.kinds import (
     FIELD,
     HEADER,
@@ -22,7 +23,7 @@ from aiorelay.settings.kinds import (
     SWITCH,
     TOKEN_HEADER,
     VALIDATOR,
-    InvalidValueError,
+    WORD,
     Rate,
     StatusRange,
     choice,
@@ -35,6 +36,7 @@ from aiorelay.settings.places import (
     CERTIFICATE_NAME,
     HOST,
     HOST_PATTERN,
+    JWKS,
     MODE,
     NETWORK,
     ORIGIN,
@@ -45,7 +47,6 @@ from aiorelay.settings.places import (
     IPNetwork,
     Owner,
     ScannerAddress,
-    is_loopback,
 )
 from aiorelay.settings.routes import ROUTE, Route, inherited, is_per_route
 from aiorelay.settings.setting import Setting, SettingsError, many, one, suggestion
@@ -53,31 +54,7 @@ from aiorelay.settings.setting import Setting, SettingsError, many, one, suggest
 if TYPE_CHECKING:
     from yarl import URL
 
-__all__ = ["SETTINGS", "ArchiveLimits", "Settings", "default_state_dir", "unknown"]
-
-
-def default_state_dir(environ: Mapping[str, str]) -> Path:
-    """Return the default of ``state_dir``. A relative ``XDG_STATE_HOME`` is ignored (XDG Base Directory, 0.8)."""
-    base = environ.get("XDG_STATE_HOME", "")
-    return Path(base if Path(base).is_absolute() else "~/.local/state") / "aiorelay"
-
-
-def default_names() -> tuple[str, ...]:
-    """Return the default of ``tls_name``: the loopback names, and the host name if a certificate can contain it."""
-    import socket  # noqa: PLC0415 - needed only for the default
-
-    names = ["localhost", "127.0.0.1", "::1"]
-    with contextlib.suppress(InvalidValueError):
-        names.append(CERTIFICATE_NAME.accept(socket.gethostname()))
-    return tuple(dict.fromkeys(names))
-
-
-class ArchiveLimits(NamedTuple):
-    """The limits of an unpacked archive: the ratio to its own size, the size in bytes, the number of entries."""
-
-    ratio: int = 100
-    size: int = 10 * 2**30
-    entries: int = 10_000
+__all__ = ["SETTINGS", "Settings", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, init=False)
@@ -232,6 +209,18 @@ class Settings:
         "Authorization",
         "header that carries the token; with another name, Authorization is passed on to the upload API",
     )
+    jwks: "URL | Path | None" = one(
+        "access",
+        JWKS,
+        None,
+        "accept JWTs signed with the keys of this JWK Set, a URL or a file; needs the extra [jwt]",
+        otherwise="off",
+    )
+    jwt_issuer: str | None = one("access", WORD, None, "issuer of the JWTs (iss); required with jwks", otherwise="none")
+    jwt_audience: str | None = one(
+        "access", WORD, None, "audience of the JWTs (aud): this relay; required with jwks", otherwise="none"
+    )
+    jwt_scope: str | None = one("access", WORD, None, "scope that a JWT must have", otherwise="none")
     client_ca: Path | None = one(
         "access", PATH, None, "require client certificates signed by this CA (PEM)", otherwise="off"
     )
@@ -308,37 +297,13 @@ class Settings:
             raise unknown(name, given[name], spelling=lambda setting: setting.name, origin=f"argument {name}")
         for setting in SETTINGS.values():
             object.__setattr__(self, setting.name, setting.accept(given.get(setting.name)))
-        self._check_combinations()
+        check_combinations(self, SETTINGS)
         self._check_routes()
 
-    def _check_combinations(self) -> None:
-        """Raise ``SettingsError`` for values that contradict each other."""
-        if self.tls_key is not None and self.tls_cert is None:
-            raise _conflict(
-                SETTINGS["tls_key"], self.tls_key, "is a key without a certificate", "give tls-cert as well"
-            )
-        if not self.tls and not is_loopback(self.host) and not (self.only == "rest1" and self.listen_unix):
-            raise _conflict(
-                SETTINGS["tls"],
-                self.tls,
-                f"would serve plain HTTP at {self.host}, which is not the loopback",
-                "set host to 127.0.0.1, or serve TLS",
-            )
-        if self.client_ca is not None and not (self.tls and self.listen_unix is None):
-            raise _conflict(
-                SETTINGS["client_ca"], self.client_ca, "needs TLS, which the relay does not serve here", "leave it out"
-            )
-        if self.only == "rest1" and self.upstream is None and not self.route:
-            raise _conflict(SETTINGS["only"], self.only, "has no upload API to send to", "give upstream as well")
-        if "*" in self.allow_origin and self.client_ca is not None:
-            fault = "lets every page use the client certificates of its visitors"
-            raise _conflict(SETTINGS["allow_origin"], "*", fault, "name the origins, or leave out client-ca")
-        if self.only is None and self.rest1_port == self.rest2_port != 0:
-            raise _conflict(SETTINGS["rest2_port"], self.rest2_port, "is rest1-port too", "give them different ports")
-        if self.token_header.lower() != "authorization" and self.token_file is None:
-            raise _conflict(
-                SETTINGS["token_header"], self.token_header, "has no tokens to carry", "give token-file as well"
-            )
+    @property
+    def wants_token(self) -> bool:
+        """Whether clients need a token."""
+        return self.token_file is not None or self.jwks is not None
 
     def _check_routes(self) -> None:
         """Raise ``SettingsError`` for a path that two routes have, and for a wrong setting of a route."""
@@ -389,11 +354,6 @@ SETTINGS: Mapping[str, Setting] = MappingProxyType(
         for row in dataclasses.fields(Settings)
     }
 )
-
-
-def _conflict(setting: Setting, value: object, fault: str, advice: str) -> SettingsError:
-    quoted = setting.kind.show(value) if setting.is_switch else setting.kind.quote(value)
-    return SettingsError(setting.key, f"{quoted} {fault}", advice, origin=f"argument {setting.name}")
 
 
 def unknown(word: str, value: object, *, spelling: Callable[[Setting], str], origin: str) -> SettingsError:

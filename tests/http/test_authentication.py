@@ -220,6 +220,6 @@ class TestTokenHeader:
 
     async def test_the_description_of_the_api_names_the_header(self, aiorelay_server, token_file):
         chain = await aiorelay_server(token_file=token_file, token_header="X-Relay-Token")
-        answer = await ask(chain.rest1, chain.tls, b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = await ask(chain.rest1, chain.tls, b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
         scheme = answer.json()["components"]["securitySchemes"]["token"]
         assert (scheme["type"], scheme["in"], scheme["name"]) == ("apiKey", "header", "X-Relay-Token")

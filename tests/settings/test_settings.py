@@ -451,6 +451,43 @@ def test_the_token_header_is_a_name_without_another_use(text: str, reason: str, 
         assert Settings(token_file=tmp_path / "tokens", token_header=text).token_header == text
 
 
+JWT = {"jwks": "https://login.example.org/jwks", "jwt_issuer": "https://login.example.org", "jwt_audience": "relay"}
+
+
+@pytest.mark.parametrize(
+    "jwks",
+    [
+        "https://a.example/jwks?x=1",
+        "http://127.0.0.1:8080/jwks",
+        "http://[::1]/jwks",
+        "http://localhost/jwks",
+        "/etc/jwks",
+    ],
+)
+def test_keys_come_from_a_url_or_a_file(jwks: str) -> None:
+    assert str(Settings(**{**JWT, "jwks": jwks}).jwks) == jwks
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"jwks": "http://login.example.org/jwks"}, "is not encrypted"),
+        ({"jwks": "http://127.0.0.1.example.org/jwks"}, "is not encrypted"),
+        ({"jwks": "ftp://login.example.org/jwks"}, "is not an http or https URL"),
+        ({"jwks": "https://me:s3cret@login.example.org/jwks"}, "contains credentials"),
+        ({"jwks": None}, "jwt-issuer: 'https://login.example.org' has no keys to verify it with"),
+        ({"jwt_issuer": None}, "is given without jwt-issuer"),
+        ({"jwt_audience": None}, "is given without jwt-audience"),
+        ({"jwt_scope": "a b"}, "is not one word"),
+        ({"jwt_scope": 'a"b'}, "is not one word"),
+        ({"jwt_issuer": ""}, "is not one word"),
+    ],
+    ids=str,
+)
+def test_the_settings_of_jwts_belong_together(changed: dict[str, str | None], reason: str) -> None:
+    assert reason in fault(**{**JWT, **changed})
+
+
 def test_a_token_header_needs_tokens() -> None:
     assert "has no tokens to carry" in fault(token_header="X-Relay-Token")
 

@@ -102,8 +102,8 @@ def document(
 def _token(header: str) -> dict[str, str]:
     """Return the security scheme of tokens."""
     description = (
-        "Required if `token-file` is set. If `client-ca` is set, every request requires a client certificate, with or "
-        "without a token."
+        "Required if `token-file` or `jwks` is set. If `client-ca` is set, every request requires a client "
+        "certificate, with or without a token."
     )
     if header.lower() != "authorization":
         return {"type": "apiKey", "in": "header", "name": header, "description": description}

@@ -5,7 +5,16 @@ from typing import Any
 
 from aiorelay import errors
 from aiorelay.rest1.openapi.builders import OPTIONAL_TOKEN, TEXT, header, identity, plain, query, trace, without_token
-from aiorelay.rest1.openapi.responses import HTML, JSON, RATE_LIMIT, UPLOAD_PROBLEMS, answer, others, problems
+from aiorelay.rest1.openapi.responses import (
+    HTML,
+    JSON,
+    RATE_LIMIT,
+    TOKEN_PROBLEMS,
+    UPLOAD_PROBLEMS,
+    answer,
+    others,
+    problems,
+)
 from aiorelay.rest1.openapi.resumable import resumable_operations
 from aiorelay.rest1.openapi.schemas import form, reference
 from aiorelay.settings.routes import Route
@@ -39,7 +48,7 @@ _INGEST = (
     errors.SourceTimeout,
     errors.TooManyJobs,
 )
-_JOB = (errors.Unauthenticated, errors.NotFound)
+_JOB = (*TOKEN_PROBLEMS, errors.NotFound)
 
 
 def described(field: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -201,9 +210,7 @@ def _for_operators() -> dict[tuple[str, str], dict[str, Any]]:
         ("GET", "/readyz"): without_token(
             "readyz", "operators", "Check that the relay accepts uploads", ready | problems()
         ),
-        ("GET", "/metrics"): plain(
-            "metrics", "operators", "Get the metrics", metrics | problems(errors.Unauthenticated)
-        ),
+        ("GET", "/metrics"): plain("metrics", "operators", "Get the metrics", metrics | problems(*TOKEN_PROBLEMS)),
         ("GET", "/openapi.json"): without_token("openapi", "operators", "Get this description", document | problems()),
     }
 

@@ -11,6 +11,7 @@ from aiorelay.errors import (
     ProtocolVersion,
     QuotaExceeded,
     RateLimited,
+    ScopeMissing,
     TooManyJobs,
     Unauthenticated,
     UnknownHost,
@@ -18,16 +19,19 @@ from aiorelay.errors import (
 )
 from aiorelay.rest1.openapi.schemas import reference, urn
 
-__all__ = ["HEADERS", "HTML", "JSON", "RATE_LIMIT", "UPLOAD_PROBLEMS", "answer", "others", "problems"]
+__all__ = ["HEADERS", "HTML", "JSON", "RATE_LIMIT", "TOKEN_PROBLEMS", "UPLOAD_PROBLEMS", "answer", "others", "problems"]
+
+TOKEN_PROBLEMS: tuple[type[Problem], ...] = (errors.Unauthenticated, errors.ScopeMissing, errors.StateUnavailable)
+"""The problems of a request whose token is not accepted."""
 
 UPLOAD_PROBLEMS: tuple[type[Problem], ...] = (
+    *TOKEN_PROBLEMS,
     errors.OriginRefused,
     errors.MalformedForm,
     errors.MissingFile,
     errors.Truncated,
     errors.BadDigest,
     errors.PartialUpload,
-    errors.Unauthenticated,
     errors.TooSlow,
     errors.TooLarge,
     errors.TooManyParts,
@@ -137,7 +141,7 @@ def _sent_with(problem: type[Problem]) -> set[str]:
     """Return the header fields that only answers with ``problem`` have."""
     if issubclass(problem, UpstreamProblem):
         return {"Proxy-Status"}
-    if issubclass(problem, Unauthenticated):
+    if issubclass(problem, Unauthenticated | ScopeMissing):
         return {"WWW-Authenticate"}
     if problem in {OffsetMismatch, ProtocolVersion}:
         return {"Upload-Offset" if problem is OffsetMismatch else "Tus-Version"}

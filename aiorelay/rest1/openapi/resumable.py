@@ -4,7 +4,7 @@ from typing import Any
 
 from aiorelay import errors
 from aiorelay.rest1.openapi.builders import TEXT, header, identity, plain, trace, without_content, without_token
-from aiorelay.rest1.openapi.responses import JSON, UPLOAD_PROBLEMS, answer, others, problems
+from aiorelay.rest1.openapi.responses import JSON, TOKEN_PROBLEMS, UPLOAD_PROBLEMS, answer, others, problems
 from aiorelay.rest1.openapi.schemas import reference
 
 __all__ = ["resumable_operations"]
@@ -13,7 +13,7 @@ _TAG = "resumable uploads"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _COUNT = {"type": "integer", "minimum": 0}
 
-_FOUND = (errors.Unauthenticated, errors.NotFound, errors.Gone)
+_FOUND = (*TOKEN_PROBLEMS, errors.NotFound, errors.Gone)
 _LOCKED = (*_FOUND, errors.Superseded, errors.UploadLocked)
 _APPEND = (
     *UPLOAD_PROBLEMS,
