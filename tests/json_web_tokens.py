@@ -45,7 +45,8 @@ class Key:
     def pem(self) -> bytes:
         """The public key in PEM."""
         form = serialization.PublicFormat.SubjectPublicKeyInfo
-        return self.private.public_key().public_bytes(serialization.Encoding.PEM, form)
+        pem: bytes = self.private.public_key().public_bytes(serialization.Encoding.PEM, form)
+        return pem
 
     def sign(self, headers: dict[str, Any] | None = None, **changed: Any) -> str:
         """Return a valid token, with claims and header parameters ``changed``. None leaves one out."""
