@@ -15,7 +15,7 @@ from aiorelay.http.grammar import TOKEN_SYMBOLS
 from aiorelay.http.structured_fields import parse_dictionary
 from aiorelay.multipart.form import Part
 
-__all__ = ["WantedDigests", "preferred_algorithm"]
+__all__ = ["RunningDigest", "WantedDigests", "preferred_algorithm"]
 
 # All of a token but the percent sign, which escapes the rest.
 _UNESCAPED = TOKEN_SYMBOLS.replace("%", "")
@@ -43,27 +43,35 @@ class WantedDigests:
     def __init__(self, algorithm: str | None, pool: Executor) -> None:
         self._algorithm = algorithm
         self._pool = pool
-        self._files: list[_File] = []
+        self._files: list[RunningDigest] = []
 
     def __call__(self, part: Part) -> Check | None:
         if self._algorithm is None or not part.is_file:
             return None
-        file = _File(part.name, self._algorithm)
+        prefix = f"{quote(part.name, safe=_UNESCAPED, errors='replace')}="
+        file = RunningDigest(self._algorithm, prefix)
         self._files.append(file)
-        return ThreadedCheck(file, self._pool, name="Want-Repr-Digest", inline=INLINE)
+        return file.check(self._pool)
 
     def told(self) -> list[tuple[str, str]]:
         """One response header field for each file read to its end, in order: ``FIELD=ALGORITHM=:BASE64:``."""
         return [("Aiorelay-Digest", file.told) for file in self._files if file.told]
 
 
-class _File:
-    """The digest of one file of the form field ``name``; ``told`` is empty until the file has ended."""
+class RunningDigest:
+    """The digest of bytes by ``algorithm``.
 
-    def __init__(self, name: str, algorithm: str) -> None:
+    ``told`` is ``prefix`` and the digest as a member of a digest field (RFC 9530); it is empty until the bytes end.
+    """
+
+    def __init__(self, algorithm: str, prefix: str = "") -> None:
         self.told = ""
-        self._prefix = f"{quote(name, safe=_UNESCAPED, errors='replace')}={algorithm}"
+        self._prefix = f"{prefix}{algorithm}"
         self._running = hashlib.new(ALGORITHMS[algorithm])
+
+    def check(self, pool: Executor) -> Check:
+        """A check that computes it in threads of ``pool``, and never fails."""
+        return ThreadedCheck(self, pool, name="Want-Repr-Digest", inline=INLINE)
 
     def feed(self, chunk: bytes) -> None:
         self._running.update(chunk)

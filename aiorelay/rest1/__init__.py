@@ -15,8 +15,12 @@ app                    routes and handlers
 │           ├── held_back             the last block of a body, sent slowly until the verdict
 │           └── upstream_connection   which connections are used again; answers read although one broke
 │               └── keep_alive        how long an idle connection may be used again, pure
-└── answers            pass an answer back, or serialize it for a job
+├── answers            pass an answer back, or serialize it for a job
+│   └── public_addresses   the upload API's own address, replaced in answers
+└── routes             uploads at the paths of other upload APIs
+    └── target         where a request to the upload API goes, pure
 jobs/                  uploads that go on after their request was answered
+resumable/             uploads that are continued after an interruption
 openapi/               the description at /openapi.json
 web/                   the upload page and the API's page
 """

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from aiorelay.checks.digests import expect_digests
-from aiorelay.checks.pipeline import through_checks
+from aiorelay.checks.pipeline import Check, through_checks
+from aiorelay.checks.wanted_digests import RunningDigest
 from aiorelay.errors import Problem, Superseded, UpstreamProblem
 from aiorelay.http.problem_details import problem_details
 from aiorelay.observability.logs import log, request_id
@@ -190,11 +191,13 @@ class Completion:
         try:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(aclosing(blocks))
-                if digests := representation.expected_digests:
-                    check = expect_digests(digests, self._pool, field="Repr-Digest")
-                    blocks = await stack.enter_async_context(aclosing(through_checks(blocks, [check])))
+                checks, wanted = self._digest_checks(representation, asked)
+                if checks:
+                    blocks = await stack.enter_async_context(aclosing(through_checks(blocks, checks)))
                 form = await representation.form(self._forms, asked, Body(length, lambda: anext(blocks, b"")))
                 answer = await stack.enter_async_context(self._relay.send(form, asked, progress))
+                if wanted is not None and wanted.told:
+                    answer.added.append(("Repr-Digest", wanted.told))
                 return await self._answered(answer)
         except Superseded:
             raise
@@ -204,6 +207,18 @@ class Completion:
             log.info("an upload could not be delivered: %s", problem.code)
             progress.failed(problem)
             return Outcome(None, problem, stored=False, final=refuses(problem))
+
+    def _digest_checks(
+        self, representation: Representation, asked: UploadRequest
+    ) -> tuple[list[Check], RunningDigest | None]:
+        """Checks of the whole representation, and the digest of it that is wanted (RFC 9530)."""
+        checks: list[Check] = []
+        if digests := representation.expected_digests:
+            checks.append(expect_digests(digests, self._pool, field="Repr-Digest"))
+        if asked.wanted_digest is None:
+            return checks, None
+        wanted = RunningDigest(asked.wanted_digest)
+        return [*checks, wanted.check(self._pool)], wanted
 
     async def _answered(self, answer: RelayedAnswer) -> Outcome:
         status = answer.response.status

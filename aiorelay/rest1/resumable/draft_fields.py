@@ -32,8 +32,8 @@ __all__ = [
 PARTIAL_UPLOAD = "application/partial-upload"
 """The media type of what is appended."""
 
-INTEROP_VERSIONS = frozenset({6, 8})
-"""The drafts that are spoken: -04 and -05, which tus-js-client speaks, and -09 and later."""
+INTEROP_VERSIONS = frozenset({6, 7, 8})
+"""The drafts that are spoken: -04 and -05, which tus-js-client speaks, -06 to -08, and -09 and later."""
 
 
 def parse_complete(value: str | None) -> bool | None:

@@ -170,7 +170,14 @@ class Uploads:
         return self.find(identity, owner)
 
     async def remove(self, identity: str, owner: str | None) -> None:
-        """End an upload without an outcome: it is ``Gone`` from now on. Raises what ``appending`` does."""
+        """Remove an upload, or the outcome of one that has ended: it is ``Gone`` from now on.
+
+        Raises what ``appending`` does.
+        """
+        upload = self.find(identity, owner)
+        if upload.ended is not None:
+            await self._disk.run(self._files.end, upload, None)
+            return
         async with self.appending(identity, owner) as appending:
             await appending.end(None)
 

@@ -437,6 +437,23 @@ async def test_wanted_digest_is_that_of_the_file(relay):
     assert base64.b64encode(hashlib.sha256(CONTENT).digest()).decode() in answer["Aiorelay-Digest"]
 
 
+@pytest.mark.parametrize("wanted_at", ["creation", "end"])
+async def test_wanted_digest_of_the_whole_is_on_the_last_answer(relay, wanted_at):
+    wanted = {wanted_at: ["Want-Repr-Digest: sha-256=1"]}
+    answer = await relay.draft.ask(
+        "POST", "/upload1", "Upload-Complete: ?0", *wanted.get("creation", []), body=FORM[:50], content_type=FORM_TYPE
+    )
+    answer = await relay.draft.append(path_of(answer), 50, FORM[50:], *wanted.get("end", []), last=True)
+    assert f"Repr-Digest: {answer['Repr-Digest']}" == sha256(FORM, "Repr-Digest")
+
+
+async def test_stored_upload_can_be_removed(relay):
+    path = path_of(await relay.draft.create(10, body=CONTENT[:4]))
+    assert (await relay.draft.append(path, 4, CONTENT[4:], last=True)).status == 200
+    assert (await relay.draft.delete(path)).status == 204
+    assert {(await relay.draft.head(path)).status, (await relay.draft.delete(path)).status} == {410}
+
+
 # -- newer requests
 
 

@@ -88,7 +88,8 @@ def test_what_is_written_is_read(complete: bool, size: int) -> None:  # noqa: FB
 
 
 @pytest.mark.parametrize(
-    ("value", "version"), [("6", 6), ("8", 8), ("5", None), ("999", None), ("8.0", None), ("", None), (None, None)]
+    ("value", "version"),
+    [("6", 6), ("7", 7), ("8", 8), ("5", None), ("999", None), ("8.0", None), ("", None), (None, None)],
 )
 def test_the_interop_version(value: str | None, version: int | None) -> None:
     assert parse_interop_version(value) == version
