@@ -287,3 +287,19 @@ async def test_a_client_with_too_many_uploads_under_way_is_refused_while_others_
     assert refused.json()["type"] == "urn:aiorelay:rate-limited"
     again = await ask(chain.rest1, chain.tls, request("/upload1", FORM, "X-Forwarded-For: 192.0.2.1"))
     assert again.status == 200
+
+
+async def test_the_limits_hold_for_all_routes_together(aiorelay_server, recorder):
+    peer = await recorder()
+    chain = await aiorelay_server(rate_limit="2/1h", upload_quota=3 * len(FORM) - 1, route=f"/other={peer.url}")
+    sent = [request(path, FORM) for path in ("/other", "/upload1", "/other")]
+    answers = [await ask(chain.rest1, chain.tls, each) for each in sent]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert [answer["RateLimit-Policy"] for answer in answers] == [POLICY] * 3
+
+
+async def test_the_quota_holds_for_routes(aiorelay_server, recorder):
+    peer = await recorder()
+    chain = await aiorelay_server(upload_quota=2 * len(FORM) - 1, route=f"/other={peer.url}")
+    statuses = [(await ask(chain.rest1, chain.tls, request("/other", FORM, chunked=True))).status for _ in range(2)]
+    assert statuses == [200, 429]
