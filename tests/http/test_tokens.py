@@ -21,7 +21,7 @@ def test_a_token_is_identified_by_its_name(token_file, token, name):
     assert Tokens(token_file).who(token) == name
 
 
-@pytest.mark.parametrize("token", ["", "b0b", "b0b===", "alice", "sha256:", "\udcff"], ids=ascii)
+@pytest.mark.parametrize("token", ["", "b0b", "b0b===", "alice", "sha256:", "\udcff"])
 def test_any_other_token_is_of_nobody(token_file, token):
     assert Tokens(token_file).who(token) is None
 
