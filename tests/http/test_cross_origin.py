@@ -14,6 +14,8 @@ from aiorelay.http.cross_origin import (
     vary_on_origin,
 )
 
+pytestmark = pytest.mark.slow
+
 OWN = "https://relay.localhost"
 APP = "https://app.example"
 ALLOW = "Access-Control-Allow-Origin"

@@ -15,6 +15,8 @@ from yarl import URL
 from aiorelay.errors import StartupError
 from aiorelay.http.json_web_keys import FileKeys, UrlKeys, parse_key_set
 
+pytestmark = pytest.mark.slow
+
 A, B = Key.make("ES256", "a"), Key.make("ES256", "b")
 RSA = Key.make("RS256", "rsa")
 

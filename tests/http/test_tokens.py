@@ -59,7 +59,6 @@ def test_a_token_that_was_made_is_known_by_its_line(tmp_path):
         ("a\nb", False),
         ("a\x85b", False),
     ],
-    ids=ascii,
 )
 def test_which_names_fit_into_a_line(tmp_path, name, fits):
     assert is_token_name(name) is fits
@@ -102,7 +101,6 @@ def test_a_file_that_vanishes_leaves_the_tokens_as_they_were(token_file):
         b"x:md5:" + b"0" * 32 + b"\n",
         b"x:sha256:" + b"0" * 65 + b"\n",
     ],
-    ids=ascii,
 )
 def test_a_malformed_file_is_a_startup_error(tmp_path, content):
     path = tmp_path / "tokens"

@@ -11,6 +11,8 @@ from aiorelay.errors import QuotaExceeded, RateLimited, TooLarge
 from aiorelay.rest1.principal_limits import Limits, MemoryCounters, PrincipalLimits
 from aiorelay.rest1.rate_limits import DAY, Rate
 
+pytestmark = pytest.mark.slow
+
 FORM = form(part("somefile", "content", "a.txt"))
 UPLOAD = request("/upload1", FORM)
 POLICY = '"uploads";q=2;w=3600'

@@ -13,6 +13,8 @@ from aiorelay.errors import MalformedField
 from aiorelay.rest1.routes import with_one_filename
 from aiorelay.rest1.upload_request import UploadRequest
 
+pytestmark = pytest.mark.slow
+
 FORM = form(part("somefile", b"content", "a.txt"))
 LARGE = bytes(range(256)) * 4096  # 1 MiB: more than is judged before the upload API is contacted
 CSV = b"a,b\r\n1,2\r\n"

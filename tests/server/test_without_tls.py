@@ -19,6 +19,8 @@ from aiorelay.server.unix_socket import listening_at
 from aiorelay.settings import Settings, SettingsError
 from aiorelay.settings.places import Owner
 
+pytestmark = pytest.mark.slow
+
 FORM = form(part("somefile", b"content", "a.txt"))
 UPLOAD = request("/upload1", FORM)
 HEALTH = request("/healthz", b"", method="GET", content_type=None)

@@ -5,6 +5,7 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peers import connected
@@ -12,6 +13,8 @@ from processes import FREE_PORTS, Process, started
 from resumable_requests import Draft, Tus, path_of
 
 from aiorelay.rest2.store import stored
+
+pytestmark = pytest.mark.slow
 
 MIB = 1024 * 1024
 SEED = 13

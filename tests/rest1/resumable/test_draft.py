@@ -11,6 +11,8 @@ import pytest
 from peers import BOUNDARY, answering, connected, form, part
 from resumable_requests import code, path_of
 
+pytestmark = pytest.mark.slow
+
 CONTENT = b"0123456789"
 FORM = form(part("before", "1"), part("somefile", CONTENT, "a.txt", "Content-Type: text/plain"))
 FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY}"

@@ -8,6 +8,8 @@ import pytest
 from peers import DONE, connected, eventually, failing_first
 from resumable_requests import code, path_of
 
+pytestmark = pytest.mark.slow
+
 CONTENT = bytes(range(256)) * 4096
 END = len(CONTENT)
 MIDDLE = END // 2

@@ -10,6 +10,8 @@ from peers import BOUNDARY, DONE, eventually, form, part
 from processes import FREE_PORTS, started
 from resumable_requests import Tus, code, path_of
 
+pytestmark = pytest.mark.slow
+
 KIB, MIB = 1024, 1024 * 1024
 FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 PNG = b"\x89PNG\r\n\x1a\n"

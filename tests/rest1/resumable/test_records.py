@@ -7,6 +7,8 @@ import pytest
 from peers import BOUNDARY, DONE, connected, eventually, failing_first, form, part
 from resumable_requests import path_of
 
+pytestmark = pytest.mark.slow
+
 CONTENT = bytes(range(256)) * 40
 END = len(CONTENT)
 ENDPOINTS = {"http": "/uploads/", "tus": "/files/"}

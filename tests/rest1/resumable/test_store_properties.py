@@ -18,6 +18,8 @@ from aiorelay.errors import OffsetMismatch, Superseded
 from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.resumable.store import Uploads
 
+pytestmark = pytest.mark.slow
+
 SIZES = st.one_of(st.integers(0, 20), st.integers(0, 2_000_000))
 
 

@@ -11,6 +11,8 @@ import pytest
 from peers import DONE, connected, eventually, failing_first
 from resumable_requests import code, metadata, path_of
 
+pytestmark = pytest.mark.slow
+
 CONTENT = b"0123456789"
 EXTENSIONS = {
     "creation",
