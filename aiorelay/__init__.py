@@ -3,14 +3,14 @@
     cli/             argv to exit status; ``send/`` and ``probe/`` are its two clients
     pytest_plugin    the fixture ``aiorelay_server``, in ``pytest_fixture``, imported at its first use
     server/          start, drain and close both servers; sockets, connections, wiring
-    rest1/           the relay: request to form, form to upstream, answer to client; ``jobs/``, ``openapi/``, ``web/``
+    rest1/           the relay: request to form, form to upstream, answer to client; ``resumable/``, ``jobs/``, ``web/``
     rest2/           the storing upload API and its store; it meets rest1 over HTTPS only
     sources/         files that the relay reads itself: JSON documents, remote files (``fetch/``), address rules
     checks/          checks of a file while it streams: ``media_type/``, ``archives/``, digests, ClamAV, validators
     certificates/    the generated CA, TLS contexts, the server certificate
     settings/        the table of settings; parsing of text into frozen values
     multipart/       Part and Form, the parser, part heads, framing
-    http/            header fields, bodies, middleware, authentication, problem details
+    http/            header fields, bodies, middleware, authentication, other origins, problem details
     files/           file names, local files, the spool, the writer
     observability/   logs, metrics, tracing
     concurrency/     work in threads, timeouts, minimum rate

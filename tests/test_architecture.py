@@ -161,6 +161,17 @@ def test_folders_import_from_lower_folders_only():
     assert not offenders
 
 
+def test_the_docstring_of_a_folder_names_its_files():
+    folders = {module for module in MODULES if MODULES[module].name == "__init__.py" and module != "__init__"}
+    missing = sorted(
+        module
+        for module in MODULES
+        if (parent := module.rpartition(".")[0]) in folders
+        and module.rpartition(".")[2] not in (ast.get_docstring(tree(parent)) or "")
+    )
+    assert not missing
+
+
 def test_there_is_no_import_cycle():
     assert not [module for module in MODULES if module in reached(module)]
 
