@@ -43,8 +43,10 @@ class Tracing:
         """Trace an upload during the context, which may end in another task."""
         return nullcontext()
 
-    def exchange(self, _headers: "CIMultiDict[str]", _url: URL) -> AbstractContextManager[Callable[[int], object]]:
-        """Trace a request to ``url`` with ``headers``. Yields a function to call with the status of the answer."""
+    def exchange(
+        self, _method: str, _url: URL, _headers: "CIMultiDict[str]"
+    ) -> AbstractContextManager[Callable[[int], object]]:
+        """Trace a request to the upload API. Yields a function to call with the status of the answer."""
         return nullcontext(lambda _status: None)
 
 
@@ -149,14 +151,16 @@ class _OpenTelemetry(Tracing):
             self._end(span, failure, is_error=not 0 < upload.status < 500)
 
     @contextmanager
-    def exchange(self, headers: "CIMultiDict[str]", url: URL) -> Generator[Callable[[int], object], None, None]:
+    def exchange(
+        self, method: str, url: URL, headers: "CIMultiDict[str]"
+    ) -> Generator[Callable[[int], object], None, None]:
         parent = _upload_context.get()
         span = self._tracer.start_span(
-            "POST",
+            method,
             parent,
             self._trace.SpanKind.CLIENT,
             {
-                "http.request.method": "POST",
+                "http.request.method": method,
                 "server.address": url.host or "",
                 "server.port": url.port or 0,
                 "url.full": str(url.with_query(None)),

@@ -143,7 +143,7 @@ class Upstream:
         held_back = HeldBack(framed.blocks)
         await held_back.look_ahead()
         replace_all(headers, self._headers)
-        with self._tracing.exchange(headers, self.url) as answered:
+        with self._tracing.exchange(method, url, headers) as answered:
             body = _Body(framed.length, on_sent)
             exchange = asyncio.create_task(self._exchange(method, url, body, headers))
             exchange.add_done_callback(body.exchange_ended)

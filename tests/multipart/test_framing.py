@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aiorelay.errors import MalformedForm, Problem, Refused, Truncated
 from aiorelay.multipart.form import Form, Part
-from aiorelay.multipart.framing import canonical_length, frame
+from aiorelay.multipart.framing import canonical_length, frame, frame_raw
 from aiorelay.multipart.parser import FormLimits, read_form
 
 BOUNDARY = b"bound"
@@ -311,6 +311,28 @@ async def test_a_body_with_data_after_its_end_is_not_ended():
 
 
 # Blocks
+
+
+@pytest.mark.parametrize("blocks", [[], [b"a"], [b"abc", b"d", b"efg"]])
+async def test_a_raw_body_is_sent_as_it_is(blocks):
+    framed = await frame_raw(made(("f", "a.txt", len(b"".join(blocks)), blocks)))
+    assert framed.length == len(b"".join(blocks))
+    assert [block async for block in framed.blocks] == blocks
+
+
+async def test_the_last_block_of_a_raw_body_is_held_back_until_the_file_has_ended():
+    async def chunks():
+        yield b"abc"
+        yield b"def"
+        raise Refused("no")
+
+    async def parts():
+        yield Part("f", "a.txt", None, 6, chunks())
+
+    blocks = (await frame_raw(Form(BOUNDARY, parts(), None))).blocks
+    assert await anext(blocks) == b"abc"
+    with pytest.raises(Refused):
+        await anext(blocks)
 
 
 async def test_a_small_upload_is_one_block():

@@ -142,6 +142,16 @@ async def test_attributes_are_named_by_the_semantic_conventions(upload, collecto
     assert {span.status.code for span in collector.spans} == {Status.STATUS_CODE_UNSET}
 
 
+async def test_the_span_of_a_route_has_its_path_and_that_of_the_exchange_its_method_and_url(
+    upload, collector, upstream
+):
+    route = {"path": "/a/*", "upstream": upstream.url, "raw": True}
+    await upload(request("/a/b%20c?secret=x", b"content", method="PUT", content_type=None), route=route)
+    assert attributes(collector.one("PUT /a/*"))["http.route"] == "/a/*"
+    exchange = attributes(collector.one("PUT"))
+    assert (exchange["http.request.method"], exchange["url.full"]) == ("PUT", f"{upstream.url}/b%20c")
+
+
 async def test_spans_contain_no_query_value_and_no_token(upload, collector, upstream, tmp_path):
     (tmp_path / "tokens").write_text("alice:secret-1\n")
     await upload(
