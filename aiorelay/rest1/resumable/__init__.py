@@ -1,6 +1,7 @@
 """Resumable uploads: their bytes are kept until the last one is there, and delivered as those of any other upload.
 
 routes                 the routes of both protocols, on one store
+├── resources          requests for an upload that both answer alike
 ├── draft_routes       HTTP resumable uploads (draft-ietf-httpbis-resumable-upload)
 │   └── draft_fields   parse and render their header fields
 └── tus_routes         tus 1.0.0

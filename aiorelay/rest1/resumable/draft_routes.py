@@ -43,8 +43,9 @@ from aiorelay.rest1.resumable.draft_fields import (
     render_limits,
 )
 from aiorelay.rest1.resumable.files import Upload
-from aiorelay.rest1.resumable.outcomes import absolute_url, description, outcome_response, stored_outcome
+from aiorelay.rest1.resumable.outcomes import absolute_url, outcome_response, stored_outcome
 from aiorelay.rest1.resumable.representation import Representation
+from aiorelay.rest1.resumable.resources import UploadResources
 from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import Transfer, Transfers
 from aiorelay.rest1.upload_request import FORM, UploadRequest
@@ -75,15 +76,16 @@ class DraftRoutes:
     def __init__(self, intake: Intake, uploads: Uploads, transfers: Transfers, *, expiry: float) -> None:
         self._intake = intake
         self._uploads = uploads
+        self._resources = UploadResources(intake, uploads, "http")
         self._transfers = transfers
         self._expiry = expiry
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         path = "/uploads/{id}"
-        router.add_get(path, self._describe, allow_head=False)
+        router.add_get(path, self._resources.describe, allow_head=False)
         router.add_head(path, self._tell)
         router.add_patch(path, self._append, expect_handler=defer_100_continue)
-        router.add_delete(path, self._remove, expect_handler=defer_100_continue)
+        router.add_delete(path, self._resources.remove, expect_handler=defer_100_continue)
         for each in ("/upload", "/upload1", "/upload/{filename:[^/]*}", path):
             router.add_options(each, self._options)
 
@@ -149,7 +151,7 @@ class DraftRoutes:
         return self._answer(result, resource, status=204)
 
     async def _tell(self, request: web.Request) -> web.Response:
-        found = self._named(request)
+        found = self._resources.named(request)
         upload = await self._uploads.interrupt(found.id, found.owner)
         _refuse_unless_stored(upload)
         headers = {
@@ -162,23 +164,11 @@ class DraftRoutes:
             headers[_LENGTH] = str(upload.length)
         return web.Response(status=204, headers=headers)
 
-    async def _describe(self, request: web.Request) -> web.Response:
-        return description(self._named(request))
-
-    async def _remove(self, request: web.Request) -> web.Response:
-        upload = self._named(request)
-        await self._uploads.remove(upload.id, upload.owner)
-        return web.Response(status=204)
-
     async def _options(self, request: web.Request) -> web.Response:
         raw = request.path.startswith(_RAW_ENDPOINT)
         limits = self._transfers.limits
         headers = {_ACCEPT_PATCH: PARTIAL_UPLOAD, _LIMIT: self._render(limits.file if raw else limits.form)}
         return web.Response(status=204, headers=headers)
-
-    def _named(self, request: web.Request) -> Upload:
-        """The upload that the path names. Raises what ``Uploads.find`` raises."""
-        return self._uploads.find(request.match_info["id"], self._intake.access.who(request), "http")
 
     def _find(self, identity: str, asked: UploadRequest) -> Upload:
         upload = self._uploads.find(identity, asked.who, "http")

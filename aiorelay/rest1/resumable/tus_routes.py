@@ -38,8 +38,9 @@ from aiorelay.rest1.jobs.routes import started_job_response
 from aiorelay.rest1.resumable.completion import Outcome
 from aiorelay.rest1.resumable.concatenation import Concatenation
 from aiorelay.rest1.resumable.files import Upload
-from aiorelay.rest1.resumable.outcomes import absolute_url, description
+from aiorelay.rest1.resumable.outcomes import absolute_url
 from aiorelay.rest1.resumable.representation import Representation
+from aiorelay.rest1.resumable.resources import UploadResources
 from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import Transfer, Transfers
 from aiorelay.rest1.resumable.tus_answers import OFFSET, concatenated, expires, refused, repeated, stored
@@ -76,6 +77,7 @@ class TusRoutes:
     ) -> None:
         self._intake = intake
         self._uploads = uploads
+        self._resources = UploadResources(intake, uploads, "tus")
         self._transfers = transfers
         self._concatenation = concatenation
         self._pool = pool
@@ -85,12 +87,12 @@ class TusRoutes:
             router.add_post(path, self._tus(self._create), expect_handler=defer_100_continue)
             router.add_options(path, self._options)
         path = "/files/{id}"
-        router.add_get(path, self._describe, allow_head=False)
+        router.add_get(path, self._resources.describe, allow_head=False)
         router.add_options(path, self._options)
         methods: dict[str, Handler] = {
             hdrs.METH_HEAD: self._tus(self._tell),
             hdrs.METH_PATCH: self._tus(self._append),
-            hdrs.METH_DELETE: self._tus(self._remove),
+            hdrs.METH_DELETE: self._tus(self._resources.remove),
         }
         for method, handler in methods.items():
             router.add_route(method, path, handler, expect_handler=defer_100_continue)
@@ -190,7 +192,7 @@ class TusRoutes:
         return self._appended(result)
 
     async def _tell(self, request: web.Request) -> web.Response:
-        found = self._named(request)
+        found = self._resources.named(request)
         await self._uploads.interrupt(found.id, found.owner)
         upload = self._find(found.id, found.owner)
         representation = Representation.from_json(upload.request)
@@ -204,18 +206,6 @@ class TusRoutes:
         sent = {_METADATA: representation.metadata, _CONCAT: representation.concat}
         headers.update({name: value for name, value in sent.items() if value is not None})
         return web.Response(status=200, headers=headers)
-
-    async def _describe(self, request: web.Request) -> web.Response:
-        return description(self._named(request))
-
-    async def _remove(self, request: web.Request) -> web.Response:
-        upload = self._named(request)
-        await self._uploads.remove(upload.id, upload.owner)
-        return web.Response(status=204)
-
-    def _named(self, request: web.Request) -> Upload:
-        """The upload that the path names. Raises what ``Uploads.find`` raises."""
-        return self._uploads.find(request.match_info["id"], self._intake.access.who(request), "tus")
 
     def _find(self, identity: str, who: str | None) -> Upload:
         """An upload that has not been refused. Raises ``NotFound`` or ``Gone``."""
