@@ -344,6 +344,72 @@ def test_a_refusal_reaches_the_user_while_the_file_is_still_being_sent(page, fil
     shown.until_state("The upload is too large")
 
 
+MANY = "You have made as many uploads as are allowed."
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_a_limit_is_shown_with_the_time_of_the_next_try(page, files, resumable):
+    shown = page(rate_limit="1/1h", resumable=resumable)
+    shown.choose(files("a.txt"))
+    shown.until_state("Stored")
+    shown.choose(files("b.txt"))
+    _, refused = shown.until_state("Stored", "Too many uploads")
+    assert re.fullmatch(rf"{MANY} Try again at \d\d:\d\d( on \d+ \w+)?\.", refused["detail"])
+    assert shown.is_seen(".upload:last-child .again")
+
+
+def test_a_short_wait_is_told_in_seconds(page, files):
+    shown = page(rate_limit="1/1m", resumable=False)
+    shown.choose(files("a.txt"))
+    shown.until_state("Stored")
+    shown.choose(files("b.txt"))
+    _, refused = shown.until_state("Stored", "Too many uploads")
+    assert re.fullmatch(rf"{MANY} Try again in \d+ s\.", refused["detail"])
+
+
+def test_a_limit_is_shown_while_a_resumable_upload_waits_for_it(page, files):
+    shown = page(rate_limit="1/10s")
+    shown.choose(files("a.txt"))
+    shown.until_state("Stored")
+    shown.choose(files("b.txt"))
+    shown.until(lambda: shown.uploads()[1]["state"].startswith(f"Too many uploads. {MANY} Trying again in "))
+    shown.until_state("Stored", "Stored")
+
+
+def test_a_used_quota_is_shown_with_its_limit(page, files):
+    shown = page(upload_quota="150KB")
+    shown.choose(files("a.txt"))
+    shown.until_state("Stored")
+    shown.choose(files("b.txt"))
+    _, refused = shown.until_state("Stored", "The quota of the day is used up")
+    assert re.fullmatch(r"You may upload 150000 bytes in a day\. Try again (at|in) .+\.", refused["detail"])
+
+
+def test_a_refused_fetch_is_shown_with_the_time_of_the_next_try(page, peer):
+    shown = page(rate_limit="1/1h")
+    peer.gate.set()
+    shown.fetch(peer.source)
+    shown.until_state("Stored")
+    shown.fetch(peer.source)
+    _, refused = shown.until_state("Stored", "Too many uploads")
+    assert refused["detail"].startswith(f"{MANY} Try again at ")
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, 0), ("", 0), ("soon", 0), ("-1", 0), ("0", 0), ("40", 40), ("Thu, 01 Jan 1970 00:00:00 GMT", 0)],
+)
+def test_retry_after_is_read_as_seconds(page, value, seconds):
+    read = "return import('/assets/words.js').then((words) => words.secondsOf(arguments[0]))"
+    assert page().run(read, value) == seconds
+
+
+@pytest.mark.parametrize("value", ["9" * 40, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_very_long_wait_is_told_too(page, value):
+    tell = "return import('/assets/words.js').then(({secondsOf, tryAgain}) => tryAgain(secondsOf(arguments[0])))"
+    assert re.fullmatch(r"Try again at \d\d:\d\d on \d+ \w+\.", page().run(tell, value))
+
+
 def test_names_are_text_and_nothing_else(page, files):
     shown = page()
     shown.choose(files("<img src=x onerror=alert(1)> ünï 日本.txt", b"content"))

@@ -1,7 +1,7 @@
 // One upload in the list: its name, progress and result.
 
 import { shown } from "./verdict.js";
-import { left, share } from "./words.js";
+import { left, share, tryAgain } from "./words.js";
 
 const template = document.querySelector("template#upload");
 const status = document.querySelector("#status");
@@ -52,7 +52,8 @@ export class Entry {
     return verdict;
   }
 
-  end({ kind, title, detail = "", answer = null }) {
+  end({ kind, title, detail: reason = "", wait = 0, answer = null }) {
+    const detail = [reason, tryAgain(wait)].filter(Boolean).join(" ");
     const hadFocus = this.#find(".cancel") === document.activeElement;
     this.#show(kind, title);
     this.#find(".detail").textContent = detail;

@@ -1,6 +1,6 @@
 // Have the relay fetch a URL: make a job and follow its events. EventSource cannot send a token, so fetch reads them.
 
-import { BROKEN, verdictOf, verdictOfJob } from "./verdict.js";
+import { BROKEN, answerOf, verdictOf, verdictOfJob } from "./verdict.js";
 
 const TRIES = 5;
 
@@ -63,12 +63,4 @@ async function* events(stream) {
       if (fields.data) yield fields;
     }
   }
-}
-
-async function answerOf(response) {
-  return {
-    status: response.status,
-    type: response.headers.get("Content-Type") ?? "",
-    body: await response.text(),
-  };
 }

@@ -6,7 +6,8 @@
 // GET uploads/ID      meanwhile: how many bytes the relay has; later: how the upload ended
 
 import { newBoundary, withRecord } from "./unfinished.js";
-import { BROKEN, CANCELLED, CANCELLED_LATE, LOST, UNREADABLE, verdictOf, verdictOfJob } from "./verdict.js";
+import { BROKEN, CANCELLED, CANCELLED_LATE, LOST, UNREADABLE, answerOf, verdictOf, verdictOfJob } from "./verdict.js";
+import { secondsOf } from "./words.js";
 
 const LONGEST_PAUSE = 30; // seconds
 const PATIENCE = 600; // seconds of pauses without progress
@@ -85,7 +86,7 @@ class Upload {
         if (this.#acknowledged > most) pauses = growing();
         most = Math.max(most, this.#acknowledged);
         const { value, done } = pauses.next();
-        if (done) return error.verdict;
+        if (done || error.least > PATIENCE) return error.verdict;
         await this.#pause(error.message, Math.max(value, error.least));
         if (this.#signal.aborted) return this.#cancelled();
       }
@@ -256,9 +257,14 @@ async function throwIfTransient(response, statuses) {
 
 function throwIfTransientAnswer({ status, headers }, verdict, statuses) {
   if (status < 500 && !statuses.includes(status)) return;
-  const least = Math.min(Number(headers.get("Retry-After")) || 0, PATIENCE);
-  const reason = AFTER_A_LOST_CONNECTION.includes(status) ? "Connection lost" : verdict.title.replace(/\.$/, "");
-  throw new Interrupted(`${reason}.`, { verdict, least });
+  const reason = AFTER_A_LOST_CONNECTION.includes(status) ? "Connection lost." : reasonOf(verdict);
+  throw new Interrupted(reason, { verdict, least: secondsOf(headers.get("Retry-After")) });
+}
+
+/** The title of a verdict, and the detail if it says which limit was met. */
+function reasonOf({ title, detail, answer, wait }) {
+  const sentence = `${title.replace(/\.$/, "")}.`;
+  return wait && !answer && detail ? `${sentence} ${detail}` : sentence;
 }
 
 async function isReadable(file) {
@@ -271,11 +277,3 @@ async function isReadable(file) {
 }
 
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-
-async function answerOf(response) {
-  return {
-    status: response.status,
-    type: response.headers.get("Content-Type") ?? "",
-    body: await response.text(),
-  };
-}

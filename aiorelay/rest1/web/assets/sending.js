@@ -33,6 +33,7 @@ function answerOf(request) {
   return {
     status: request.status,
     type: request.getResponseHeader("Content-Type") ?? "",
+    retryAfter: request.getResponseHeader("Retry-After"),
     body: request.responseText,
   };
 }

@@ -1,16 +1,36 @@
 // The result of an upload, from an HTTP answer or a job.
 //
-// answer     {status, type, body, binary, truncated}: the HTTP answer
-// verdict    {kind, title, detail, answer}: kind is stored, refused, failed, cancelled or token
+// answer     {status, type, retryAfter, body, binary, truncated}: the HTTP answer
+// verdict    {kind, title, detail, wait, answer}: kind is stored, refused, failed, cancelled or token; wait is in how
+//            many seconds another try may succeed, 0 if that is not known
+
+import { secondsOf } from "./words.js";
+
+const LIMIT_MET = [429, 503];
+
+/** The answer that a response of fetch has. */
+export async function answerOf(response) {
+  return {
+    status: response.status,
+    type: response.headers.get("Content-Type") ?? "",
+    retryAfter: response.headers.get("Retry-After"),
+    body: await response.text(),
+  };
+}
 
 /** The verdict of an answer. The relay refuses with a problem (RFC 9457); other answers are the upload API's. */
 export function verdictOf(answer) {
   const problem = problemIn(answer);
-  if (problem) return { kind: kindOf(answer.status), ...problem };
+  const wait = LIMIT_MET.includes(answer.status) ? secondsOf(answer.retryAfter) : 0;
+  if (problem) {
+    // The page says the time itself, in the time zone of the user.
+    const detail = wait ? problem.detail.replace(/ ?Try again [^.]*\.$/, "") : problem.detail;
+    return { kind: kindOf(answer.status), title: problem.title, detail, wait };
+  }
   if (answer.status >= 200 && answer.status < 300) return { kind: "stored", title: "Stored", answer };
   const kind = kindOf(answer.status);
   const detail = kind === "token" ? "" : "The file may not have been stored.";
-  return { kind, title: `The upload API answered ${answer.status}`, detail, answer };
+  return { kind, title: `The upload API answered ${answer.status}`, detail, wait, answer };
 }
 
 /** The verdict of a job that has ended. */
