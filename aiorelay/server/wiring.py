@@ -24,7 +24,7 @@ from aiorelay.checks.size import max_size
 from aiorelay.errors import StartupError
 from aiorelay.http.authentication import Access, LoopbackOrToken, TokenAuthentication, TokenVerifier
 from aiorelay.http.credentials import TokenField
-from aiorelay.http.cross_origin import SitePolicy
+from aiorelay.http.cross_origin import ANY_ORIGIN, SitePolicy
 from aiorelay.http.json_web_keys import FileKeys, KeySource, UrlKeys
 from aiorelay.http.json_web_tokens import JwtRules, JwtVerifier, check_installed
 from aiorelay.http.own_hosts import OwnHosts
@@ -182,13 +182,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         routes = Routes(intake, [await _routed(each, settings, relays, sources) for each in settings.route])
         jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
         stack.push_async_callback(shared.drain.requests, jobs.tasks)
-        pages = Pages(
-            settings.field,
-            upload=settings.page and relay is not None,
-            wants_token=shared.tokens is not None,
-            resumable=settings.resumable,
-            token_header=settings.token_header,
-        )
+        pages = _pages(settings, upload=relay is not None)
         resumable = None
         if settings.resumable and relay is not None:
             resumable = await _resumable(shared, stack, intake, forms, relay, jobs)
@@ -200,6 +194,17 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         await stack.enter_async_context(serving(app, sockets, context, shared.drain, connections))
         stack.callback(rest1.drain)
         yield
+
+
+def _pages(settings: Settings, *, upload: bool) -> Pages:
+    return Pages(
+        settings.field,
+        upload=settings.page and upload,
+        wants_token=settings.wants_token,
+        resumable=settings.resumable,
+        token_header=settings.token_header,
+        embedded_by=[origin for origin in settings.allow_origin if origin != ANY_ORIGIN],
+    )
 
 
 async def _routed(route: Route, settings: Settings, relays: Relays, sources: Sources) -> RoutedUploads:

@@ -6,7 +6,7 @@ GET /assets/…    style sheets, scripts and images of both pages
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
@@ -21,6 +21,7 @@ _OF_BOTH = ("icon.svg",)
 _OF_UPLOAD = (
     "page.css",
     "page.js",
+    "embedding.js",
     "entry.js",
     "sending.js",
     "resuming.js",
@@ -31,7 +32,7 @@ _OF_UPLOAD = (
 )
 _OF_DOCS = ("docs.js", "swagger-ui/swagger-ui.css", "swagger-ui/swagger-ui-bundle.js")
 
-# CSP Level 3: no other origins, no inline code, no framing.
+# CSP Level 3: no other origins, no inline code, no framing (but of the upload page, see ``Pages``).
 _POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
@@ -56,7 +57,7 @@ class Pages:
 
     ``field`` is the form field of files. ``upload`` adds the upload page. With ``wants_token`` the page asks for a
     token before the first upload, and sends it in ``token_header``. With ``resumable`` it continues interrupted
-    uploads.
+    uploads. Pages of the origins in ``embedded_by`` may show it in a frame, and give it a token.
     """
 
     def __init__(
@@ -67,19 +68,22 @@ class Pages:
         wants_token: bool,
         resumable: bool,
         token_header: str = hdrs.AUTHORIZATION,
+        embedded_by: Sequence[str] = (),
     ) -> None:
         self._field = field
         self._upload = upload
         self._wants_token = wants_token
         self._resumable = resumable
         self._token_header = token_header
+        self._embedded_by = " ".join(embedded_by)
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         assets = [*_OF_BOTH, *_OF_DOCS]
         router.add_get("/docs", _served(_asset("docs.html"), "html", _DOCS_POLICY))
         if self._upload:
             assets += _OF_UPLOAD
-            router.add_get("/", _served(self._upload_page(), "html", _POLICY))
+            policy = _POLICY | {"frame-ancestors": self._embedded_by or "'none'"}
+            router.add_get("/", _served(self._upload_page(), "html", policy))
         for name in assets:
             router.add_get(f"/assets/{name}", _served(_asset(name), name.rpartition(".")[2], _POLICY))
 
@@ -90,6 +94,7 @@ class Pages:
             token="wanted" if self._wants_token else "",
             resumable="on" if self._resumable else "",
             token_header=escape(self._token_header),
+            embedded_by=escape(self._embedded_by),
         ).encode()
 
 

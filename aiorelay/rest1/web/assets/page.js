@@ -1,5 +1,6 @@
 // The upload page: each file that is chosen, dropped or pasted, and each URL, becomes an upload in the list.
 
+import { announce, onToken } from "./embedding.js";
 import { Entry } from "./entry.js";
 import { ingest } from "./ingesting.js";
 import { send } from "./sending.js";
@@ -65,6 +66,8 @@ function addAddress(url) {
 
 const held = [];
 let token = remembered();
+let isGiven = false; // whether the application that embeds the page gives tokens
+let refused = null; // the last token that was not valid
 let isTokenWanted = Boolean(document.body.dataset.token);
 
 const isTokenMissing = () => isTokenWanted && !token;
@@ -84,7 +87,12 @@ function askForToken(verdict) {
   const hadToken = Boolean(token);
   if (verdict) {
     isTokenWanted = true;
+    refused = token;
     remember("");
+  }
+  if (isGiven) {
+    if (verdict) announce();
+    return;
   }
   const isNews = $("#token").hidden || verdict;
   $("#token").hidden = false;
@@ -117,11 +125,30 @@ $("#token").addEventListener("submit", (event) => {
   event.target.reset();
   $("#token-value").removeAttribute("aria-invalid");
   $("#token").hidden = true;
-  (list.childElementCount ? $("#uploads-title") : input).focus();
+  focusOnUploads();
+  release();
+});
+
+function focusOnUploads() {
+  (entries.size ? $("#uploads-title") : input).focus();
+}
+
+/** Send what was held for a token. */
+function release() {
   for (const entry of held.splice(0)) {
     if (!entry.ended) entry.wait();
     queue(entry);
   }
+}
+
+onToken((value) => {
+  if (value === refused) return; // the application may answer with the same one for ever
+  isGiven = true;
+  token = value; // in memory only
+  const hadFocus = $("#token").contains(document.activeElement);
+  $("#token").hidden = true;
+  if (hadFocus) focusOnUploads();
+  release();
 });
 
 // -- input
@@ -144,7 +171,7 @@ $("#clear").addEventListener("click", () => {
     entry.element.remove();
   }
   tidy();
-  (entries.size ? $("#uploads-title") : input).focus();
+  focusOnUploads();
 });
 
 addEventListener("paste", ({ clipboardData }) => addFiles(clipboardData?.files ?? []));
@@ -179,3 +206,4 @@ addEventListener("beforeunload", (event) => {
 
 $("#link").hidden = false;
 $("#token").hidden = !isTokenMissing();
+announce();
