@@ -71,7 +71,7 @@ def behind_the_relay(reader):
     """The directory of the reader's API, behind a relay with the flags that ``probe`` reports."""
     reader.own_api()
     (advice,) = re.findall(r"^serve (.*)$", reader.run(reader.block("probe") + " --no-patience"), re.MULTILINE)
-    command = reader.block("--only rest1")
+    command = reader.block("--only rest1", "--upstream")
     assert reader.with_free_ports(command) == f"scripts/run --only rest1 {advice}"
     reader.serve(command)
     for uploaded in reader.kept.glob("aiorelay-probe-*"):
