@@ -11,7 +11,7 @@ import pytest
 from peers import eventually
 from unfinished_uploads import CONTENT, MIB, append, content_of, created, modes, open_files, opened, suffixes
 
-from aiorelay.errors import Gone, NotFound, OffsetMismatch, StorageFull, Superseded
+from aiorelay.errors import Gone, NotFound, OffsetMismatch, StartupError, StorageFull, Superseded
 from aiorelay.rest1.resumable.store import Uploads
 
 
@@ -376,3 +376,30 @@ async def test_record_that_is_none_is_not_found(uploads: Uploads, directory: Pat
     (directory / f"{upload.id}.json").write_text(record)
     with pytest.raises(NotFound):
         uploads.find(upload.id, "me")
+
+
+async def test_directory_that_cannot_be_made_is_a_startup_error(directory: Path) -> None:
+    directory.parent.write_bytes(b"")
+    with pytest.raises(StartupError, match=r"cannot keep unfinished uploads in .*; choose another place"):
+        async with opened(directory, fsync=False):
+            pytest.fail("The store was opened.")
+
+
+async def test_bytes_of_a_removed_upload_are_gone(uploads: Uploads) -> None:
+    upload = await created(uploads)
+    await append(uploads, upload, b"content")
+    await uploads.remove(upload.id, "me")
+    with pytest.raises(Gone):
+        await content_of(uploads, upload)
+
+
+async def test_upload_that_cannot_be_swept_does_not_prevent_the_start(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(directory, fsync=False) as uploads:
+        upload = await created(uploads)
+    record = directory / f"{upload.id}.json"
+    record.unlink()
+    record.mkdir()  # no file, so that reading it fails
+    async with opened(directory, fsync=False):
+        assert "cannot sweep an unfinished upload (Is a directory)" in caplog.messages
