@@ -12,7 +12,6 @@ from json_web_tokens import AUDIENCE, ISSUER, Issuer, Key, key_set
 from peers import PATIENCE, ask, form, json_request, part, request
 from processes import FREE_PORTS, started
 from programs import NODE_MODULES, missing, program
-from test_clients import HERE
 
 FORM = form(part("somefile", "content", "a.txt"))
 
@@ -46,7 +45,7 @@ async def provider(algorithm: str):
         missing("The packages of tests/node are not installed.")
     process = await asyncio.create_subprocess_exec(
         program("node"),
-        HERE / "node" / "identity_provider.mjs",
+        NODE_MODULES.parent / "identity_provider.mjs",
         AUDIENCE,
         algorithm,
         stdout=asyncio.subprocess.PIPE,

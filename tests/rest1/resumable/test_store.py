@@ -14,6 +14,8 @@ from unfinished_uploads import CONTENT, MIB, append, content_of, created, modes,
 from aiorelay.errors import Gone, NotFound, OffsetMismatch, StartupError, StorageFull, Superseded
 from aiorelay.rest1.resumable.store import Uploads
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:

@@ -17,7 +17,7 @@ from selenium.common.exceptions import NoAlertPresentException, UnexpectedAlertP
 from selenium.webdriver.common.keys import Keys
 from send_program import answer_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.needs("chromium", "chromedriver")]
+pytestmark = pytest.mark.needs("chromium", "chromedriver")
 
 MB = 10**6
 SIZE = 256 * MB

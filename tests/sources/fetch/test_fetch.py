@@ -33,6 +33,8 @@ from aiorelay.sources.fetch.dial import is_local
 from aiorelay.sources.fetch.naming import filename, media_type
 from aiorelay.sources.fetch.ranges import StrongValidator, continuation, strong_validator
 
+pytestmark = pytest.mark.slow
+
 LOOPBACK = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
 TAG = 'ETag: "v1"'
 DATA = hashlib.shake_128(b"a file").digest(1_000_000)
