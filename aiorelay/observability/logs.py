@@ -19,7 +19,17 @@ from multidict import MultiMapping
 
 from aiorelay.errors import Problem, UpstreamProblem
 
-__all__ = ["REQUEST_ID", "ServerLog", "Stopwatch", "UploadRecord", "configure", "log", "request_id", "set_request_id"]
+__all__ = [
+    "REQUEST_ID",
+    "ServerLog",
+    "Stopwatch",
+    "UploadRecord",
+    "configure",
+    "ignore_writes_to_broken_connections",
+    "log",
+    "request_id",
+    "set_request_id",
+]
 
 REQUEST_ID = "X-Request-ID"
 _WORDS = re.compile(r"(?:\s*[\w().,;-]+(?![\w'\"]))*")
@@ -53,6 +63,12 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     spans = logging.getLogger("opentelemetry")
     spans.handlers = [_ForwardToLog()]
     spans.propagate = False
+    ignore_writes_to_broken_connections()
+
+
+def ignore_writes_to_broken_connections() -> None:
+    """Silence the warning that asyncio logs for them: the writer gets an exception as well."""
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 class Stopwatch:

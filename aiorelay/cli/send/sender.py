@@ -31,6 +31,7 @@ from aiorelay.cli.send.resumable import NotResumableError, ResumableUploads, Upl
 from aiorelay.cli.send.unfinished import Record, key_of, record
 from aiorelay.errors import Problem
 from aiorelay.multipart.framing import FramedBody, frame
+from aiorelay.observability.logs import ignore_writes_to_broken_connections
 
 __all__ = ["SendOptions", "send"]
 
@@ -68,6 +69,7 @@ def send(
     ``progress`` shows progress bars on standard error. Return whether all sources were stored. Raises StartupError if a
     CA file cannot be used.
     """
+    ignore_writes_to_broken_connections()
     return asyncio.run(_send(options, sources, report, progress=progress))
 
 
