@@ -15,12 +15,17 @@ from aiorelay.concurrency.timeouts import MinimumRate, Watchdog
 from aiorelay.errors import ClientGone, TooSlow, Truncated, WrongContentType
 from aiorelay.http.interim import send_interim_response
 
-__all__ = ["BodyTimeouts", "RequestBody"]
+__all__ = ["BodyTimeouts", "RequestBody", "body_length"]
 
 
 # After so many seconds of silence, at most, the framing is looked at.
 _LOOK = 0.5
 _BROKEN = "The body's chunked framing is broken."
+
+
+def body_length(request: web.BaseRequest) -> int | None:
+    """The length of a request's body in bytes, 0 if it has none, or None if it is chunked."""
+    return request.content_length if request.can_read_body else 0
 
 
 class BodyTimeouts:
@@ -52,8 +57,8 @@ class RequestBody:
 
     @property
     def length(self) -> int | None:
-        """The Content-Length in bytes, or None if the body is chunked."""
-        return self._request.content_length if self._request.can_read_body else 0
+        """See ``body_length``."""
+        return body_length(self._request)
 
     async def read(self) -> bytes:
         """The next block, or ``b""`` at the end.

@@ -16,7 +16,7 @@ from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.resumable.appending import Appending
 from aiorelay.rest1.resumable.completion import Completion, Outcome, Submission
 from aiorelay.rest1.resumable.files import Upload
-from aiorelay.rest1.resumable.outcomes import stored_outcome
+from aiorelay.rest1.resumable.outcomes import raise_if_refused, stored_outcome
 from aiorelay.rest1.resumable.representation import Representation
 from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import SizeLimits
@@ -140,6 +140,5 @@ class Concatenation:
         if into is None:
             raise Gone("A part of the upload was removed. Begin a new upload.")
         final = self._uploads.find(into, who)
-        if not (final.outcome or {}).get("stored"):
-            raise Gone("The upload was refused, as GET tells. Begin a new upload.")
+        raise_if_refused(final)
         return final

@@ -27,6 +27,7 @@ from aiorelay.errors import (
 )
 from aiorelay.http.interim import send_interim_response
 from aiorelay.http.middleware import defer_100_continue
+from aiorelay.http.request_body import body_length
 from aiorelay.observability.logs import UploadRecord
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job
@@ -43,11 +44,11 @@ from aiorelay.rest1.resumable.draft_fields import (
     render_limits,
 )
 from aiorelay.rest1.resumable.files import Upload
-from aiorelay.rest1.resumable.outcomes import absolute_url, outcome_response, stored_outcome
+from aiorelay.rest1.resumable.outcomes import absolute_url, outcome_response, raise_if_refused, stored_outcome
 from aiorelay.rest1.resumable.representation import Representation
 from aiorelay.rest1.resumable.resources import UploadResources
 from aiorelay.rest1.resumable.store import Uploads
-from aiorelay.rest1.resumable.transfers import Transfer, Transfers
+from aiorelay.rest1.resumable.transfers import Transfer, Transfers, append_offset
 from aiorelay.rest1.upload_request import FORM, UploadRequest
 
 __all__ = ["DraftRoutes", "is_creation"]
@@ -100,7 +101,7 @@ class DraftRoutes:
                 upload_length=parse_size(request.headers.get(_LENGTH)),
                 complete=last,
                 offset=0,
-                content_length=_content_length(request),
+                content_length=body_length(request),
             )
             limits = self._limits(representation)
             try:
@@ -138,9 +139,9 @@ class DraftRoutes:
                 upload_length=parse_size(request.headers.get(_LENGTH)),
                 complete=last,
                 offset=offset,
-                content_length=_content_length(request),
+                content_length=body_length(request),
             )
-            where = _where(upload, offset, request)
+            where = append_offset(upload, offset, body_length(request))
             transfer = self._transfer(request, asked, record, upload, where, last=last, status=204, length=length)
             resource = {_LIMIT: self._limits(Representation.from_json(upload.request), upload)}
             try:
@@ -153,7 +154,7 @@ class DraftRoutes:
     async def _tell(self, request: web.Request) -> web.Response:
         found = self._resources.named(request)
         upload = await self._uploads.interrupt(found.id, found.owner)
-        _refuse_unless_stored(upload)
+        raise_if_refused(upload)
         headers = {
             _OFFSET: str(upload.offset),
             _COMPLETE: render_complete(upload.ended is not None),
@@ -172,7 +173,7 @@ class DraftRoutes:
 
     def _find(self, identity: str, asked: UploadRequest) -> Upload:
         upload = self._uploads.find(identity, asked.who, "http")
-        _refuse_unless_stored(upload)
+        raise_if_refused(upload)
         return upload
 
     def _transfer(
@@ -271,21 +272,6 @@ def _representation(asked: UploadRequest) -> Representation:
     return Representation.of(asked, kind="raw" if is_raw else "form")
 
 
-def _content_length(request: web.Request) -> int | None:
-    return request.content_length if request.can_read_body else 0
-
-
-def _where(upload: Upload, offset: int, request: web.Request) -> int | None:
-    """Where to append: None at the end of a complete upload, to deliver it without more content."""
-    at_the_end = upload.complete and offset == upload.size and _content_length(request) == 0
-    return None if at_the_end else offset
-
-
-def _refuse_unless_stored(upload: Upload) -> None:
-    if upload.ended is not None and not (upload.outcome or {}).get("stored"):
-        raise Gone("The upload was refused, as GET tells. Begin a new upload.")
-
-
 def _repeated(upload: Upload, record: UploadRecord) -> web.Response:
     """The upload API's answer to an upload that is stored, for a request that has missed it."""
     headers = {_COMPLETE: render_complete(complete=True), _OFFSET: str(upload.size)}
@@ -296,10 +282,10 @@ def _repeated(upload: Upload, record: UploadRecord) -> web.Response:
 
 def _completed(upload: Upload, request: web.Request, offset: int, record: UploadRecord) -> web.Response:
     """The answer to an append to an upload that is stored. Its last byte may be sent again: HEAD asked for it."""
-    if offset == upload.size - 1 and _content_length(request) in {1, None}:
+    if offset == upload.size - 1 and body_length(request) in {1, None}:
         return _repeated(upload, record)
     if offset != upload.size:  # a browser that repeats an append by itself must not take this for a refusal
         raise OffsetMismatch("The upload is complete, as GET tells.", offset=upload.size, provided=offset)
-    if _content_length(request) != 0:
+    if body_length(request) != 0:
         raise InconsistentLength("The upload is complete, and this content goes beyond its length.")
     raise CompletedUpload("The upload is complete already, as GET tells.")

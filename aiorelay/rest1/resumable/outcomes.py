@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
+from aiorelay.errors import Gone
 from aiorelay.http.problem_details import problem_response
 from aiorelay.observability.logs import request_id
 from aiorelay.rest1.answers import SerializedAnswer
@@ -15,7 +16,7 @@ from aiorelay.rest1.resumable.completion import Outcome
 from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.upload_request import UploadRequest
 
-__all__ = ["absolute_url", "description", "http_date", "outcome_response", "stored_outcome"]
+__all__ = ["absolute_url", "description", "http_date", "outcome_response", "raise_if_refused", "stored_outcome"]
 
 # RFC 3986, section 3.3: segments of a path.
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,;=:@%]+)*")
@@ -36,6 +37,13 @@ def answer_response(answer: Mapping[str, Any]) -> web.Response:
     body = answer["body"].encode() if answer["body_encoding"] == "utf-8" else base64.b64decode(answer["body"])
     pairs = [(name, value) for name, value in answer["headers"] if name.lower() != "content-length"]
     return SerializedAnswer(answer["status"], pairs, body)
+
+
+def raise_if_refused(upload: Upload) -> None:
+    """Raise ``Gone`` for an upload that has ended, but is neither stored nor part of one that is."""
+    outcome = upload.outcome or {}
+    if upload.ended is not None and not (outcome.get("stored") or outcome.get("into")):
+        raise Gone("The upload was refused, as GET tells. Begin a new upload.")
 
 
 def stored_outcome(upload: Upload) -> Outcome:

@@ -21,7 +21,7 @@ from aiorelay.rest1.resumable.representation import Representation
 from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.upload_request import UploadRequest
 
-__all__ = ["SizeLimits", "Transfer", "Transfers"]
+__all__ = ["SizeLimits", "Transfer", "Transfers", "append_offset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,12 @@ class Transfer:
     last: bool
     status: int
     on_written: Callable[[Appending], Awaitable[None]] = lambda _appending: _nothing()
+
+
+def append_offset(upload: Upload, offset: int, content_length: int | None) -> int | None:
+    """Where to append: None at the end of a complete upload, to deliver it without more content."""
+    at_the_end = upload.complete and offset == upload.size and content_length == 0
+    return None if at_the_end else offset
 
 
 class Transfers:

@@ -31,6 +31,7 @@ from aiorelay.errors import (
     WrongContentType,
 )
 from aiorelay.http.middleware import defer_100_continue
+from aiorelay.http.request_body import body_length
 from aiorelay.observability.logs import UploadRecord
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job
@@ -38,11 +39,11 @@ from aiorelay.rest1.jobs.routes import started_job_response
 from aiorelay.rest1.resumable.completion import Outcome
 from aiorelay.rest1.resumable.concatenation import Concatenation
 from aiorelay.rest1.resumable.files import Upload
-from aiorelay.rest1.resumable.outcomes import absolute_url
+from aiorelay.rest1.resumable.outcomes import absolute_url, raise_if_refused
 from aiorelay.rest1.resumable.representation import Representation
 from aiorelay.rest1.resumable.resources import UploadResources
 from aiorelay.rest1.resumable.store import Uploads
-from aiorelay.rest1.resumable.transfers import Transfer, Transfers
+from aiorelay.rest1.resumable.transfers import Transfer, Transfers, append_offset
 from aiorelay.rest1.resumable.tus_answers import OFFSET, concatenated, expires, refused, repeated, stored
 from aiorelay.rest1.resumable.tus_fields import (
     CHECKSUM_ALGORITHMS,
@@ -148,7 +149,7 @@ class TusRoutes:
             deferred = request.headers.get(_DEFERRED)
             length = parse_creation_length(request.headers.get(_LENGTH), deferred)
             self._transfers.limits.check(representation, length)
-            content_length = request.content_length if request.can_read_body else 0
+            content_length = body_length(request)
             if content_length != 0 and asked.media_type != _CONTENT:
                 raise WrongContentType(f"The content of an upload is {_CONTENT}.")
             checks = self._checks(request)
@@ -210,9 +211,7 @@ class TusRoutes:
     def _find(self, identity: str, who: str | None) -> Upload:
         """An upload that has not been refused. Raises ``NotFound`` or ``Gone``."""
         upload = self._uploads.find(identity, who, "tus")
-        outcome = upload.outcome or {}
-        if upload.ended is not None and not (outcome.get("stored") or outcome.get("into")):
-            raise Gone("The upload was refused, as GET tells. Begin a new upload.")
+        raise_if_refused(upload)
         return upload
 
     def _transfer(
@@ -229,18 +228,17 @@ class TusRoutes:
         if upload.length is not None and length not in {None, upload.length}:
             raise InconsistentLength(f"The length of the upload is {upload.length} bytes.")
         length = upload.length if length is None else length
-        content_length = request.content_length if request.can_read_body else 0
+        content_length = body_length(request)
         end = None if content_length is None else offset + content_length
         if length is not None and max(offset, end or 0) > length:
             if offset not in {upload.offset, upload.size}:
                 detail = f"The upload goes on at offset {upload.offset}."
                 raise OffsetMismatch(detail, offset=upload.offset, provided=offset)
             raise TooLarge(f"The content goes beyond the length of the upload, which is {length} bytes.")
-        at_the_end = upload.complete and offset == upload.size and content_length == 0
         return Transfer(
             request=request,
             id=upload.id,
-            offset=None if at_the_end else offset,
+            offset=append_offset(upload, offset, content_length),
             asked=asked,
             record=record,
             length=length,
