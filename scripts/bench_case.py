@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["CPU", "MIB", "RATE", "RSS", "BenchError", "Case", "Goal", "Load", "Work", "foreign_cpu"]
+__all__ = ["CPU", "MIB", "RATE", "RSS", "BenchError", "Case", "Goal", "Load", "Work", "foreign_cpu", "middle"]
 
 MIB = 2**20
 
@@ -33,10 +33,13 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Goal:
-    """A limit for a ``value`` derived from a ``figure``. ``says`` is its unit, or what it is a ratio to."""
+    """A limit for the median of the ``values`` of the rounds, which are derived from a ``figure``.
+
+    ``says`` is the unit of the values, or what they are ratios to.
+    """
 
     figure: str
-    value: Callable[[], float]
+    values: Callable[[], list[float]]
     limit: float
     says: str
     at_most: bool = False
@@ -44,7 +47,13 @@ class Goal:
     @property
     def reached(self) -> bool:
         """Whether the limit is met. A figure that was not measured does not meet it."""
-        return self.value() <= self.limit if self.at_most else self.value() >= self.limit
+        median = middle(self.values())
+        return median <= self.limit if self.at_most else median >= self.limit
+
+
+def middle(values: list[float]) -> float:
+    """Return the median, NaN if there are no values."""
+    return statistics.median(values) if values else math.nan
 
 
 @dataclass
@@ -69,16 +78,26 @@ class Case:
 
     def __getitem__(self, figure: str) -> float:
         """The median of a figure, NaN if it was not measured."""
-        return statistics.median(self.figures[figure]) if figure in self.figures else math.nan
+        return middle(self.figures[figure]) if figure in self.figures else math.nan
+
+    def ratios(self, figure: str, other: "Case") -> list[float]:
+        """Return the ratio of a figure to that of another case in each round."""
+        pairs = zip(self.figures.get(figure, ()), other.figures.get(figure, ()), strict=False)
+        return [ours / theirs for ours, theirs in pairs]
+
+    def forget_last(self) -> None:
+        """Forget the figures of the last round."""
+        for values in self.figures.values():
+            values.pop()
 
     def hold(self, figure: str, at_most: float, unit: str) -> None:
         """Set an upper limit for a figure."""
-        self.goals.append(Goal(figure, lambda: self[figure], at_most, unit, at_most=True))
+        self.goals.append(Goal(figure, lambda: self.figures.get(figure, []), at_most, unit, at_most=True))
 
     def compare(self, figure: str, limit: float, other: "Case", *, at_most: bool = False) -> None:
         """Set a limit for the ratio of a figure to that of another case."""
         says = f"x that of {other.name}"
-        self.goals.append(Goal(figure, lambda: self[figure] / other[figure], limit, says, at_most))
+        self.goals.append(Goal(figure, lambda: self.ratios(figure, other), limit, says, at_most))
 
     def measure(self) -> None:
         """Do the work once and record the figures."""
@@ -124,6 +143,16 @@ class Work:
     cases: list[Case]
     against: Case | None = None
     rounds: int | None = None
+
+    @property
+    def measured(self) -> list[Case]:
+        """The cases that can be measured here."""
+        return [case for case in self.cases if not case.absent]
+
+    def forget_last(self) -> None:
+        """Forget the figures of the last round."""
+        for case in self.measured:
+            case.forget_last()
 
 
 def _trees(roots: tuple[int, ...]) -> Iterator[int]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from bench_case import Case, Goal, Work
+from bench_case import Case, Goal, Work, middle
 
 __all__ = ["plot", "report"]
 
@@ -32,15 +32,22 @@ def _table(work: Work) -> Iterator[str]:
     for case in work.cases:
         cells = [_number(case[figure]) for figure in figures]
         if work.against:
-            cells.append(_number(case[work.figure] / work.against[work.figure]))
+            cells.append(_spread(case.ratios(work.figure, work.against)))
         name = f"{case.name} (not measured: {case.absent})" if case.absent else case.name
         yield f"| {' | '.join([name, *cells])} |"
 
 
 def _goal(case: Case, goal: Goal) -> str:
     bound = f"{'at most' if goal.at_most else 'at least'} {goal.limit:g} {goal.says}"
-    reached = f"{goal.value():.2f} {'✓' if goal.reached else '✗'}"
+    reached = f"{_spread(goal.values())} {'✓' if goal.reached else '✗'}"
     return f"{goal.figure} | {_number(case[goal.figure])} | {bound} | {reached}"
+
+
+def _spread(values: list[float]) -> str:
+    """Return the median, and the lowest and the highest value."""
+    if len(values) < 2:
+        return _number(middle(values))
+    return f"{middle(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def _number(value: float) -> str:

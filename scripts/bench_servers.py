@@ -31,6 +31,7 @@ _PROXYING = """
         listen 127.0.0.1:{port} ssl;
         location / {{
             proxy_pass {scheme}://storing; proxy_http_version 1.1; proxy_set_header Connection "";
+            proxy_set_header Host $http_host;
             proxy_ssl_session_reuse on; proxy_request_buffering off;
         }}
     }}
@@ -69,9 +70,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def aiorelay(state: Path, store: Path, *flags: str) -> Iterator[tuple[int, dict[str, str]]]:
+def aiorelay(
+    state: Path, store: Path, *flags: str, python: str = sys.executable
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Run a relay without fsync. Yields its process id and its URLs."""
-    command = [sys.executable, "-m", "aiorelay", "--no-fsync", "--log-level=error"]
+    command = [python, "-m", "aiorelay", "--no-fsync", "--log-level=error"]
     if not any(flag.startswith("--rest1-port") for flag in flags):
         command += ["--rest1-port=0", "--rest2-port=0"]
     command += [f"--state-dir={state}", f"--store={store}", *flags]

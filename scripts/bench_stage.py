@@ -2,9 +2,12 @@
 
 import random
 import subprocess
+import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench_case import MIB, BenchError, Case, Load
 from bench_servers import aiorelay, free_port, nginx, proxying
@@ -20,7 +23,8 @@ _NOISE = random.Random(1).randbytes(MIB)  # noqa: S311 - the same in each run
 class Stage:
     """The ``directory`` of a work, and the ``stack`` that stops its servers. All works share ``state``.
 
-    ``size`` is the size of the large file in MiB, and ``seconds`` the duration of a run of wrk.
+    ``size`` is the size of the large file in MiB, and ``seconds`` the duration of a run of wrk. ``pythons`` are the
+    interpreters to compare, by the names of their versions.
     """
 
     directory: Path
@@ -28,6 +32,7 @@ class Stage:
     size: int
     seconds: int
     stack: ExitStack
+    pythons: Mapping[str, str]
 
     @property
     def certificate(self) -> Path:
@@ -61,10 +66,18 @@ class Stage:
             file.write(f"\r\n--{BOUNDARY}--\r\n".encode())
         return path
 
-    def relay(self, name: str, load: Load, mib: float, *flags: str, store: Path | None = None) -> Case:
+    def relay(
+        self,
+        name: str,
+        load: Load,
+        mib: float,
+        *flags: str,
+        store: Path | None = None,
+        python: str = sys.executable,
+    ) -> Case:
         """Start a relay in its own process."""
         store = store or self.folder(name.replace(" ", "-"))
-        process, urls = self.stack.enter_context(aiorelay(self.state, store, *flags))
+        process, urls = self.stack.enter_context(aiorelay(self.state, store, *flags, python=python))
         return Case(name, load, urls["rest1"], (process,), (process,), mib, store)
 
     def rest2_and_nginx(self, load: Load, mib: float, store: Path | None = None) -> tuple[Case, Case]:
@@ -78,6 +91,10 @@ class Stage:
             Case("rest2 alone", load, url, (rest2,), (rest2,), mib, store),
             Case("nginx", load, f"https://127.0.0.1:{port}", (front, rest2), (front,), mib, store),
         )
+
+    def memory(self) -> Path:
+        """Make a directory in memory (tmpfs)."""
+        return Path(self.stack.enter_context(TemporaryDirectory(prefix="aiorelay-bench-", dir="/dev/shm")))
 
     def curl(self, *arguments: str) -> list[str]:
         return ["curl", "-sSf", "-o/dev/null", "-HExpect:", "--cacert", str(self.ca), *arguments]

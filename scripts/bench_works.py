@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from bench_case import CPU, MIB, RATE, RSS, BenchError, Case, Goal, Load, Work
 from bench_servers import aiorelay, clamd, crowd, flask, free_port, nginx, proxying, serving, storing
@@ -26,10 +25,11 @@ def _relay(stage: Stage) -> Work:
     mib = stage.size
     load = stage.upload(stage.sample(mib))
     alone, proxied = stage.rest2_and_nginx(load, mib)
+    alone.hold(CPU, 2.5, "s/GiB")
     alone.compare(RATE, 0.7, dav := _dav(stage))
     ours = stage.relay("relay", load, mib)
     ours.compare(RATE, 1.0, proxied)
-    ours.compare(CPU, 0.9, proxied, at_most=True)
+    ours.compare(CPU, 1.12, proxied, at_most=True)
     ours.compare(RATE, 4.0, pair := _flask_pair(stage, load))
     return Work(f"{mib} MiB, one client", RATE, [dav, alone, ours, proxied, pair], proxied)
 
@@ -73,7 +73,7 @@ def _parallel(stage: Stage) -> Work:
     one = stage.relay("relay", load, mib)
     two = _two_processes(stage, load, mib)
     one.compare(RATE, 0.8, proxied)
-    two.compare(RATE, 1.0, proxied)
+    two.compare(RATE, 0.95, proxied)
     return Work(f"8 x {each} MiB at once", RATE, [one, two, proxied], proxied)
 
 
@@ -88,15 +88,15 @@ def _two_processes(stage: Stage, load: Load, mib: float) -> Case:
 
 def _small(stage: Stage) -> Work:
     cases = []
-    for kib in (1, 64):
-        memory = Path(stage.stack.enter_context(TemporaryDirectory(prefix="aiorelay-bench-", dir="/dev/shm")))
-        inner = Stage(stage.folder(f"{kib}"), stage.state, stage.size, stage.seconds, stage.stack)
+    for kib, least in ((1, 0.45), (64, 0.55)):
+        memory = stage.memory()
+        inner = replace(stage, directory=stage.folder(f"{kib}"))
         load = _wrk(stage.seconds, kib * 1024)
         (memory / "alone").mkdir()
         (memory / "relay").mkdir()
         _, proxied = inner.rest2_and_nginx(load, 0, memory / "alone")
         ours = inner.relay("relay", load, 0, store=memory / "relay")
-        ours.compare(_REQUESTS, 0.5, proxied)
+        ours.compare(_REQUESTS, least, proxied)
         ours.compare(_P99, 3, proxied, at_most=True)
         for case in (ours, proxied):
             case.name += f", {kib} KiB"
@@ -105,9 +105,8 @@ def _small(stage: Stage) -> Work:
 
 
 def _crowd(stage: Stage) -> Work:
-    memory = Path(stage.stack.enter_context(TemporaryDirectory(prefix="aiorelay-bench-", dir="/dev/shm")))
     load = _wrk(stage.seconds, 64 * 1024)
-    alone = stage.relay("alone", load, 0, store=memory)
+    alone = stage.relay("alone", load, 0, store=stage.memory())
 
     def beside(url: str) -> Mapping[str, float] | None:
         with crowd(url, stage.ca, _CROWD):
@@ -184,7 +183,7 @@ def _sizes(stage: Stage) -> Work:
     big.compare(CPU, 1.1, one, at_most=True)
     for case in (one, big):
         case.hold(RSS, 64, "MiB")
-    further = Goal(RSS, lambda: (eight[RSS] - big[RSS]) / 7, 1.5, "MiB for each further upload", at_most=True)
+    further = Goal(RSS, lambda: [(eight[RSS] - big[RSS]) / 7], 1.5, "MiB for each further upload", at_most=True)
     eight.goals.append(further)
     return Work("Cost and memory by size", CPU, [one, big, eight], one)
 
@@ -205,6 +204,20 @@ def _behind(stage: Stage) -> Work:
         case.url = f"https://127.0.0.1:{port}"
         cases.append(case)
     return Work(f"{mib} MiB through a proxy on the same machine", RATE, cases, cases[0])
+
+
+def _pythons(stage: Stage) -> Work:
+    """The same relay on several versions of Python."""
+    load, mib = stage.upload(stage.sample(stage.size)), stage.size
+    cases = [stage.relay(name, load, mib, python=python) for name, python in stage.pythons.items()]
+    return Work(f"{mib} MiB on several Pythons", RATE, cases, cases[0])
+
+
+def _small_on_pythons(stage: Stage) -> Work:
+    load = _wrk(stage.seconds, 1024)
+    ways = stage.pythons.items()
+    cases = [stage.relay(name, load, 0, store=stage.memory(), python=python) for name, python in ways]
+    return Work("1 KiB files on several Pythons", _REQUESTS, cases, cases[0])
 
 
 def _start(stage: Stage) -> Work:
@@ -258,6 +271,8 @@ WORKS: dict[str, Callable[[Stage], Work]] = {
     "shapes": _shapes,
     "sizes": _sizes,
     "behind": _behind,
+    "pythons": _pythons,
+    "pythons-small": _small_on_pythons,
     "start": _start,
     "checks": _checks,
 }
