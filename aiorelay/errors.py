@@ -21,8 +21,9 @@ Problem
 ├── RateLimited, QuotaExceeded, TooManyJobs                              429
 ├── ChecksumMismatch                                                     460
 ├── Internal                                                             500
-├── SourceFailed, UpstreamProblem ── UpstreamFailed                      502
-├── Busy, ScannerUnavailable, ShuttingDown, StateUnavailable             503
+├── SourceFailed, StorageFailed, UpstreamProblem ── UpstreamFailed       502
+├── Busy, ScannerUnavailable, ShuttingDown                               503
+├── StateUnavailable, StorageUnavailable                                 503
 ├── SourceTimeout, UpstreamProblem ── UpstreamTimeout                    504
 └── StorageFull                                                          507
 
@@ -248,6 +249,10 @@ class SourceFailed(Problem):
     code, status, title = "source-failed", 502, "The source failed"
 
 
+class StorageFailed(Problem):
+    code, status, title = "storage-failed", 502, "The storage failed"
+
+
 class SourceTimeout(Problem):
     code, status, title = "source-timeout", 504, "The source took too long"
 
@@ -297,6 +302,10 @@ class ScannerUnavailable(_TryLater):
 
 class StateUnavailable(_TryLater):
     code, status, title = "state-unavailable", 503, "The relay lacks what it needs for this request"
+
+
+class StorageUnavailable(_TryLater):
+    code, status, title = "storage-unavailable", 503, "The storage is not available"
 
 
 class ShuttingDown(_TryLater):

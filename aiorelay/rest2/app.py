@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import aclosing
-from pathlib import Path
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -96,12 +95,12 @@ class Rest2:
         body = RequestBody(request, self._timeouts)
         form = read_form(request.headers[hdrs.CONTENT_TYPE], body.length, body.read, self._limits)
         form = checked(form, self._checks)
-        async with self._store.receive() as incoming, aclosing(form.parts):
+        async with self._store.receive(form.length) as incoming, aclosing(form.parts):
             files = await _receive(form, incoming)
             if not files:
                 raise MissingFile("The form contains no file. Send at least one.")
-            directory = await incoming.keep()
-        descriptions = [_describe(part, directory / file.name, file) for part, file in files]
+            location = await incoming.keep()
+        descriptions = [_describe(part, f"{location}/{file.name}", file) for part, file in files]
         return web.json_response({"status": "done", "path": descriptions[0]["path"], "files": descriptions})
 
 
@@ -113,7 +112,7 @@ async def _receive(form: Form, incoming: Incoming) -> list[tuple[Part, StoredFil
             async for _ in part.chunks:
                 pass
             continue
-        writer = incoming.file(part.filename or part.name)
+        writer = incoming.file(part.filename or part.name, part.media_type)
         while block:
             await writer.write(block)
             block = await anext(part.chunks, b"")
@@ -121,11 +120,11 @@ async def _receive(form: Form, incoming: Incoming) -> list[tuple[Part, StoredFil
     return files
 
 
-def _describe(part: Part, path: Path, file: StoredFile) -> dict[str, str | int]:
+def _describe(part: Part, path: str, file: StoredFile) -> dict[str, str | int]:
     return {
         "field": part.name,
         "filename": part.filename or "",
-        "path": str(path),
+        "path": path,
         "size": file.size,
         "sha256": file.sha256,
         "content_type": part.media_type or "application/octet-stream",

@@ -24,7 +24,7 @@ from yarl import URL
 from aiorelay.certificates.identity import Identity
 from aiorelay.errors import StartupError
 from aiorelay.observability import logs
-from aiorelay.rest2 import store as stores
+from aiorelay.rest2.directory import stored
 from aiorelay.server.listeners import BACKLOG, Drain, address, listening, url
 from aiorelay.server.unix_socket import listening_at
 from aiorelay.server.wiring import ServerContext, serve_rest1, serve_rest2, token_authentication
@@ -41,7 +41,7 @@ class Chain:
 
     ``rest1`` and ``rest2`` are base URLs, or ``unix:PATH`` for a Unix socket; None for a server that is not running.
     ``ca`` is the path of the certificate to trust (PEM), and ``tls`` a client context that trusts it. ``store`` is the
-    directory in which the embedded rest2 keeps files, None without rest2.
+    directory in which the embedded rest2 keeps files, None if it keeps them in object storage, and without rest2.
     """
 
     rest1: str | None
@@ -51,8 +51,8 @@ class Chain:
     store: Path | None
 
     def stored(self) -> list[Path]:
-        """Return the paths of all files that rest2 has stored, sorted."""
-        return [] if self.store is None else stores.stored(self.store)
+        """Return the paths of all files that rest2 has stored in its directory, sorted."""
+        return [] if self.store is None else stored(self.store)
 
 
 @asynccontextmanager
@@ -130,7 +130,7 @@ async def _started(
             tokens=await stack.enter_async_context(token_authentication(settings)),
             drain=Drain(settings.grace, cut or asyncio.Event()),
         )
-        store = await stack.enter_async_context(serve_rest2(shared)) if "rest2" in sockets else None
+        directory = await stack.enter_async_context(serve_rest2(shared)) if "rest2" in sockets else None
         if "rest1" in sockets:
             await stack.enter_async_context(serve_rest1(shared))
         await stack.enter_async_context(shared.renewing_certificates())
@@ -139,7 +139,7 @@ async def _started(
             rest2=shared.urls.get("rest2"),
             ca=shared.identity.ca,
             tls=shared.identity.client_context_by_address(),
-            store=None if store is None else store.root,
+            store=directory,
         )
         yield chain, shared
 

@@ -9,7 +9,6 @@ import contextlib
 import ipaddress
 import socket
 import ssl
-import tempfile
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -48,11 +47,11 @@ from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import SizeLimits
 from aiorelay.rest1.routes import RoutedUploads, Routes
 from aiorelay.rest1.web.pages import Pages
-from aiorelay.rest2 import store as stores
 from aiorelay.rest2.app import Rest2
 from aiorelay.server.connections import Connections
 from aiorelay.server.listeners import Drain, address, serving
 from aiorelay.server.relays import Relays, form_limits, largest_form, on_piece
+from aiorelay.server.storage import open_object_sources, open_store
 from aiorelay.settings import Route, Settings
 from aiorelay.sources.fetch import Fetcher, FetchLimits
 from aiorelay.sources.ingest import Sources
@@ -139,10 +138,10 @@ def _jwt_rules(settings: Settings) -> JwtRules:
 
 
 @asynccontextmanager
-async def serve_rest2(shared: ServerContext) -> AsyncGenerator[stores.Store, None]:
-    """Serve rest2. Raises ``StartupError``."""
+async def serve_rest2(shared: ServerContext) -> AsyncGenerator[Path | None, None]:
+    """Serve rest2. Yields the directory in which it stores files, if it is one. Raises ``StartupError``."""
     settings = shared.settings
-    with _store(settings) as store:
+    async with open_store(settings) as (store, directory):
         access = LoopbackOrToken(shared.tokens) if shared.tokens or settings.client_ca else None
         checks = [max_size(settings.max_size)]
         sites = SitePolicy(shared.own_hosts(), (), proxied=Access(None, settings.trusted_proxy).believes)
@@ -153,7 +152,7 @@ async def serve_rest2(shared: ServerContext) -> AsyncGenerator[stores.Store, Non
         app = rest2.app(connections.track)
         async with serving(app, sockets, context, shared.drain, connections, heads=FROM_RELAYS):
             try:
-                yield store
+                yield directory
             finally:
                 rest2.drain()
 
@@ -177,7 +176,8 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         )
         relays = Relays(shared.identity, shared.urls.get("rest2"), shared.metrics, traced, pool, stack)
         relay = None if settings.only == "rest1" and settings.upstream is None else await relays.open(settings)
-        sources = Sources(stack.enter_context(_fetcher(shared)), settings.local_root, pool)
+        objects = await stack.enter_async_context(open_object_sources(settings, _fetch_limits(settings)))
+        sources = Sources(stack.enter_context(_fetcher(shared)), objects, settings.local_root, pool)
         forms = FormReader(sources, field=settings.field, limits=form_limits(settings))
         routes = Routes(intake, [await _routed(each, settings, relays, sources) for each in settings.route])
         jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
@@ -261,6 +261,10 @@ def _is_loopback(sockets: Sequence[socket.socket]) -> bool:
     return all(ipaddress.ip_address(each.getsockname()[0].partition("%")[0]).is_loopback for each in sockets)
 
 
+def _fetch_limits(settings: Settings) -> FetchLimits:
+    return FetchLimits(idle=settings.idle_timeout, min_rate=settings.min_rate)
+
+
 @contextlib.contextmanager
 def _fetcher(shared: ServerContext) -> Generator[Fetcher, None, None]:
     settings = shared.settings
@@ -273,36 +277,9 @@ def _fetcher(shared: ServerContext) -> Generator[Fetcher, None, None]:
             if each.family != socket.AF_UNIX
         ],
         hosts=settings.allow_host,
-        limits=FetchLimits(idle=settings.idle_timeout, min_rate=settings.min_rate),
+        limits=_fetch_limits(settings),
     )
     try:
         yield fetcher
     finally:
         fetcher.close()
-
-
-@contextlib.contextmanager
-def _store(settings: Settings) -> Generator[stores.Store, None, None]:
-    """Open the store, in a new temporary directory by default. Remove that directory at the end if it is empty."""
-    with contextlib.ExitStack() as stack:
-        root = settings.store or _temporary(stack)
-        store = stores.Store(root, fsync=settings.durable)
-        store.open()
-        stack.callback(store.close)
-        yield store
-
-
-def _temporary(stack: contextlib.ExitStack) -> Path:
-    try:
-        root = Path(tempfile.mkdtemp(prefix="aiorelay-store-"))
-    except OSError as error:
-        raise StartupError(
-            f"Cannot make a temporary store: {error.strerror}. Choose a directory with --store."
-        ) from error
-
-    def remove_if_empty() -> None:
-        with contextlib.suppress(OSError):
-            root.rmdir()
-
-    stack.callback(remove_if_empty)
-    return root

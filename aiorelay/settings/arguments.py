@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from aiorelay.settings.kinds import StatusRange
-    from aiorelay.settings.places import IPNetwork, Owner, ScannerAddress
+    from aiorelay.settings.places import IPNetwork, Owner, S3Location, ScannerAddress
     from aiorelay.settings.routes import Route
 
 __all__ = ["Arguments"]
@@ -45,11 +45,13 @@ class Arguments(TypedDict, total=False):
     upstream_public: "str | URL | None"
     stored_status: "str | int | StatusRange | Sequence[str | int | StatusRange] | None"
     route: "str | Route | Mapping[str, object] | Sequence[str | Route | Mapping[str, object]] | None"
-    store: str | PathLike[str] | None
+    store: "str | PathLike[str] | S3Location | None"
     fsync: bool | None
+    s3_endpoint: "str | URL | None"
     local_root: str | PathLike[str] | Sequence[str | PathLike[str]] | None
     allow_net: "str | IPNetwork | Sequence[str | IPNetwork] | None"
     allow_host: str | Sequence[str] | None
+    s3_source: str | Sequence[str] | None
     max_size: int | str | None
     max_parts: int | None
     max_fields_size: int | str | None

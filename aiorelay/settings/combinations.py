@@ -7,7 +7,7 @@ Each function yields the name of a setting, what is wrong with its value, and wh
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from aiorelay.settings.places import is_loopback
+from aiorelay.settings.places import S3Location, is_loopback
 from aiorelay.settings.setting import Setting, SettingsError
 
 __all__ = ["check_combinations"]
@@ -39,6 +39,8 @@ def _of_servers(settings: Any) -> _Contradictions:
 def _of_uploads(settings: Any) -> _Contradictions:
     if settings.only == "rest1" and settings.upstream is None and not settings.route:
         yield "only", "has no upload API to send to", "give upstream as well"
+    if settings.s3_endpoint is not None and not settings.s3_source and not isinstance(settings.store, S3Location):
+        yield "s3_endpoint", "has nothing to serve", "give an s3:// store or an s3-source as well"
     if "*" in settings.allow_origin and settings.client_ca is not None:
         fault = "lets every page use the client certificates of its visitors"
         yield "allow_origin", fault, "name the origins, or leave out client-ca"

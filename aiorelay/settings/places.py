@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BASE_URL",
+    "BUCKET",
     "CERTIFICATE_NAME",
     "HOST",
     "HOST_PATTERN",
@@ -21,10 +22,13 @@ __all__ = [
     "ORIGIN",
     "OWNER",
     "PATH",
+    "S3_ENDPOINT",
     "SCANNER",
+    "STORE",
     "UPSTREAM",
     "IPNetwork",
     "Owner",
+    "S3Location",
     "ScannerAddress",
     "is_loopback",
     "upload_url",
@@ -46,6 +50,10 @@ _SECRETS_OF_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 
 _DIALLED_PORT = count(least=1, most=65535)
 
+# "General purpose bucket naming rules" of the Amazon S3 User Guide.
+_BUCKET = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
+_S3 = "s3://"
+
 _MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 # User and group names of shadow(5), and numbers.
 _OWNER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*\$?)?(?::([A-Za-z0-9_][A-Za-z0-9_.-]*\$?))?", re.ASCII)
@@ -56,6 +64,16 @@ class Owner(NamedTuple):
 
     user: str | int | None
     group: str | int | None
+
+
+class S3Location(NamedTuple):
+    """A place in object storage: a bucket, and the beginning of keys in it, without slashes at its ends."""
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
 
 
 def is_loopback(host: str) -> bool:
@@ -271,6 +289,25 @@ def _jwks(value: object) -> "URL | Path":
     return url
 
 
+def _bucket(value: object) -> str:
+    if not isinstance(value, str) or not _BUCKET.fullmatch(value):
+        raise InvalidValueError("is not a bucket", "write its name alone, without s3://")
+    return value
+
+
+def _store(value: object) -> Path | S3Location:
+    if isinstance(value, S3Location):
+        return value
+    if not isinstance(value, str) or not value.startswith(_S3):
+        return _path(value)
+    bucket, _, prefix = value.removeprefix(_S3).partition("/")
+    prefix = prefix.strip("/")
+    segments = prefix.split("/") if prefix else []
+    if not _BUCKET.fullmatch(bucket) or not prefix.isprintable() or not {"", ".", ".."}.isdisjoint(segments):
+        raise InvalidValueError("is not a place in object storage", "try s3://bucket/prefix")
+    return S3Location(bucket, prefix)
+
+
 def _show_scanner(scanner: ScannerAddress) -> str:
     if isinstance(scanner, Path):
         return str(scanner)
@@ -292,6 +329,13 @@ JWKS = Kind(
     "URL|PATH",
     _jwks,
     anchor=lambda text, directory: text if "://" in text else _from_directory(text, directory),
+)
+S3_ENDPOINT = Kind("URL", _base_url, mask=_without_secrets)
+BUCKET = Kind("BUCKET", _bucket)
+STORE = Kind(
+    "PATH|S3-URL",
+    _store,
+    anchor=lambda text, directory: text if text.startswith(_S3) else _from_directory(text, directory),
 )
 SCANNER = Kind(
     "HOST:PORT|PATH",

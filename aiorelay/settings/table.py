@@ -33,6 +33,7 @@ from aiorelay.settings.kinds import (
 )
 from aiorelay.settings.places import (
     BASE_URL,
+    BUCKET,
     CERTIFICATE_NAME,
     HOST,
     HOST_PATTERN,
@@ -42,10 +43,13 @@ from aiorelay.settings.places import (
     ORIGIN,
     OWNER,
     PATH,
+    S3_ENDPOINT,
     SCANNER,
+    STORE,
     UPSTREAM,
     IPNetwork,
     Owner,
+    S3Location,
     ScannerAddress,
 )
 from aiorelay.settings.routes import ROUTE, Route, inherited, is_per_route
@@ -144,19 +148,22 @@ class Settings:
         "routes", ROUTE, "path whose uploads go to another upload API (PATH=URL, PATH=URL,field=NAME)"
     )
 
-    store: Path | None = one(
+    store: Path | S3Location | None = one(
         "storing",
-        PATH,
+        STORE,
         None,
-        "directory in which the embedded upload API stores files",
+        "where the embedded upload API stores files: a directory, or s3://BUCKET/PREFIX with the extra [s3]",
         otherwise="a new temporary directory",
     )
     fsync: bool | None = one(
         "storing",
         SWITCH,
         None,
-        "answer only when the file is on the disk, not only in the page cache",
+        "answer only when the file is on the disk, not only in the page cache; no effect on s3:// stores",
         otherwise="on with store, else off",
+    )
+    s3_endpoint: "URL | None" = one(
+        "storing", S3_ENDPOINT, None, "base URL of the object storage (https://s3.example.org)", otherwise="AWS"
     )
 
     local_root: tuple[Path, ...] = many("sources", PATH, "directory from which JSON sources may read local files")
@@ -168,6 +175,9 @@ class Settings:
         HOST_PATTERN,
         "host from which remote sources may be fetched (example.org, *.example.org)",
         otherwise="any",
+    )
+    s3_source: tuple[str, ...] = many(
+        "sources", BUCKET, "bucket from which s3:// sources may be read; needs the extra [s3]"
     )
 
     max_size: int = one("limits", size(least=1), "10GiB", "largest file")

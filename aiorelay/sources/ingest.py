@@ -24,11 +24,13 @@ from aiorelay.multipart.form import Form, Part
 from aiorelay.multipart.framing import canonical_length
 from aiorelay.multipart.parser import FormLimits
 from aiorelay.sources.fetch import Fetcher
+from aiorelay.sources.objects import ObjectSources
 
 __all__ = ["Ingest", "Source", "Sources", "raw_form", "read_ingest"]
 
 _MEMBERS = {"source", "filename", "content_type", "sha256"}
 _URL = re.compile(r"https?://", re.IGNORECASE)
+_OBJECT = "s3://"
 _MULTIPART = re.compile(r"multipart/", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _OCTET_STREAM = "application/octet-stream"
@@ -36,7 +38,7 @@ _OCTET_STREAM = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file to read or fetch: an absolute path or an http(s) URL, and optional metadata."""
+    """One file to read or fetch: an absolute path, an http(s) URL or ``s3://BUCKET/KEY``, and optional metadata."""
 
     location: str
     filename: str | None = None
@@ -45,7 +47,11 @@ class Source:
 
     @property
     def is_remote(self) -> bool:
-        return _URL.match(self.location) is not None
+        return self.is_object or _URL.match(self.location) is not None
+
+    @property
+    def is_object(self) -> bool:
+        return self.location.startswith(_OBJECT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +84,15 @@ def read_ingest(body: bytes, field: str) -> Ingest:
 
 
 class Sources:
-    """Opens the sources of JSON requests: local files below ``roots``, remote files through ``fetcher``.
+    """Opens the sources of JSON requests.
 
-    ``pool`` runs the computation of checksums.
+    Local files are below ``roots``, remote files are opened through ``fetcher`` and ``objects``. ``pool`` runs the
+    computation of checksums.
     """
 
-    def __init__(self, fetcher: Fetcher, roots: Sequence[Path], pool: Executor) -> None:
+    def __init__(self, fetcher: Fetcher, objects: ObjectSources, roots: Sequence[Path], pool: Executor) -> None:
         self._fetcher = fetcher
+        self._objects = objects
         self._roots = roots
         self._pool = pool
 
@@ -93,7 +101,7 @@ class Sources:
         _check_limits(ingest, limits)
         for source in ingest.sources:
             if source.is_remote:
-                self._fetcher.judge(source.location)
+                (self._objects if source.is_object else self._fetcher).judge(source.location)
             else:
                 await (await open_local(source.location, self._roots)).close()
 
@@ -147,7 +155,8 @@ class Sources:
 
     async def _open(self, source: Source, field: str, stack: AsyncExitStack) -> Part:
         if source.is_remote:
-            remote = await stack.enter_async_context(self._fetcher.open(source.location))
+            opener = self._objects if source.is_object else self._fetcher
+            remote = await stack.enter_async_context(opener.open(source.location))
             part = _file(field, remote.filename, media_type_of_one_file(remote.media_type), remote.size, remote.chunks)
         else:
             local = await open_local(source.location, self._roots)
@@ -200,7 +209,7 @@ def _source(value: Any) -> Source:
         raise BadSource(f"A source has no member {min(unknown)!r}. Its members are {', '.join(sorted(_MEMBERS))}.")
     source = Source(value.get("source", ""), value.get("filename"), value.get("content_type"), value.get("sha256"))
     if not source.is_remote and not source.location.startswith("/"):
-        raise BadSource("A source must be an absolute local path or an http(s) URL.")
+        raise BadSource("A source must be an absolute local path, an http(s) URL or s3://BUCKET/KEY.")
     if source.content_type is not None and not is_media_type(source.content_type):
         raise BadSource("A source's content_type must be a media type such as application/pdf.")
     if source.content_type is not None and _MULTIPART.match(source.content_type):

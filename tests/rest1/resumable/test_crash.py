@@ -12,7 +12,7 @@ from peers import connected
 from processes import FREE_PORTS, Process, started
 from resumable_requests import Draft, Tus, path_of
 
-from aiorelay.rest2.store import stored
+from aiorelay.rest2.directory import stored
 
 pytestmark = pytest.mark.slow
 

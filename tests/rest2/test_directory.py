@@ -21,7 +21,7 @@ from programs import program
 from aiorelay.concurrency.double_buffer import PIECE
 from aiorelay.errors import Internal, StartupError, StorageFull
 from aiorelay.files.writer import StoredFile
-from aiorelay.rest2.store import Store, stored
+from aiorelay.rest2.directory import DirectoryStore, stored
 
 MIB = 1024 * 1024
 DEAD = ".incoming-" + "0" * 32
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=[False, True], ids=["cached", "synced"])
-def store(root: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+def store(root: Path, request: pytest.FixtureRequest) -> Iterator[DirectoryStore]:
     with opened(root, fsync=request.param) as store:
         yield store
 
@@ -57,13 +57,13 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @contextmanager
-def opened(root: Path, *, fsync: bool = False) -> Iterator[Store]:
-    with closing(Store(root, fsync=fsync)) as store:
+def opened(root: Path, *, fsync: bool = False) -> Iterator[DirectoryStore]:
+    with closing(DirectoryStore(root, fsync=fsync)) as store:
         store.open()
         yield store
 
 
-async def upload(store: Store, filename: str, *blocks: bytes) -> tuple[Path, StoredFile]:
+async def upload(store: DirectoryStore, filename: str, *blocks: bytes) -> tuple[Path, StoredFile]:
     async with store.receive() as incoming:
         writer = incoming.file(filename)
         for block in blocks:
@@ -104,7 +104,7 @@ def assert_nothing_is_left(root: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5])
-async def test_a_kept_file_is_complete_under_its_final_name(store: Store, root: Path, size: int) -> None:
+async def test_a_kept_file_is_complete_under_its_final_name(store: DirectoryStore, root: Path, size: int) -> None:
     content = os.urandom(size)
     blocks = [content[start : start + 100_000] for start in range(0, size, 100_000)]
     path, file = await upload(store, "a.bin", *blocks)
@@ -129,13 +129,13 @@ def test_blocks_of_any_lengths_are_written_in_order(
     shutil.rmtree(root)
 
 
-async def test_a_file_sent_byte_by_byte_is_complete(store: Store) -> None:
+async def test_a_file_sent_byte_by_byte_is_complete(store: DirectoryStore) -> None:
     content = os.urandom(5000)
     path, _ = await upload(store, "drip", *(content[at : at + 1] for at in range(len(content))))
     assert path.read_bytes() == content
 
 
-async def test_all_files_of_a_form_appear_at_once(store: Store, root: Path) -> None:
+async def test_all_files_of_a_form_appear_at_once(store: DirectoryStore, root: Path) -> None:
     async with store.receive() as incoming:
         for name in ("a.txt", "b.txt"):
             writer = incoming.file(name)
@@ -147,7 +147,7 @@ async def test_all_files_of_a_form_appear_at_once(store: Store, root: Path) -> N
     assert [path.read_text() for path in stored(root)] == ["a.txt", "b.txt"]
 
 
-async def test_kept_files_are_listed_during_other_uploads(store: Store, root: Path) -> None:
+async def test_kept_files_are_listed_during_other_uploads(store: DirectoryStore, root: Path) -> None:
     path, _ = await upload(store, "a", b"kept")
     over = threading.Event()
 
@@ -166,7 +166,7 @@ async def test_kept_files_are_listed_during_other_uploads(store: Store, root: Pa
         uploads.join()
 
 
-async def test_files_of_one_name_in_one_form_are_numbered(store: Store) -> None:
+async def test_files_of_one_name_in_one_form_are_numbered(store: DirectoryStore) -> None:
     async with store.receive() as incoming:
         names = [(await incoming.file(name).close()).name for name in ("a.txt", "dir/a.txt", "a-3.txt", "a.txt", "b")]
         await incoming.keep()
@@ -188,14 +188,16 @@ async def test_files_of_one_name_in_one_form_are_numbered(store: Store) -> None:
         ("日本.txt", "日本.txt"),
     ],
 )
-async def test_a_hostile_name_stays_in_its_directory(store: Store, root: Path, filename: str, name: str) -> None:
+async def test_a_hostile_name_stays_in_its_directory(
+    store: DirectoryStore, root: Path, filename: str, name: str
+) -> None:
     path, _ = await upload(store, filename, b"content")
     assert path.name == name
     assert stored(root) == [path]
     assert names_in(root.parent) == ["store"]
 
 
-async def test_uploads_at_once_do_not_mix(store: Store, root: Path) -> None:
+async def test_uploads_at_once_do_not_mix(store: DirectoryStore, root: Path) -> None:
     results = await asyncio.gather(
         *(upload(store, "same", *[bytes([index]) * (PIECE // 2)] * 5) for index in range(20))
     )
@@ -204,7 +206,7 @@ async def test_uploads_at_once_do_not_mix(store: Store, root: Path) -> None:
         assert path.read_bytes() == bytes([index]) * (PIECE // 2) * 5
 
 
-async def test_the_umask_decides_who_may_read(store: Store) -> None:
+async def test_the_umask_decides_who_may_read(store: DirectoryStore) -> None:
     before = os.umask(0o027)
     try:
         path, _ = await upload(store, "a", b"content")
@@ -225,7 +227,7 @@ async def test_the_path_is_absolute_even_if_the_root_is_not(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 10])
-async def test_leaving_without_keep_leaves_nothing(store: Store, root: Path, blocks: int) -> None:
+async def test_leaving_without_keep_leaves_nothing(store: DirectoryStore, root: Path, blocks: int) -> None:
     async with store.receive() as incoming:
         await incoming.file("closed").close()
         writer = incoming.file("open")
@@ -235,7 +237,7 @@ async def test_leaving_without_keep_leaves_nothing(store: Store, root: Path, blo
     assert descriptors_below(root) == []
 
 
-async def test_an_exception_passes_through_and_leaves_nothing(store: Store, root: Path) -> None:
+async def test_an_exception_passes_through_and_leaves_nothing(store: DirectoryStore, root: Path) -> None:
     async def receive() -> None:
         async with store.receive() as incoming:
             await incoming.file("a").write(bytes(3 * PIECE))
@@ -246,7 +248,7 @@ async def test_an_exception_passes_through_and_leaves_nothing(store: Store, root
     assert_nothing_is_left(root)
 
 
-async def test_an_exception_after_keep_removes_nothing(store: Store, root: Path) -> None:
+async def test_an_exception_after_keep_removes_nothing(store: DirectoryStore, root: Path) -> None:
     async def receive() -> None:
         async with store.receive() as incoming:
             await incoming.file("a").close()
@@ -258,7 +260,7 @@ async def test_an_exception_after_keep_removes_nothing(store: Store, root: Path)
     assert [path.name for path in stored(root)] == ["a"]
 
 
-async def test_a_form_with_an_unfinished_file_cannot_be_kept(store: Store, root: Path) -> None:
+async def test_a_form_with_an_unfinished_file_cannot_be_kept(store: DirectoryStore, root: Path) -> None:
     async with store.receive() as incoming:
         await incoming.file("a").write(b"content")
         with pytest.raises(RuntimeError):
@@ -266,7 +268,7 @@ async def test_a_form_with_an_unfinished_file_cannot_be_kept(store: Store, root:
     assert_nothing_is_left(root)
 
 
-async def test_cancellation_with_a_piece_in_flight_leaves_nothing(store: Store, root: Path) -> None:
+async def test_cancellation_with_a_piece_in_flight_leaves_nothing(store: DirectoryStore, root: Path) -> None:
     writing = asyncio.Event()
 
     async def receive() -> None:
@@ -299,7 +301,7 @@ async def test_an_upload_cancelled_at_any_moment_is_kept_only_if_keep_returned(r
 
 
 async def test_an_upload_whose_directory_was_removed_fails(
-    store: Store, root: Path, caplog: pytest.LogCaptureFixture
+    store: DirectoryStore, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def receive() -> None:
         async with store.receive() as incoming:
@@ -315,7 +317,7 @@ async def test_an_upload_whose_directory_was_removed_fails(
 
 
 async def test_a_failed_removal_is_logged_and_repeated_at_the_next_start(
-    store: Store, root: Path, caplog: pytest.LogCaptureFixture
+    store: DirectoryStore, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with store.receive() as incoming:
         incoming.file("a")
@@ -337,7 +339,7 @@ def test_a_root_that_is_missing_is_made_with_its_parents(tmp_path: Path) -> None
 @pytest.mark.parametrize("below", ["", "sub"])
 def test_a_root_that_cannot_be_created_is_a_startup_error(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").touch()
-    store = Store(tmp_path / "file" / below, fsync=False)
+    store = DirectoryStore(tmp_path / "file" / below, fsync=False)
     with pytest.raises(StartupError, match=r"cannot store files in .*file.*; see --store") as caught:
         store.open()
     assert "\n" not in str(caught.value)
@@ -346,7 +348,7 @@ def test_a_root_that_cannot_be_created_is_a_startup_error(tmp_path: Path, below:
 def test_an_unwritable_root_stops_the_start(mounted: Callable[[str], Path]) -> None:
     root = mounted("ro,size=1m")
     with pytest.raises(StartupError, match="Read-only"):
-        Store(root, fsync=False).open()
+        DirectoryStore(root, fsync=False).open()
     assert descriptors_below(root.parent) == []
 
 
@@ -363,10 +365,10 @@ def test_files_already_in_the_root_are_left_alone(tmp_path: Path) -> None:
 WRITE_FOR_EVER = f"""
 import asyncio, sys
 from pathlib import Path
-from aiorelay.rest2.store import Store
+from aiorelay.rest2.directory import DirectoryStore
 
 async def main():
-    store = Store(Path(sys.argv[1]), fsync=False)
+    store = DirectoryStore(Path(sys.argv[1]), fsync=False)
     store.open()
     async with store.receive() as incoming:
         await incoming.file("closed").close()
@@ -512,7 +514,7 @@ def lowest_free_descriptor() -> int:
     return fd
 
 
-async def test_without_a_descriptor_for_the_directory_nothing_is_left(store: Store, root: Path) -> None:
+async def test_without_a_descriptor_for_the_directory_nothing_is_left(store: DirectoryStore, root: Path) -> None:
     with limited(resource.RLIMIT_NOFILE, lowest_free_descriptor()), pytest.raises(Internal) as caught:
         await upload(store, "a", b"content")
     assert isinstance(caught.value.__cause__, OSError)
@@ -520,7 +522,7 @@ async def test_without_a_descriptor_for_the_directory_nothing_is_left(store: Sto
     assert_nothing_is_left(root)
 
 
-async def test_without_a_descriptor_for_the_file_nothing_is_left(store: Store, root: Path) -> None:
+async def test_without_a_descriptor_for_the_file_nothing_is_left(store: DirectoryStore, root: Path) -> None:
     async with store.receive() as incoming:
         with limited(resource.RLIMIT_NOFILE, lowest_free_descriptor()), pytest.raises(Internal):
             incoming.file("a")
@@ -528,7 +530,9 @@ async def test_without_a_descriptor_for_the_file_nothing_is_left(store: Store, r
 
 
 @pytest.mark.parametrize("size", [PIECE // 2, 3 * PIECE])
-async def test_a_file_longer_than_the_system_allows_is_an_internal_error(store: Store, root: Path, size: int) -> None:
+async def test_a_file_longer_than_the_system_allows_is_an_internal_error(
+    store: DirectoryStore, root: Path, size: int
+) -> None:
     with limited(resource.RLIMIT_FSIZE, 200_000), pytest.raises(Internal) as caught:
         await upload(store, "a", *[bytes(65536)] * (size // 65536))
     assert isinstance(caught.value.__cause__, OSError)
@@ -542,10 +546,10 @@ UPLOAD = """
 import asyncio, sys
 from pathlib import Path
 from aiorelay.errors import Problem
-from aiorelay.rest2.store import Store, stored
+from aiorelay.rest2.directory import DirectoryStore, stored
 
 async def main(root):
-    store = Store(root, fsync=True)
+    store = DirectoryStore(root, fsync=True)
     store.open()
     try:
         async with store.receive() as incoming:
