@@ -1,7 +1,8 @@
-"""Run upload APIs of others as processes: a package index (pypiserver) and an object store (SeaweedFS).
+"""Run upload APIs of others as processes: a package index (pypiserver) and object stores (SeaweedFS, Nanio).
 
-async with package_index(tmp_path) as index: …    # index.url, index.packages
-async with object_store(tmp_path) as store: …     # store.s3, store.filer
+async with package_index(tmp_path) as index: …          # index.url, index.packages
+async with object_store(tmp_path, "bucket") as store: …   # store.s3, store.filer
+async with nanio(tmp_path, "bucket") as url: …
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +73,7 @@ async def object_store(directory: Path, *buckets: str) -> AsyncGenerator[ObjectS
     flags = [f"-{name}={port}" for name, port in ports.items()]
     flags += [f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={config}"]
     flags += [f"-filer.localSocket={directory}/filer.sock", f"-s3.localSocket={directory}/s3.sock", "-volume.max=10"]
+    flags += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # else two stores at once would want the same ports
     store = ObjectStore(f"http://127.0.0.1:{ports['s3.port']}", f"http://127.0.0.1:{ports['filer.port']}")
     weed = Path(sys.executable).with_name("weed")
     async with _running(str(weed), "-v=0", "server", *flags, log=directory / "store.log"):
@@ -80,6 +82,20 @@ async def object_store(directory: Path, *buckets: str) -> AsyncGenerator[ObjectS
             await _until(partial(_answers, first, 201, method="PUT", data=b"first"))
         await _until(lambda: _answers(f"{store.s3}/", 200, 403))
         yield store
+
+
+@asynccontextmanager
+async def nanio(directory: Path, bucket: str) -> AsyncGenerator[str, None]:
+    """Run Nanio, an object store that verifies the digests of what it receives, with one bucket. Yields its URL."""
+    data = directory / "data"
+    (data / bucket).mkdir(parents=True)
+    (port,) = _free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    keys = {"NANIO_ACCESS_KEY": ACCESS_KEY, "NANIO_SECRET_KEY": SECRET_KEY}
+    command = (sys.executable, "-m", "nanio", "serve", f"--data-dir={data}", "--host=127.0.0.1", f"--port={port}")
+    async with _running(*command, "--log-level=warning", log=directory / "store.log", env=keys):
+        await _until(lambda: _answers(f"{url}/", 403))
+        yield url
 
 
 def post_policy(bucket: str, key: str, *, most: int, **more: str) -> dict[str, str]:
@@ -114,11 +130,17 @@ def _free_ports(number: int) -> list[int]:
 
 
 @asynccontextmanager
-async def _running(*command: str, log: Path) -> AsyncGenerator[None, None]:
+async def _running(*command: str, log: Path, env: Mapping[str, str] | None = None) -> AsyncGenerator[None, None]:
     async with AsyncExitStack() as stack:
         said = stack.enter_context(log.open("wb"))
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True, cwd=log.parent
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+            cwd=log.parent,
+            env={**os.environ, **(env or {})},
         )
         try:
             yield

@@ -15,7 +15,7 @@ from yarl import URL
 
 from aiorelay.errors import StartupError
 from aiorelay.object_storage.credentials import KeyChain
-from aiorelay.object_storage.requests import Answer, ObjectStorageError, Request, text_of
+from aiorelay.object_storage.requests import NO_ANSWER, Answer, ObjectStorageError, Request, text_of
 from aiorelay.object_storage.signing import signed
 
 __all__ = ["Client", "Download", "Patience"]
@@ -237,6 +237,6 @@ def _conversion() -> Generator[None, None, None]:
     except aiohttp.ClientConnectorError as error:
         raise ObjectStorageError("the host cannot be reached", temporary=True) from error
     except TimeoutError as error:  # before OSError, whose subclass it is
-        raise ObjectStorageError("no answer in time", temporary=True) from error
+        raise ObjectStorageError(NO_ANSWER, temporary=True) from error
     except (aiohttp.ClientError, OSError) as error:
         raise ObjectStorageError("the connection broke", temporary=True) from error

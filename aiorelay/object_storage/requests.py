@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 __all__ = [
+    "NO_ANSWER",
     "Answer",
     "ObjectStorageError",
     "Request",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 _EMPTY: Final = hashlib.sha256(b"").hexdigest()
+
+NO_ANSWER: Final = "no answer in time"
 
 # Codes of temporary failures that come with a status below 500.
 _TEMPORARY: Final = frozenset(
@@ -87,6 +90,11 @@ class ObjectStorageError(Exception):
         self.status = status
         self.hint = hint
         self.is_temporary = (status in _TEMPORARY_STATUSES or code in _TEMPORARY) if temporary is None else temporary
+
+    @property
+    def is_timeout(self) -> bool:
+        """Whether there was no answer in time."""
+        return self.code == NO_ANSWER
 
     @property
     def is_throttling(self) -> bool:

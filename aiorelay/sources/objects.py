@@ -129,7 +129,7 @@ class _ObjectBody(AsyncIterator[bytes]):
                 return await self._get({})
             except ObjectStorageError as error:
                 delay = next(self._backoff, None)
-                if delay is None or not error.is_temporary:
+                if delay is None or not error.is_temporary or error.is_timeout:
                     raise self._problem(error) from error
             await asyncio.sleep(delay)
 
@@ -182,4 +182,6 @@ class _ObjectBody(AsyncIterator[bytes]):
             return errors.SourceFailed(f"{self._who} broke off, and the object has changed.")
         if error.status == 403:
             return errors.SourceFailed(f"{self._who} denies the relay this object, or has none with this key.")
+        if error.is_timeout:
+            return errors.SourceTimeout(f"{self._who} did not answer in time.")
         return errors.SourceFailed(f"{self._who} failed or could not be reached.")
