@@ -18,8 +18,8 @@ _FILE = {"type": "string", "format": "binary", "contentMediaType": "application/
 _COUNT = {"type": "integer", "minimum": 0}
 _LOCATION = {
     "type": "string",
-    "description": "An absolute path below a `local-root`, or an http(s) URL.",
-    "pattern": "^(/|[Hh][Tt][Tt][Pp][Ss]?://)",
+    "description": "An absolute path below a `local-root`, an http(s) URL, or `s3://BUCKET/KEY` in an `s3-source`.",
+    "pattern": "^(/|[Hh][Tt][Tt][Pp][Ss]?://|s3://)",
 }
 # Names that every form parser reads alike.
 _NAME = {"pattern": r"^[^\\\u0000]+$"}
