@@ -45,6 +45,8 @@ UPLOAD_PROBLEMS: tuple[type[Problem], ...] = (
     errors.RateLimited,
     errors.QuotaExceeded,
     errors.UpstreamFailed,
+    errors.StorageFailed,
+    errors.StorageUnavailable,
     errors.Busy,
     errors.ScannerUnavailable,
     errors.ShuttingDown,
