@@ -166,7 +166,7 @@ class Upstream:
         """Wait for the head of the response. The timeout applies to the whole head, not to each read."""
         try:
             async with asyncio.timeout(self._timeouts.answer) as waiting:
-                answer = await exchange
+                answer = await asyncio.shield(exchange)  # ``_end`` cancels it
         except (aiohttp.ClientError, OSError, TimeoutError) as failure:
             self._keep_alive.reset()
             cause = aiohttp.SocketTimeoutError() if waiting.expired() else failure
@@ -269,7 +269,9 @@ def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: as
 async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> None:
     """Release the connection, even if cancelled. Abort it if the exchange is not complete."""
     body.release()
-    exchange.cancel()
+    if not exchange.done():
+        body.abort()  # before the cancellation, in which aiohttp would report the connection as free for reuse
+        exchange.cancel()
     try:
         await wait_until_done(exchange)
     finally:

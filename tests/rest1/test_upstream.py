@@ -632,3 +632,39 @@ async def test_the_end_of_a_body_waits_for_no_answer(recorder, length):
             async with upstream.post(FramedBody(b"b", length, blocks()), CIMultiDict(), Target()) as answer:
                 assert (await answer.read(), (await whole.get()).body) == (DONE.partition(b"\r\n\r\n")[2], b"content")
     assert len(recorded.connections) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_connections_are_reused_after_an_upload_was_cancelled(recorder, scheme):
+    authority = trustme.CA()
+    serving, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(serving)
+    authority.configure_trust(trusting)
+    received = asyncio.Event()
+
+    async def script(connection):
+        await connection.request()
+        received.set()
+        while len(recorded.connections) > 1:  # the upload on the first connection is not answered
+            await connection.send(DONE)
+            await connection.request()
+        await connection.request()
+
+    async def blocks() -> AsyncGenerator[bytes, None]:
+        yield b"content"
+
+    async def upload() -> bytes:
+        async with upstream.post(FramedBody(b"b", 7, blocks()), CIMultiDict(), Target()) as answer:
+            return await answer.read()
+
+    recorded = await recorder(script, tls=serving if scheme == "https" else None)
+    async with Upstream(
+        URL(recorded.url), context=trusting, timeouts=UpstreamTimeouts(idle=60, answer=60), server_keep_alive=60
+    ) as upstream:
+        cancelled = asyncio.create_task(upload())
+        await received.wait()
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        for _ in range(3):
+            await upload()
+    assert len(recorded.connections) == 2
