@@ -65,9 +65,13 @@ class RequestBody:
 
         Raises ``TooSlow``, ``Truncated`` (broken chunked framing) or ``ClientGone``.
         """
-        started = time.monotonic()
-        block = await self._receive()
-        if not self._minimum_rate.is_met(time.monotonic() - started, len(block)):
+        waited = 0.0
+        block = self._arrived()
+        if block is None:
+            started = time.monotonic()
+            block = await self._receive()
+            waited = time.monotonic() - started
+        if not self._minimum_rate.is_met(waited, len(block)):
             raise TooSlow(f"Fewer than {self._timeouts.min_rate} bytes a second arrived in the last minute.")
         return block
 
@@ -79,6 +83,13 @@ class RequestBody:
         if not block:
             raise StopAsyncIteration
         return block
+
+    def _arrived(self) -> bytes | None:
+        """Return what has arrived and was not read, ``b""`` at the end, or None if it has to be waited for."""
+        content = self._request.content
+        if self._awaited or content.exception() is not None:
+            return None
+        return content.read_nowait() or (b"" if content.at_eof() else None)
 
     async def _receive(self) -> bytes:
         for _ in range(self._timeouts.looks):
