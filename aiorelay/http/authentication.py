@@ -5,7 +5,7 @@ A request is from the owner of its token, else of its client certificate, else f
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from aiohttp import hdrs, web
@@ -193,9 +193,13 @@ def _address(text: str) -> str | None:
         return None
 
 
-def _is_trusted(address: str, trusted: Iterable[IPNetwork]) -> bool:
+def _is_trusted(address: str, trusted: Sequence[IPNetwork]) -> bool:
+    if address == _UNIX:  # no header can name it
+        return True
+    if not trusted:
+        return False
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return address == _UNIX  # no header can name it
+        return False
     return any(parsed in network for network in trusted)

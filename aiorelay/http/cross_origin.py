@@ -9,6 +9,7 @@ Neither can be set by a page. Other clients send neither, and are not concerned.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -178,7 +179,12 @@ def _is_preflight(request: web.BaseRequest) -> bool:
 
 def _is_on_loopback(request: web.BaseRequest) -> bool:
     here = None if request.transport is None else request.transport.get_extra_info("sockname")
-    return isinstance(here, tuple) and ip_address(here[0].partition("%")[0]).is_loopback
+    return isinstance(here, tuple) and _is_loopback(here[0])
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(address: str) -> bool:
+    return ip_address(address.partition("%")[0]).is_loopback
 
 
 def _first(headers: "MultiMapping[str]", name: str) -> str:

@@ -7,6 +7,7 @@ its site. The Host still has the name of the page.
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 __all__ = ["OwnHosts"]
 
@@ -31,6 +32,7 @@ class OwnHosts:
         return name in self._names or f"*.{name.partition('.')[2]}" in self._names or _is_loopback(name)
 
 
+@lru_cache(maxsize=1024)
 def _is_loopback(name: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -8,6 +8,7 @@ draft-ietf-httpapi-ratelimit-headers-11.
 import ipaddress
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import http_sf
@@ -67,6 +68,7 @@ def fields(rate: Rate, taken: Taken) -> dict[str, str]:
     return {"RateLimit-Policy": http_sf.ser([(_POLICY, policy)]), "RateLimit": http_sf.ser([(_POLICY, limit)])}
 
 
+@lru_cache(maxsize=1024)
 def principal(who: str | None, client: str) -> str:
     """Return whose limits a request counts towards: the name ``who``, or else the address ``client``.
 
