@@ -142,6 +142,9 @@ class UploadRecord:
             ended(self)
 
     def write(self) -> None:
+        level = logging.WARNING if self.status >= 500 else logging.INFO
+        if not log.isEnabledFor(level):
+            return
         seconds = round(time.monotonic() - self.started, _DECIMALS)
         members: dict[str, Any] = {
             "endpoint": self.endpoint,
@@ -156,7 +159,6 @@ class UploadRecord:
         }
         if self.refused_by is not None:
             members["refused_by"] = self.refused_by
-        level = logging.WARNING if self.status >= 500 else logging.INFO
         log.log(level, "upload %s", self.outcome, extra={"members": members})
 
 
