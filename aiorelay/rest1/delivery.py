@@ -54,19 +54,23 @@ class Delivery:
         self._backoff = backoff
         self._notice = notice
 
-    @asynccontextmanager
-    async def post(
+    def post(
         self,
         framed: FramedBody,
         headers: "CIMultiDict[str]",
         target: Target,
         on_sent: Callable[[int], object] = lambda _bytes: None,
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Send a body as ``Upstream.post`` does. Raises what that and ``Spool.write`` raise."""
+        if self._spooled == "never" or (self._spooled == "unknown-length" and framed.length is not None):
+            return self._upstream.post(framed, headers, target, on_sent)
+        return self._post_spooled(framed, headers, target, on_sent)
+
+    @asynccontextmanager
+    async def _post_spooled(
+        self, framed: FramedBody, headers: "CIMultiDict[str]", target: Target, on_sent: Callable[[int], object]
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         async with AsyncExitStack() as stack:
-            if self._spooled == "never" or (self._spooled == "unknown-length" and framed.length is not None):
-                yield await stack.enter_async_context(self._upstream.post(framed, headers, target, on_sent))
-                return
             spool = await stack.enter_async_context(self._spool())
             async for block in framed.blocks:
                 await spool.write(block)

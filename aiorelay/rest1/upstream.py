@@ -7,7 +7,7 @@ blocks ─▶ HeldBack ─▶ POST ─▶ answer     an exception in the blocks 
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -101,8 +101,7 @@ class Upstream:
         self._connector.unwatch()
         await self._session.close()
 
-    @asynccontextmanager
-    async def post(
+    def post(
         self,
         framed: FramedBody,
         headers: "CIMultiDict[str]",
@@ -110,7 +109,7 @@ class Upstream:
         on_sent: Callable[[int], object] = lambda _bytes: None,
         *,
         notice: float = 0.0,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Send a body, and return the response as a context manager.
 
         A body of at most ``held_back.LIMIT`` bytes is read to its end before the connection is opened. ``target`` is
@@ -118,17 +117,13 @@ class Upstream:
         After connecting, the first byte of the body is delayed by ``notice`` seconds. Raises whatever
         ``framed.blocks`` raises, ``UpstreamFailed`` and ``UpstreamTimeout``.
         """
-        url = target.url(self.url)
-        async with self._request(target.method, url, framed, headers, on_sent, notice) as answer:
-            yield answer
+        return self._request(target.method, target.url(self.url), framed, headers, on_sent, notice)
 
-    @asynccontextmanager
-    async def patch(
+    def patch(
         self, url: URL, framed: FramedBody, headers: "CIMultiDict[str]"
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Send a body to ``url``, which has the same origin, with PATCH (RFC 5789). Otherwise like ``post``."""
-        async with self._request(hdrs.METH_PATCH, url, framed, headers, lambda _bytes: None, 0.0) as answer:
-            yield answer
+        return self._request(hdrs.METH_PATCH, url, framed, headers, lambda _bytes: None, 0.0)
 
     @asynccontextmanager
     async def _request(
