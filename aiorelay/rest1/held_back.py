@@ -47,6 +47,15 @@ class HeldBack:
         while not self._ended and self._size <= LIMIT:
             await self._read()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole body is held."""
+        return self._ended
+
+    def whole(self) -> bytes:
+        """Return the held bytes."""
+        return b"".join(self._held)
+
     async def write_to(self, put: Put) -> None:
         """Write the whole body with ``put``, in order. While a block is awaited, another task may call ``put``."""
         if not self._ended:

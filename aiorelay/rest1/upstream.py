@@ -6,14 +6,14 @@ blocks ─▶ HeldBack ─▶ POST ─▶ answer     an exception in the blocks 
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from typing import Any, Self, TypeAlias
 
 import aiohttp
 from aiohttp import hdrs
-from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -27,15 +27,15 @@ from aiorelay.observability.tracing import NO_TRACING, Tracing
 from aiorelay.rest1.held_back import HeldBack
 from aiorelay.rest1.keep_alive import KeepAlive
 from aiorelay.rest1.target import Target
+from aiorelay.rest1.upstream_body import StreamedBody, UpstreamBody, WholeBody
 from aiorelay.rest1.upstream_connection import Connector
 
 __all__ = ["Upstream", "UpstreamTimeouts"]
 
-# Bytes written at once, and bytes that the transport may buffer. The transport and TLS each copy what they cannot send.
-_PIECE = 64 * 1024
-_WRITE_BUFFER = 64 * 1024
 # Header fields that aiohttp would add. Those of the client are passed on; missing ones are not added.
 _NO_AUTO_HEADERS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
+
+_Request: TypeAlias = Callable[[UpstreamBody], Coroutine[Any, Any, aiohttp.ClientResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,17 +139,36 @@ class Upstream:
         await held_back.look_ahead()
         replace_all(headers, self._headers)
         with self._tracing.exchange(method, url, headers) as answered:
-            body = _Body(framed.length, on_sent)
-            exchange = asyncio.create_task(self._exchange(method, url, body, headers))
-            exchange.add_done_callback(body.exchange_ended)
-            try:
-                await self._send(held_back, body, exchange, notice)
-                answer = await self._answer(exchange, body)
+            request = partial(self._exchange, method, url, headers)
+            if held_back.is_whole and not notice:
+                answering = self._send_whole(WholeBody(held_back.whole(), framed.length, on_sent, self._watchdog), request)
+            else:
+                answering = self._send_streamed(held_back, StreamedBody(framed.length, on_sent), request, notice)
+            async with answering as answer:
                 answered(answer.status)
                 self._warn_of_redirect(answer.status)
                 yield answer
-            finally:
-                await _end(exchange, body)
+
+    @asynccontextmanager
+    async def _send_whole(self, body: WholeBody, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
+        answer = None
+        try:
+            answer = await self._answer(request(body), body)
+            yield answer
+        finally:
+            body.disconnect(answer)
+
+    @asynccontextmanager
+    async def _send_streamed(
+        self, held_back: HeldBack, body: StreamedBody, request: _Request, notice: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        exchange = asyncio.create_task(request(body))
+        exchange.add_done_callback(body.exchange_ended)
+        try:
+            await self._write_streamed(held_back, body, exchange, notice)
+            yield await self._answer(exchange, body)
+        finally:
+            await _end(exchange, body)
 
     def _warn_of_redirect(self, status: int) -> None:
         """Warn once: a client that follows a redirect sends its body around the relay (RFC 9110, section 15.4)."""
@@ -157,20 +176,25 @@ class Upstream:
             self._redirect_warned = True
             log.warning("the upload API redirects (%d), and clients would bypass the relay; correct --upstream", status)
 
-    async def _answer(self, exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> aiohttp.ClientResponse:
+    async def _answer(
+        self, exchange: Awaitable[aiohttp.ClientResponse], body: UpstreamBody
+    ) -> aiohttp.ClientResponse:
         """Wait for the head of the response. The timeout applies to the whole head, not to each read."""
         try:
-            async with asyncio.timeout(self._timeouts.answer) as waiting:
-                answer = await asyncio.shield(exchange)  # ``_end`` cancels it
+            async with asyncio.timeout(None) as waiting:
+                body.when_sent(partial(_reschedule, waiting, self._timeouts.answer))
+                answer = await exchange
         except (aiohttp.ClientError, OSError, TimeoutError) as failure:
             self._keep_alive.reset()
+            if body.is_stalled:
+                raise self._stalled() from failure
             cause = aiohttp.SocketTimeoutError() if waiting.expired() else failure
             raise _problem(cause, reached=body.reached, incomplete=not body.is_whole) from failure
         if answer.status < 200:  # RFC 9110, section 15.2: not final, and the request has no Upgrade
             raise UpstreamFailed(
                 "The upload API answered with a status that is not final.", error="http_protocol_error"
             )
-        if _is_success(answer.status) and not body.is_whole:
+        if _is_success(answer.status) and not await self._is_whole(body):
             raise UpstreamFailed(
                 "The upload API answered before it had received the whole body, and read no more of it.",
                 error="connection_terminated",
@@ -192,8 +216,12 @@ class Upstream:
         writer.transport.abort()
         return True
 
+    async def _is_whole(self, body: UpstreamBody) -> bool:
+        """Whether the connection accepts all of a body. A body may still be in its buffer after an early response."""
+        return body.is_whole or (body.is_written and await self._is_accepted(body.flush()))
+
     async def _exchange(
-        self, method: str, url: URL, body: "_Body", headers: "CIMultiDict[str]"
+        self, method: str, url: URL, headers: "CIMultiDict[str]", body: UpstreamBody
     ) -> aiohttp.ClientResponse:
         return await self._session.request(
             method,
@@ -204,8 +232,8 @@ class Upstream:
             server_hostname=self._server_name,
         )
 
-    async def _send(
-        self, held_back: HeldBack, body: "_Body", exchange: "asyncio.Task[aiohttp.ClientResponse]", notice: float
+    async def _write_streamed(
+        self, held_back: HeldBack, body: StreamedBody, exchange: "asyncio.Task[aiohttp.ClientResponse]", notice: float
     ) -> None:
         """Write the body to its end, or until the upstream refuses it."""
         try:
@@ -219,7 +247,7 @@ class Upstream:
             if not sending.expired():
                 raise
 
-    async def _write(self, held_back: HeldBack, body: "_Body") -> None:
+    async def _write(self, held_back: HeldBack, body: StreamedBody) -> None:
         is_accepting = True
 
         async def put(block: bytes | memoryview) -> None:
@@ -237,16 +265,14 @@ class Upstream:
             with self._watchdog.watching():
                 await writing
         except TimeoutError:
-            detail = f"The upload API accepted no data for {self._watchdog.seconds:g} s."
-            raise UpstreamTimeout(detail, error="connection_write_timeout", incomplete=True) from None
+            raise self._stalled() from None
         except (OSError, aiohttp.ClientError):
             return False  # the exchange fails too, with the reason
         return True
 
-
-def _pieces(block: bytes | memoryview) -> Iterator[memoryview]:
-    view = memoryview(block)
-    return (view[at : at + _PIECE] for at in range(0, len(block), _PIECE))
+    def _stalled(self) -> UpstreamTimeout:
+        detail = f"The upload API accepted no data for {self._watchdog.seconds:g} s."
+        return UpstreamTimeout(detail, error="connection_write_timeout", incomplete=True)
 
 
 def _is_success(status: int) -> bool:
@@ -257,25 +283,22 @@ def _is_success(status: int) -> bool:
 def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: asyncio.Timeout) -> None:
     """Stop the sending if the exchange has failed or the response is a refusal."""
     if not exchange.cancelled() and (exchange.exception() is not None or not _is_success(exchange.result().status)):
-        with suppress(RuntimeError):  # the sending has already ended
-            sending.reschedule(0)
+        _reschedule(sending, 0)
 
 
-async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: "_Body") -> None:
+def _reschedule(timeout: asyncio.Timeout, seconds: float) -> None:
+    with suppress(RuntimeError):  # what it limits has already ended
+        timeout.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: StreamedBody) -> None:
     """Release the connection, even if cancelled. Abort it if the exchange is not complete."""
     body.release()
-    if not exchange.done():
-        body.abort()  # before the cancellation, in which aiohttp would report the connection as free for reuse
-        exchange.cancel()
+    exchange.cancel()
     try:
         await wait_until_done(exchange)
     finally:
-        answer = None if exchange.cancelled() or exchange.exception() is not None else exchange.result()
-        # A connection that the response has released may already be in use by another upload.
-        if answer is None or (answer.connection is not None and not (answer.closed and body.is_flushed())):
-            body.abort()
-            if answer is not None:
-                answer.close()
+        body.disconnect(None if exchange.cancelled() or exchange.exception() is not None else exchange.result())
 
 
 # Failures of the upstream, first match: end of the detail, and error type of RFC 9209, section 2.3.
@@ -311,82 +334,3 @@ def _problem(failure: Exception, *, reached: bool, incomplete: bool) -> Upstream
     """Convert a failure of the exchange to a problem whose detail contains no address."""
     kind, words, error = next(row[1:] for row in _FAILURES if isinstance(failure, row[0]))
     return kind(f"The upload API {words}", error=error, reached=reached, incomplete=incomplete)
-
-
-class _Body(aiohttp.Payload):
-    """A request body that its owner writes with ``put`` after ``opened`` is done.
-
-    The owner writes in its own task, so that exceptions of the blocks are raised there and no queue is needed.
-    """
-
-    def __init__(self, length: int | None, on_sent: Callable[[int], object]) -> None:
-        super().__init__(None)
-        self.reached = False
-        self.is_whole = False
-        self._sent = 0
-        self._on_sent = on_sent
-        self._size = length
-        self._writing = asyncio.Lock()
-        self._writer: AbstractStreamWriter | None = None
-        self._transport: asyncio.WriteTransport | None = None
-        loop = asyncio.get_running_loop()
-        self.opened: asyncio.Future[None] = loop.create_future()
-        self._is_over: asyncio.Future[None] = loop.create_future()
-
-    async def put(self, block: bytes | memoryview) -> None:
-        """Write a block. Concurrent calls write one after another. Raises ``OSError`` or ``ClientError``."""
-        if self._writer is None:
-            raise ConnectionResetError("the exchange ended before the body was opened")
-        async with self._writing:
-            if self._transport is not None and not self._transport.is_closing():
-                self.reached = True  # set before the write: some of it may arrive even if it fails
-            for piece in _pieces(block):
-                await self._writer.write(piece)
-            self._sent += len(block)
-        self._on_sent(self._sent)
-
-    async def flush(self) -> None:
-        """Wait until the written data are sent. aiohttp does not wait for that after an early response."""
-        if self._transport is not None and self._writer is not None:
-            # Not 0: asyncio's TLS transport counts an empty buffer as reaching that limit.
-            self._transport.set_write_buffer_limits(1)
-            await self._writer.drain()
-
-    def is_flushed(self) -> bool:
-        """Whether the whole body was written and passed to the kernel."""
-        return self.is_whole and self._transport is not None and self._transport.get_write_buffer_size() == 0
-
-    def abort(self) -> None:
-        """Abort the connection and discard unsent data: an upstream that does not read would keep both open."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def finish(self, *, whole: bool) -> None:
-        """End the writing. ``whole``: the connection has accepted the whole body."""
-        self.is_whole = whole
-        self._is_over.set_result(None)
-
-    def release(self) -> None:
-        """Release the body, whether it is finished or not."""
-        if not self._is_over.done():
-            self._is_over.cancel()
-
-    def exchange_ended(self, _exchange: object) -> None:
-        """Set ``opened``, because the exchange has ended and will not open the body."""
-        if not self.opened.done():
-            self.opened.set_result(None)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        await self.write_with_length(writer, None)
-
-    async def write_with_length(self, writer: AbstractStreamWriter, _content_length: int | None) -> None:
-        self._writer, self._transport = writer, writer.transport
-        if self._transport is not None:
-            self._transport.set_write_buffer_limits(_WRITE_BUFFER)
-        self.opened.set_result(None)
-        with suppress(asyncio.CancelledError):  # aiohttp cancels this when the response is complete before the body
-            await wait_until_done(self._is_over)
-        self._is_over.result()  # raises if cancelled: returning would send a valid end of the body
-
-    def decode(self, _encoding: str = "utf-8", _errors: str = "strict") -> str:
-        raise TypeError("a streamed body has no text")

@@ -165,11 +165,12 @@ class RecoveringProtocol(asyncio.Protocol):
         self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        closed_by_relay = self._protocol.transport is None
         with self._duplicate:
             if isinstance(exc, OSError) and (rest := self._decrypted(self._received())):
                 self._protocol.data_received(rest)
         self._protocol.connection_lost(exc)
-        if self.idle_since is not None:
+        if self.idle_since is not None and not closed_by_relay:
             idle = asyncio.get_running_loop().time() - self.idle_since
             if idle < self._keep_alive.limit():  # otherwise the relay closed it
                 self._keep_alive.server_closed(idle)
