@@ -32,6 +32,7 @@ class BodyTimeouts:
     """How long clients are waited for: the longest silence in seconds, and the least bytes a second.
 
     For the rate see ``MinimumRate``. A silence is as many waits as ``looks`` says, each of which ``watchdog`` watches.
+    ``answers`` watches each block of an answer that clients take.
     """
 
     def __init__(self, idle: float, min_rate: int) -> None:
@@ -39,6 +40,7 @@ class BodyTimeouts:
         self.min_rate = min_rate
         self.looks = math.ceil(idle / _LOOK)
         self.watchdog = Watchdog(idle / self.looks)
+        self.answers = Watchdog(idle)
 
 
 class RequestBody:

@@ -1,6 +1,5 @@
 """An upstream's answer: passed back to the client as it comes, or serialized to be shown by a job."""
 
-import asyncio
 import base64
 import codecs
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
+from aiorelay.concurrency.timeouts import Watchdog
 from aiorelay.errors import UpstreamFailed, UpstreamTimeout
 from aiorelay.http.fields import end_to_end, replace_all
 from aiorelay.observability.logs import log
@@ -18,19 +18,19 @@ __all__ = ["MAX_SERIALIZED_BODY", "SerializedAnswer", "pass_back", "serialize_re
 
 
 async def pass_back(
-    request: web.Request, answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]], *, idle: float
+    request: web.Request, answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]], watchdog: Watchdog
 ) -> web.StreamResponse:
     """Give ``answer`` to the client of ``request``, with the headers ``added``.
 
-    An answer that breaks off breaks off for the client too, and so does one of which it takes no byte for ``idle``
-    seconds.
+    An answer that breaks off breaks off for the client too, and so does one of which it takes no block in the time of
+    ``watchdog``.
     """
     response = _UpstreamResponse(answer)
     replace_all(response.headers, added)
     try:
         await response.prepare(request)
         async for block in answer.content.iter_any():
-            async with asyncio.timeout(idle):
+            with watchdog.watching():
                 await response.write(block)
         await response.write_eof()
     except (aiohttp.ClientError, OSError, TimeoutError) as broken:

@@ -159,7 +159,7 @@ class Rest1:
                         form = self._intake.metered(form, asked)
                     progress = ProgressRecorder(upload, self._intake.metrics)
                     async with relay.send(form, asked, progress) as answer:
-                        return await pass_back(request, answer.response, answer.added, idle=self._intake.timeouts.idle)
+                        return await pass_back(request, answer.response, answer.added, self._intake.timeouts.answers)
 
         return handler
 
