@@ -141,7 +141,8 @@ class Upstream:
         with self._tracing.exchange(method, url, headers) as answered:
             request = partial(self._exchange, method, url, headers)
             if held_back.is_whole and not notice:
-                answering = self._send_whole(WholeBody(held_back.whole(), framed.length, on_sent, self._watchdog), request)
+                whole = WholeBody(held_back.whole(), framed.length, on_sent, self._watchdog)
+                answering = self._send_whole(whole, request)
             else:
                 answering = self._send_streamed(held_back, StreamedBody(framed.length, on_sent), request, notice)
             async with answering as answer:
