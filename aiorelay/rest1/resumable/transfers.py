@@ -120,7 +120,7 @@ class Transfers:
         if not (transfer.last or _is_complete(upload)):
             return upload
         if transfer.asked.respond_async:
-            return self._start_job(upload, representation, transfer, under_way)
+            return await self._start_job(upload, representation, transfer, under_way)
         return await self._completion.run(self._deliver(upload, representation, transfer, under_way.pop_all()))
 
     async def discard(self, upload: Upload) -> None:
@@ -183,7 +183,7 @@ class Transfers:
             async with self._uploads.appending(upload.id, upload.owner) as appending:
                 return await self._completion.deliver(appending, self._submission(representation, transfer, job))
 
-    def _start_job(
+    async def _start_job(
         self, upload: Upload, representation: Representation, transfer: Transfer, under_way: ExitStack
     ) -> Job:
         async def work(job: Job) -> dict[str, Any]:
@@ -193,8 +193,8 @@ class Transfers:
                 raise outcome.problem or AssertionError("an outcome is an answer or a problem")
             return outcome.answer
 
-        job = self._jobs.start(work, transfer.asked.who)
-        job_context = under_way.pop_all()
+        job = await self._jobs.start(work, transfer.asked.who)
+        job_context = under_way.pop_all()  # before the work begins
         return job
 
 
