@@ -48,7 +48,7 @@ from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.resumable.completion import Completion
 from aiorelay.rest1.resumable.routes import ResumableRoutes
-from aiorelay.rest1.resumable.store import Uploads
+from aiorelay.rest1.resumable.store import FileUploads
 from aiorelay.rest1.resumable.transfers import SizeLimits
 from aiorelay.rest1.routes import RoutedUploads, Routes
 from aiorelay.rest1.web.pages import Pages
@@ -226,7 +226,7 @@ async def _resumable(
 ) -> ResumableRoutes:
     settings = shared.settings
     pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checksums"))
-    uploads = Uploads(
+    uploads = FileUploads(
         settings.state_dir / "uploads",
         fsync=settings.durable,
         quota=settings.resumable_quota,

@@ -9,7 +9,7 @@ The next request for the upload ends this one, even from another process: see ``
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -18,9 +18,10 @@ from aiorelay.concurrency.threads import wait_until_done
 from aiorelay.errors import Internal, Problem, StorageFull
 from aiorelay.files.writer import Writer, storage_problems
 from aiorelay.rest1.resumable.claims import Claim
-from aiorelay.rest1.resumable.files import Upload, UploadFiles
+from aiorelay.rest1.resumable.files import UploadFiles
+from aiorelay.rest1.resumable.unfinished import Upload
 
-__all__ = ["Appending", "Disk", "Quota"]
+__all__ = ["Disk", "FileAppending", "Quota"]
 
 _Result = TypeVar("_Result")
 
@@ -89,8 +90,8 @@ class Disk:
         return asyncio.get_running_loop().run_in_executor(self.pool, os.pread, fd, min(_READ, end - start), start)
 
 
-class Appending:
-    """The only writer of ``upload``, made by ``Uploads.appending``. Methods are called by one task at a time."""
+class FileAppending:
+    """The only writer of ``upload``, made by ``FileUploads.appending``."""
 
     def __init__(self, upload: Upload, fd: int, claim: Claim, disk: Disk, *, fsync: bool) -> None:
         self._upload = upload
@@ -173,8 +174,8 @@ class Appending:
         await self._disk.run(self._disk.files.write, upload)
         self._upload = upload
 
-    @contextlib.contextmanager
-    def delivering(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def delivering(self) -> AsyncGenerator[None, None]:
         """Let no newer request end this one meanwhile: it waits. Raises ``Superseded`` if one has already."""
         self._claim.check()
         with storage_problems():

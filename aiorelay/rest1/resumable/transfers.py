@@ -13,12 +13,10 @@ from aiorelay.observability.logs import UploadRecord
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job, Jobs
 from aiorelay.rest1.progress import ProgressRecorder
-from aiorelay.rest1.resumable.appending import Appending
 from aiorelay.rest1.resumable.completion import Completion, Outcome, Submission, refuses
-from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.resumable.reception import Reception, unless_superseded
 from aiorelay.rest1.resumable.representation import Representation
-from aiorelay.rest1.resumable.store import Uploads
+from aiorelay.rest1.resumable.unfinished import Appending, Upload, Uploads
 from aiorelay.rest1.upload_request import UploadRequest
 
 __all__ = ["SizeLimits", "Transfer", "Transfers", "append_offset"]
