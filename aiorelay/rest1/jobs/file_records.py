@@ -23,7 +23,7 @@ _POLL_INTERVAL: Final = 1.0
 
 
 class FileJobRecords:
-    """The records of at most ``most`` jobs of this process, in ``files``.
+    """The records of at most ``most`` jobs of this process, in ``files``; see ``JobRecords``.
 
     Each is kept for ``kept`` seconds after its job has ended.
     """

@@ -143,6 +143,7 @@ _CANCEL: Final = Script(
 class RedisJobRecords:
     """The records of at most ``most`` jobs on ``server``, each kept for ``kept`` seconds after its end.
 
+    See ``JobRecords``.
     ``lease`` is how long the jobs of a relay that has ended count as running, in seconds.
     """
 

@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 
 
 class SharedAppending:
-    """The only writer of ``upload``, which has ``segments``, while it holds ``claim``; made by ``SharedUploads``."""
+    """The only writer of ``upload``, which has ``segments``, while it holds ``claim``; see ``Appending``."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from aiorelay.rest1.resumable.segments import Segments
 from aiorelay.rest1.resumable.shared_appending import SharedAppending, remove_segments
 from aiorelay.rest1.resumable.shared_claims import SharedClaim, SharedClaims
 from aiorelay.rest1.resumable.unfinished import Upload, UploadProtocol
-from aiorelay.rest1.resumable.upload_records import ID, Held, Lives, UploadRecords
+from aiorelay.rest1.resumable.upload_records import ID, FoundUpload, Lives, UploadRecords
 from aiorelay.state.server import StateServer
 
 __all__ = ["SharedUploads"]
@@ -31,7 +31,7 @@ _LONGEST_WRITE: Final = 3600.0
 
 
 class SharedUploads:
-    """The unfinished uploads of all relays that share ``server`` and ``storage``.
+    """The unfinished uploads of all relays that share ``server`` and ``storage``; see ``Uploads``.
 
     All together have at most ``quota`` bytes. Each is kept for ``expiry`` seconds since its last byte, and the record
     of an ended one for ``kept`` seconds. An upload whose relay has died can be continued after ``lease`` seconds.
@@ -107,14 +107,14 @@ class SharedUploads:
         return replace(made, ended=ended, outcome=outcome, expires=ended + self._lives.kept)
 
     async def find(self, identity: str, owner: str | None, protocol: UploadProtocol | None = None) -> Upload:
-        held = await self._find(identity)
-        if held is None or held.upload.owner != owner or protocol not in {None, held.upload.protocol}:
+        found = await self._find(identity)
+        if found is None or found.upload.owner != owner or protocol not in {None, found.upload.protocol}:
             raise NotFound("There is no such upload, or not any more.")
-        upload = held.upload
-        if upload.ended is not None and upload.expires <= held.now:
+        upload = found.upload
+        if upload.ended is not None and upload.expires <= found.now:
             raise NotFound("There is no such upload, or not any more.")
         removed = upload.ended is not None and upload.outcome is None
-        expired = upload.ended is None and upload.expires <= held.now and not held.holds
+        expired = upload.ended is None and upload.expires <= found.now and not found.is_held
         if removed or expired:
             raise Gone("The upload was removed or has expired; begin a new upload.")
         return upload
@@ -153,7 +153,7 @@ class SharedUploads:
         now = await self._records.create(upload)
         return replace(upload, expires=now + self._lives.expiry)
 
-    async def _find(self, identity: str) -> Held | None:
+    async def _find(self, identity: str) -> FoundUpload | None:
         return await self._records.find(identity) if ID.fullmatch(identity) else None
 
     async def _unfinished(self, identity: str, owner: str | None) -> Upload:
@@ -203,10 +203,10 @@ class SharedUploads:
     async def _expire(self, identity: str) -> None:
         with contextlib.suppress(Gone, Superseded):
             async with self._claims.hold(identity, unless_delivering=True) as claim:
-                held = await self._records.find(identity)
-                if held is None or held.upload.ended is not None:
+                found = await self._records.find(identity)
+                if found is None or found.upload.ended is not None:
                     await self._records.forget(identity)
-                elif held.upload.expires <= held.now:
+                elif found.upload.expires <= found.now:
                     segments = await self._records.segments(identity)
                     if await self._records.end(identity, claim.number, None) >= 0:
                         await remove_segments(self._storage, {segment.name for segment in segments})

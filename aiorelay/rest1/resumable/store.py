@@ -34,7 +34,7 @@ _LONGEST_SWEEP_INTERVAL: Final = 60.0
 
 
 class FileUploads:
-    """The unfinished uploads in ``directory``.
+    """The unfinished uploads in ``directory``; see ``Uploads``.
 
     With ``fsync`` what is acknowledged is on the disk; without, it is in the page cache, safe from a kill but not from
     a power cut. At most ``quota`` bytes are kept, each upload for ``expiry`` seconds since its last byte, and the
@@ -84,10 +84,6 @@ class FileUploads:
         length: int | None = None,
         partial: bool = False,
     ) -> Upload:
-        """Make an upload without bytes; see ``Upload``.
-
-        Raises ``StorageFull`` if there is no room, for its ``length`` if it has one, and ``Internal``.
-        """
         if time.monotonic() >= self._counted + _COUNT_INTERVAL:
             self._counted = time.monotonic()
             self._disk.quota.used = await self._disk.run(self._files.used)
@@ -109,7 +105,6 @@ class FileUploads:
         length: int,
         outcome: dict[str, Any],
     ) -> Upload:
-        """Keep the outcome of what was delivered without an upload of its own. Raises as ``create`` does."""
         upload = Upload(
             id="",
             owner=owner,
@@ -123,11 +118,6 @@ class FileUploads:
         return await self._disk.run(self._files.end, made, outcome)
 
     async def find(self, identity: str, owner: str | None, protocol: UploadProtocol | None = None) -> Upload:
-        """Return an upload, or how it ended. The request that appends to it, if one does, goes on.
-
-        Raises ``NotFound`` if there is none, or if it is not for this ``owner`` or of this ``protocol``, ``Gone`` if it
-        was removed or has expired, and ``Internal``.
-        """
         with storage_problems():
             upload = self._files.read(identity)
             if upload is None or upload.owner != owner or protocol not in {None, upload.protocol}:
@@ -145,14 +135,6 @@ class FileUploads:
     async def appending(
         self, identity: str, owner: str | None, offset: int | None = None
     ) -> AsyncGenerator[FileAppending, None]:
-        """Be the only writer of an upload, from ``offset`` on, or else from wherever it ends.
-
-        Ends the request that is its writer now; waits for one that delivers. Leaving the context writes down what was
-        gathered and raises as ``flush`` does, unless another exception is under way.
-
-        Raises what ``find`` does, ``Gone`` also for an upload that has ended, ``OffsetMismatch``, ``Superseded`` by a
-        request that is newer still, and ``UploadLocked`` if the writer does not let go of the upload.
-        """
         await self._unfinished(identity, owner)
         async with self._claims.hold(identity) as (claim, fd):
             upload = await self._begin(identity, owner, fd, offset)
@@ -166,10 +148,6 @@ class FileUploads:
             await appending.close()
 
     async def interrupt(self, identity: str, owner: str | None) -> Upload:
-        """End the request that appends to an upload, unless it delivers, and return the upload as it is then.
-
-        No request that is older appends to it after that. Raises what ``find`` does, and ``UploadLocked``.
-        """
         if (await self.find(identity, owner)).ended is None:
             with contextlib.suppress(Gone, Superseded):
                 async with self._claims.hold(identity, unless_delivering=True):
@@ -177,10 +155,6 @@ class FileUploads:
         return await self.find(identity, owner)
 
     async def remove(self, identity: str, owner: str | None) -> None:
-        """Remove an upload, or the outcome of one that has ended: it is ``Gone`` from now on.
-
-        Raises what ``appending`` does.
-        """
         upload = await self.find(identity, owner)
         if upload.ended is not None:
             await self._disk.run(self._files.end, upload, None)

@@ -33,7 +33,7 @@ __all__ = [
     "OVER",
     "SUPERSEDED",
     "TAKEN",
-    "Held",
+    "FoundUpload",
     "Lives",
     "Segment",
     "UploadRecords",
@@ -244,12 +244,12 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A record as it was found at the time ``now``: whether a request ``holds`` the upload. Seconds since the epoch."""
+class FoundUpload:
+    """An upload as it was found at the time ``now``, in seconds since the epoch. ``is_held``: a request has it."""
 
     upload: Upload
     now: float
-    holds: bool
+    is_held: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +286,7 @@ class UploadRecords:
             raise StorageFull("The server keeps as many bytes of unfinished uploads as it may; try again later.")
         return float(now) / 1000
 
-    async def find(self, identity: str) -> Held | None:
+    async def find(self, identity: str) -> FoundUpload | None:
         """Return the record of an upload, or None if there is none."""
         record, length, size, written, ended, outcome, until, now = await self._run(_FIND, identity)
         if record is None:
@@ -305,7 +305,7 @@ class UploadRecords:
                 "outcome": None if outcome is None else json.loads(outcome),
             }
         )
-        return Held(upload, now / 1000, until is not None and int(until) >= now)
+        return FoundUpload(upload, now / 1000, until is not None and int(until) >= now)
 
     async def claim(self, identity: str, claim: int) -> tuple[int, int]:
         """Claim an upload, for the first time (0) or again; return the claim and what has become of it."""
