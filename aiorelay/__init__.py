@@ -12,6 +12,7 @@
     settings/        the table of settings; parsing of text into frozen values
     multipart/       Part and Form, the parser, part heads, framing
     http/            header fields, bodies, middleware, authentication, other origins, problem details
+    state/           state that relays share, in Redis: connections, scripts, channels
     files/           file names, local files, the spool, the writer
     observability/   logs, metrics, tracing
     concurrency/     work in threads, timeouts, minimum rate

@@ -35,6 +35,7 @@ PACKAGES: Mapping[str, str] = {
     "openssl": "openssl",
     "php": "php-cli",
     "php-cgi": "php-cgi",
+    "redis-server": "redis-server",
     "slowhttptest": "slowhttptest",
     "strace": "strace",
     "systemd-analyze": "systemd",

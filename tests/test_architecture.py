@@ -14,7 +14,7 @@ PACKAGE = Path(aiorelay.__file__).parent
 FLOORS = (
     {"errors", "concurrency"},
     {"files", "observability"},
-    {"http"},
+    {"http", "state"},
     {"multipart"},
     {"settings"},
     {"certificates", "checks", "object_storage"},

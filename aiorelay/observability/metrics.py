@@ -7,12 +7,15 @@ from prometheus_client.process_collector import ProcessCollector
 
 from aiorelay.observability.logs import UploadRecord
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
+__all__ = ["CONTENT_TYPE", "Metrics", "StateMetrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # From a small file on the loopback to a large file over a slow connection: milliseconds to hours.
 _SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600)
+
+# From the loopback to the timeout of a call.
+_STATE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1, 2)
 
 
 class Metrics:
@@ -57,6 +60,8 @@ class Metrics:
             "aiorelay_validators_given_up", "Validators that took longer than validator-timeout", registry=registry
         )
 
+        self.state = StateMetrics(registry)
+
     def ended(self, upload: UploadRecord) -> None:
         """Count an upload that has ended, and observe its phases."""
         self.uploads.labels(upload.endpoint, upload.outcome).inc()
@@ -72,3 +77,28 @@ class Metrics:
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+class StateMetrics:
+    """The metrics of the state that relays share."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(
+            "aiorelay_state_seconds",
+            "Time that a call to the shared state took, by what it does",
+            ["call"],
+            buckets=_STATE_SECONDS,
+            registry=registry,
+        )
+        self._errors = Counter(
+            "aiorelay_state_errors_total",
+            "Calls to the shared state that failed, by what they do",
+            ["call"],
+            registry=registry,
+        )
+
+    def called(self, call: str, seconds: float, *, succeeded: bool) -> None:
+        """Observe a call that has ended."""
+        self._seconds.labels(call).observe(seconds)
+        if not succeeded:
+            self._errors.labels(call).inc()

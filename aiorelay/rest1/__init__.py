@@ -4,9 +4,11 @@ app                    routes and handlers
 ├── intake             authenticate, parse, admit and log a request; open its body
 │   ├── upload_request what a request asks for, one frozen value
 │   ├── principal_limits   uploads per time, bytes per day and requests at once of each principal
+│   │   ├── redis_counters the counters of these limits in Redis, shared with other relays
 │   │   └── rate_limits    the arithmetic and the header fields of these limits, pure
 │   ├── preferences    the Prefer header field (RFC 7240)
 │   └── pieces         refuse uploads that are pieces of files
+├── health             whether the relay is alive, and whether it can take uploads
 ├── request_forms      a request's body as a Form, by its Content-Type
 ├── relay              the one pass: check a form, frame it, deliver it
 │   ├── progress       record bytes, files and phases of an upload

@@ -8,7 +8,6 @@ POST /upload2   with Prefer: respond-async (RFC 7240): the same as a job, which 
 GET  /healthz, /readyz, /metrics, /openapi.json
 """
 
-import asyncio
 from contextlib import ExitStack
 from typing import Any
 
@@ -29,6 +28,7 @@ from aiorelay.observability.logs import UploadRecord
 from aiorelay.observability.metrics import CONTENT_TYPE as METRICS_TYPE
 from aiorelay.rest1 import openapi
 from aiorelay.rest1.answers import pass_back, serialize_response, strip_default_headers
+from aiorelay.rest1.health import Health
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job, Jobs
 from aiorelay.rest1.jobs.routes import JobRoutes, started_job_response
@@ -72,8 +72,8 @@ class Rest1:
         self._routes = routes
         self._sites = sites
 
-    def app(self, track: Middleware) -> web.Application:
-        """The application, in which ``track`` keeps account of the requests in flight."""
+    def app(self, track: Middleware, health: Health) -> web.Application:
+        """The application. ``track`` keeps account of the requests in flight, ``health`` has routes of its own."""
         app = web.Application(
             middlewares=[
                 track,
@@ -89,8 +89,7 @@ class Rest1:
         app.on_response_prepare.append(strip_default_headers)
         app.on_response_prepare.append(add_rate_limit_fields)
         app.on_response_prepare.append(self._sites.add_fields)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
+        health.add_to(app.router)
         app.router.add_get("/metrics", self._show_metrics)
         self._routes.add_exact(app.router)
         if self._relay is not None:
@@ -122,19 +121,6 @@ class Rest1:
         """Take no more uploads; those under way go on, and the events of jobs end."""
         self._intake.draining = True
         self._jobs.drain()
-
-    async def _healthz(self, _request: web.Request) -> web.Response:
-        return web.json_response({"status": "alive"})
-
-    async def _readyz(self, _request: web.Request) -> web.Response:
-        if self._intake.draining:
-            return web.json_response({"status": "shutting down"}, status=503)
-        relays = ({} if self._relay is None else {"/upload": self._relay}) | self._routes.relays
-        reachable = await asyncio.gather(*(relay.reachable() for relay in relays.values()))
-        if not any(reachable):
-            return web.json_response({"status": "the upload API cannot be reached"}, status=503)
-        away = [path for path, is_there in zip(relays, reachable, strict=True) if not is_there]
-        return web.json_response({"status": "ready", "unreachable": away} if away else {"status": "ready"})
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         self._intake.access.who(request)
@@ -190,6 +176,6 @@ class Rest1:
                 async with relay.send(form, asked, progress) as answer:
                     return await serialize_response(answer.response, answer.added)
 
-        job = self._jobs.start(work, asked.who)
-        job_context = under_way.pop_all()
+        job = await self._jobs.start(work, asked.who)
+        job_context = under_way.pop_all()  # before the work begins
         return started_job_response(job)

@@ -7,13 +7,13 @@ import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aiohttp import web
 
-from aiorelay.errors import QuotaExceeded, RateLimited, TooLarge
+from aiorelay.errors import QuotaExceeded, RateLimited, StateUnavailable, TooLarge
 from aiorelay.rest1.rate_limits import DAY, Rate, Taken, fields, seconds_left_today, take
 
 __all__ = ["Counters", "Limits", "MemoryCounters", "Meter", "PrincipalLimits", "add_rate_limit_fields"]
@@ -24,7 +24,14 @@ _PRINCIPALS: Final = 100_000
 
 
 class Counters(Protocol):
-    """Keeps what principals have used. Several relays may share one."""
+    """Keeps what principals have used. Several relays may share one.
+
+    Its methods raise ``StateUnavailable`` if they cannot count. ``step`` is how many bytes of an upload are gathered
+    before they are added.
+    """
+
+    @property
+    def step(self) -> int: ...
 
     async def take(self, principal: str, rate: Rate) -> Taken:
         """Take one upload; see ``rate_limits.take``."""
@@ -41,6 +48,8 @@ class MemoryCounters:
 
     To have it forgotten, a client needs as many names or addresses.
     """
+
+    step = 1
 
     def __init__(self, most: int = _PRINCIPALS, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
@@ -109,8 +118,8 @@ class PrincipalLimits:
     ) -> None:
         """Admit a new upload of ``length`` bytes, if that is known, and put its fields on the answer to ``request``.
 
-        It is not ``counted`` as an upload if it is only a part of one. Raises ``RateLimited``, ``QuotaExceeded``, and
-        ``TooLarge`` if the upload is larger than the quota.
+        It is not ``counted`` as an upload if it is only a part of one. Raises ``RateLimited``, ``QuotaExceeded``,
+        ``TooLarge`` if the upload is larger than the quota, and ``StateUnavailable``.
         """
         if counted and self._limits.rate is not None:
             await self._take(request, principal, self._limits.rate)
@@ -123,10 +132,10 @@ class PrincipalLimits:
 
     def meter(self, principal: str) -> "Meter | None":
         """Return a check that counts the bytes of a body, or None if there is no quota."""
-        return None if self._limits.quota is None else Meter(self, principal)
+        return None if self._limits.quota is None else Meter(self, principal, self._counters.step)
 
     async def count(self, principal: str, size: int) -> None:
-        """Count ``size`` bytes that have arrived. Raises ``QuotaExceeded``."""
+        """Count ``size`` bytes that have arrived. Raises ``QuotaExceeded`` and ``StateUnavailable``."""
         self._check(await self._counters.add(principal, self._today(), size))
 
     async def _take(self, request: web.BaseRequest, principal: str, rate: Rate) -> None:
@@ -150,20 +159,31 @@ class PrincipalLimits:
 
 
 class Meter:
-    """A check that counts the bytes of a body towards the quota of ``principal``."""
+    """A check that counts the bytes of a body towards the quota of ``principal``, ``step`` or more at a time."""
 
-    def __init__(self, limits: PrincipalLimits, principal: str) -> None:
+    def __init__(self, limits: PrincipalLimits, principal: str, step: int = 1) -> None:
         self._limits = limits
         self._principal = principal
+        self._step = step
+        self._gathered = 0
 
     async def feed(self, chunk: bytes) -> None:
-        await self._limits.count(self._principal, len(chunk))
+        self._gathered += len(chunk)
+        if self._gathered >= self._step:
+            await self._count()
 
     async def finish(self) -> None:
-        """Every block was counted."""
+        if self._gathered:
+            await self._count()
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Count the bytes of a body that has broken off, too."""
+        with suppress(QuotaExceeded, StateUnavailable):
+            await self.finish()
+
+    async def _count(self) -> None:
+        size, self._gathered = self._gathered, 0
+        await self._limits.count(self._principal, size)
 
 
 async def add_rate_limit_fields(request: web.BaseRequest, response: web.StreamResponse) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import http_sf
 
-__all__ = ["DAY", "Rate", "Taken", "fields", "principal", "seconds_left_today", "take"]
+__all__ = ["DAY", "Rate", "Taken", "fields", "principal", "seconds_left_today", "take", "taken"]
 
 DAY: Final = 86_400
 """The seconds of a day."""
@@ -56,6 +56,12 @@ def take(rate: Rate, arrival: float, now: float) -> Taken:
     owed = min(max(arrival - now, 0.0), rate.period)
     allowed = owed + interval <= rate.period + _TOLERANCE
     owed += interval if allowed else 0.0
+    return taken(rate, allowed=allowed, owed=owed, now=now)
+
+
+def taken(rate: Rate, *, allowed: bool, owed: float, now: float) -> Taken:
+    """Return the answer to a request after which all uploads will be available again ``owed`` seconds after ``now``."""
+    interval = rate.period / rate.uploads
     remaining = max(math.floor((rate.period - owed) / interval + _TOLERANCE), 0)
     wait = max(owed + (remaining + 1) * interval - rate.period, 0.0)
     return Taken(allowed, now + owed, remaining, wait)

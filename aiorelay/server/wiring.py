@@ -34,16 +34,21 @@ from aiorelay.observability import logs
 from aiorelay.observability.metrics import Metrics
 from aiorelay.observability.tracing import NO_TRACING, tracing
 from aiorelay.rest1.app import Rest1
+from aiorelay.rest1.health import Health
 from aiorelay.rest1.intake import Intake
+from aiorelay.rest1.jobs.file_records import FileJobRecords
 from aiorelay.rest1.jobs.files import JobFiles
+from aiorelay.rest1.jobs.records import JobRecords
+from aiorelay.rest1.jobs.redis_records import RedisJobRecords
 from aiorelay.rest1.jobs.registry import Jobs
 from aiorelay.rest1.principal_limits import Limits, PrincipalLimits
 from aiorelay.rest1.rate_limits import Rate
+from aiorelay.rest1.redis_counters import RedisCounters
 from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.resumable.completion import Completion
 from aiorelay.rest1.resumable.routes import ResumableRoutes
-from aiorelay.rest1.resumable.store import Uploads
+from aiorelay.rest1.resumable.store import FileUploads
 from aiorelay.rest1.resumable.transfers import SizeLimits
 from aiorelay.rest1.routes import RoutedUploads, Routes
 from aiorelay.rest1.web.pages import Pages
@@ -55,6 +60,7 @@ from aiorelay.server.storage import open_object_sources, open_store
 from aiorelay.settings import Route, Settings
 from aiorelay.sources.fetch import Fetcher, FetchLimits
 from aiorelay.sources.ingest import Sources
+from aiorelay.state.server import StateAddress, StateServer, open_state
 
 __all__ = ["ServerContext", "serve_rest1", "serve_rest2", "token_authentication"]
 
@@ -162,6 +168,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
     """Serve rest1. Raises ``StartupError``."""
     settings = shared.settings
     async with AsyncExitStack() as stack:
+        state = await stack.enter_async_context(_state(shared))
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
         traced = await stack.enter_async_context(tracing(settings.grace)) if settings.otel else NO_TRACING
         intake = Intake(
@@ -172,7 +179,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
             pool,
             most=settings.max_uploads,
             on_piece=on_piece(settings),
-            limits=_principal_limits(settings),
+            limits=_principal_limits(settings, state),
         )
         relays = Relays(shared.identity, shared.urls.get("rest2"), shared.metrics, traced, pool, stack)
         relay = None if settings.only == "rest1" and settings.upstream is None else await relays.open(settings)
@@ -180,7 +187,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         sources = Sources(stack.enter_context(_fetcher(shared)), objects, settings.local_root, pool)
         forms = FormReader(sources, field=settings.field, limits=form_limits(settings))
         routes = Routes(intake, [await _routed(each, settings, relays, sources) for each in settings.route])
-        jobs = await stack.enter_async_context(Jobs(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs))
+        jobs = await stack.enter_async_context(Jobs(_job_records(settings, state)))
         stack.push_async_callback(shared.drain.requests, jobs.tasks)
         pages = _pages(settings, upload=relay is not None)
         resumable = None
@@ -189,7 +196,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         sites = SitePolicy(shared.own_hosts(), settings.allow_origin, proxied=intake.access.believes)
         rest1 = Rest1(intake, forms, relay, jobs, pages, resumable, routes, sites)
         connections = Connections()
-        app = rest1.app(connections.track)
+        app = rest1.app(connections.track, _health(settings, intake, relay, routes, state))
         sockets, context = shared.sockets["rest1"], _relay_context(shared)
         await stack.enter_async_context(serving(app, sockets, context, shared.drain, connections))
         stack.callback(rest1.drain)
@@ -219,7 +226,7 @@ async def _resumable(
 ) -> ResumableRoutes:
     settings = shared.settings
     pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checksums"))
-    uploads = Uploads(
+    uploads = FileUploads(
         settings.state_dir / "uploads",
         fsync=settings.durable,
         quota=settings.resumable_quota,
@@ -232,9 +239,36 @@ async def _resumable(
     return ResumableRoutes(intake, uploads, completion, jobs, limits, pool, expiry=settings.upload_expiry)
 
 
-def _principal_limits(settings: Settings) -> PrincipalLimits:
+@asynccontextmanager
+async def _state(shared: ServerContext) -> AsyncGenerator[StateServer | None, None]:
+    """Open the state that relays share; None if they share none."""
+    settings = shared.settings
+    if settings.state is None:
+        yield None
+        return
+    address = StateAddress(url=settings.state, ca=settings.state_ca)
+    async with open_state(address, shared.metrics.state.called) as state:
+        yield state
+
+
+def _health(
+    settings: Settings, intake: Intake, relay: Relay | None, routes: Routes, state: StateServer | None
+) -> Health:
+    relays = ({} if relay is None else {"/upload": relay}) | routes.relays
+    counted = settings.rate_limit is not None or settings.upload_quota is not None
+    return Health(intake, relays, state, needs_state=counted)
+
+
+def _job_records(settings: Settings, state: StateServer | None) -> JobRecords:
+    if state is None:
+        return FileJobRecords(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs)
+    return RedisJobRecords(state, most=settings.max_jobs)
+
+
+def _principal_limits(settings: Settings, state: StateServer | None) -> PrincipalLimits:
     rate = Rate(*settings.rate_limit) if settings.rate_limit else None
-    return PrincipalLimits(Limits(rate=rate, quota=settings.upload_quota, at_once=settings.max_uploads_per_client))
+    limits = Limits(rate=rate, quota=settings.upload_quota, at_once=settings.max_uploads_per_client)
+    return PrincipalLimits(limits, None if state is None else RedisCounters(state))
 
 
 def _relay_context(shared: ServerContext) -> ssl.SSLContext | None:

@@ -30,6 +30,8 @@ class Arguments(TypedDict, total=False):
     reuse_port: bool | None
     loop: Literal["asyncio", "uvloop"] | None
     state_dir: str | PathLike[str] | None
+    state: "str | URL | None"
+    state_ca: str | PathLike[str] | None
     tls: bool | None
     tls_cert: str | PathLike[str] | None
     tls_key: str | PathLike[str] | None

@@ -32,6 +32,8 @@ def _of_servers(settings: Any) -> _Contradictions:
         yield "tls", fault, "set host to 127.0.0.1, or serve TLS"
     if settings.client_ca is not None and not (settings.tls and settings.listen_unix is None):
         yield "client_ca", "needs TLS, which the relay does not serve here", "leave it out"
+    if settings.state_ca is not None and (settings.state is None or settings.state.scheme != "rediss"):
+        yield "state_ca", "has no connection with TLS to verify", "give a rediss URL as state, or leave it out"
     if settings.only is None and settings.rest1_port == settings.rest2_port != 0:
         yield "rest2_port", "is rest1-port too", "give them different ports"
 

@@ -1,4 +1,4 @@
-"""Kinds of values: paths, hosts, networks, origins, the upstream's URL, the scanner's address. No name is resolved."""
+"""Kinds of values: paths, hosts, networks, origins, URLs of servers, the scanner's address. No name is resolved."""
 
 import ipaddress
 import re
@@ -24,6 +24,7 @@ __all__ = [
     "PATH",
     "S3_ENDPOINT",
     "SCANNER",
+    "STATE",
     "STORE",
     "UPSTREAM",
     "IPNetwork",
@@ -47,6 +48,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Characters that a URL must not contain unescaped. URL parsers differ on whether they remove or keep them.
 _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 _SECRETS_OF_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
+
+# The number of a database of Redis.
+_DATABASE = re.compile(r"/?(?:[0-9]{1,5})?", re.ASCII)
 
 _DIALLED_PORT = count(least=1, most=65535)
 
@@ -308,6 +312,26 @@ def _store(value: object) -> Path | S3Location:
     return S3Location(bucket, prefix)
 
 
+def _state(value: object) -> "URL":
+    from yarl import URL  # noqa: PLC0415 - see the top of the file
+
+    advice = "try redis://127.0.0.1:6379 or rediss://user:password@state.example.org"
+    try:
+        url = URL(value) if isinstance(value, str) and not _NOT_IN_URL.search(value) else value
+        port = url.explicit_port if isinstance(url, URL) else 0
+    except ValueError:
+        raise InvalidValueError("is not a URL", advice) from None
+    if not isinstance(url, URL) or url.scheme not in ("redis", "rediss"):
+        raise InvalidValueError("is not a redis or rediss URL", advice)
+    if not url.host or port == 0:
+        raise InvalidValueError(f"has no usable {'port' if url.host else 'host'}", advice)
+    if not _DATABASE.fullmatch(url.path):
+        raise InvalidValueError("has a path that is not the number of a database", "leave it out, or try /1")
+    if url.raw_query_string or "#" in str(value):
+        raise InvalidValueError("has a query or a fragment", "leave it out: state-ca names the CA")
+    return url
+
+
 def _show_scanner(scanner: ScannerAddress) -> str:
     if isinstance(scanner, Path):
         return str(scanner)
@@ -337,6 +361,7 @@ STORE = Kind(
     _store,
     anchor=lambda text, directory: text if text.startswith(_S3) else _from_directory(text, directory),
 )
+STATE = Kind("URL", _state, mask=_without_secrets)
 SCANNER = Kind(
     "HOST:PORT|PATH",
     _scanner,

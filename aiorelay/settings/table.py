@@ -45,6 +45,7 @@ from aiorelay.settings.places import (
     PATH,
     S3_ENDPOINT,
     SCANNER,
+    STATE,
     STORE,
     UPSTREAM,
     IPNetwork,
@@ -94,6 +95,16 @@ class Settings:
         "generated CA and certificates, spool, resumable uploads",
         otherwise="$XDG_STATE_HOME/aiorelay or ~/.local/state/aiorelay",
     )
+
+    state: "URL | None" = one(
+        "servers",
+        STATE,
+        None,
+        "Redis or Valkey with which relays share jobs and limits (redis://HOST, rediss://USER:PASSWORD@HOST:PORT); "
+        "needs the extra [redis]",
+        otherwise="off",
+    )
+    state_ca: Path | None = one("servers", PATH, None, "CA bundle for state (PEM)", otherwise="system trust")
 
     tls: bool = one("TLS", SWITCH, True, "off: both servers speak plain HTTP, on the loopback only, for a proxy there")
     tls_cert: Path | None = one("TLS", PATH, None, "certificate chain to serve (PEM)", otherwise="generated")

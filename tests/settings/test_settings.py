@@ -883,3 +883,51 @@ def test_a_removed_working_directory_is_an_error(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path / "gone")
     os.rmdir(tmp_path / "gone")  # noqa: PTH106 - pathlib's rmdir is not needed here
     assert "cannot be made an absolute path" in fault(store="kept")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1",
+        "redis://[::1]:6380/1",
+        "rediss://relay:s3cret@state.example.org:6380/15",
+        "redis://:s3cret@h/",
+    ],
+)
+def test_url_of_the_state(url):
+    assert Settings(state=url).state == URL(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("state.example.org", "is not a redis or rediss URL"),
+        ("https://state.example.org", "is not a redis or rediss URL"),
+        ("redis://", "has no usable host"),
+        ("redis://h:0", "has no usable port"),
+        ("redis://h:99999", "is not a URL"),
+        ("redis://h/one", "has a path that is not the number of a database"),
+        ("redis://h/1/2", "has a path that is not the number of a database"),
+        ("rediss://h?ssl_cert_reqs=none", "has a query or a fragment"),
+        ("redis://h#", "has a query or a fragment"),
+        ("redis://h\n", "is not a redis or rediss URL"),
+    ],
+)
+def test_what_is_no_url_of_the_state(url, fault):
+    with pytest.raises(SettingsError, match=fault):
+        Settings(state=url)
+
+
+def test_credentials_of_the_state_are_shown_to_nobody():
+    settings = Settings(state="redis://user:s3cret@h")
+    assert SETTINGS["state"].show(settings.state) == "redis://***@h"
+    assert "s3cret" not in repr(settings)
+    with pytest.raises(SettingsError) as wrong:
+        Settings(state="redis://user:s3cret@h/x")
+    assert "s3cret" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("state", [None, "redis://h"])
+def test_ca_of_the_state_needs_tls(state):
+    with pytest.raises(SettingsError, match="no connection with TLS"):
+        Settings(state=state, state_ca="ca.pem")

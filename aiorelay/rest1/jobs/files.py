@@ -9,42 +9,23 @@ without flock every process counts as alive.
 """
 
 import contextlib
-import json
 import os
-import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from aiorelay.errors import StartupError
 from aiorelay.files.locks import claim, try_lock
 from aiorelay.files.writer import storage_problems
 from aiorelay.observability.logs import log
+from aiorelay.rest1.jobs.records import ID, Record
 
-__all__ = ["JobFiles", "Record"]
+__all__ = ["JobFiles"]
 
-_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _JSON: Final = "json"
 _END: Final = "end"
 _ALIVE: Final = "alive"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """The content of a job's file.
-
-    ``document`` holds the members that clients see. ``version`` counts the changes. ``ended`` is the time of the end in
-    seconds since the epoch, or None. ``process`` is the token of the process that runs or ran the job.
-    """
-
-    id: str
-    owner: str | None
-    version: int
-    ended: float | None
-    document: dict[str, Any]
-    process: str
 
 
 class JobFiles:
@@ -80,7 +61,7 @@ class JobFiles:
         with storage_problems():
             try:
                 with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                    json.dump(asdict(record), file)
+                    file.write(record.to_json())
                 made.replace(self._path(record.id, _JSON))
             except OSError:
                 made.unlink(missing_ok=True)
@@ -88,13 +69,13 @@ class JobFiles:
 
     def read(self, identity: str) -> Record | None:
         """Return the record of a job, or None if there is none. ``identity`` may be any text."""
-        if not _ID.fullmatch(identity):
+        if not ID.fullmatch(identity):
             return None
         try:
-            return Record(**json.loads(self._path(identity, _JSON).read_text()))
+            return Record.from_json(self._path(identity, _JSON).read_text())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             log.warning("the file of a job cannot be read: %s", type(error).__name__)
             return None
 

@@ -9,26 +9,22 @@ The ``version`` of a job grows with every change. Waiters see the latest state o
 """
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
-from aiorelay.errors import Internal, NotFound, Problem, TooManyJobs
+from aiorelay.concurrency.threads import wait_until_done
+from aiorelay.errors import Internal, NotFound, Problem, StateUnavailable
 from aiorelay.http.problem_details import problem_details
 from aiorelay.observability.logs import log, request_id
-from aiorelay.rest1.jobs.files import JobFiles, Record
+from aiorelay.rest1.jobs.records import LAST_VERSION, JobRecords, Record
 
 __all__ = ["Job", "Jobs", "Work"]
 
-_HOUR: Final = 3600.0
-_RETRY_AFTER: Final = "5"
-# The version of a lost job: its real number of changes is unknown. It is greater, and exact as a JSON number.
-_LAST_VERSION: Final = 2**53 - 1
-# The interval in seconds at which processes look at each other's files.
-_POLL_INTERVAL: Final = 1.0
+# Seconds within which another process cancels a job, or has ended itself.
+_CANCELLATION_TIMEOUT: Final = 30.0
 _MEMBERS: Final = ("id", "state", "received", "forwarded", "total", "answer", "problem")
 
 State = Literal["running", "done", "failed", "cancelled", "lost"]
@@ -71,8 +67,12 @@ class Job:
         self.changed()
 
     def changed(self) -> None:
-        """Let those who wait for news know that there are some."""
+        """Count a change, and let those who wait for news know of it."""
         self.version += 1
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake those who wait for news."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -92,27 +92,23 @@ Work = Callable[[Job], Awaitable[dict[str, Any]]]
 
 
 class Jobs:
-    """The jobs of this process: at most ``most``, each kept for ``kept`` seconds after its end, also in ``files``.
+    """The jobs that this process runs, and through ``records`` those of others and those that have ended.
 
     ``tasks`` are those of running jobs. Leaving the context cancels them, and their jobs are lost.
     """
 
-    def __init__(self, files: JobFiles, *, most: int, kept: float = _HOUR) -> None:
+    def __init__(self, records: JobRecords) -> None:
         self.tasks: set[asyncio.Task[object]] = set()
-        self._files = files
-        self._most = most
-        self._kept = kept
+        self._records = records
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
-        self._ended: dict[str, tuple[Job, asyncio.TimerHandle]] = {}  # those that ended first are first
         self._cancelled: set[str] = set()
         self._drained = asyncio.Event()
-        self._poll_timer: asyncio.TimerHandle | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the files, and take over the jobs of processes that have ended. Raises ``StartupError``."""
-        self._files.open()
-        for record in sorted(self._files.orphans(), key=lambda record: record.ended or time.time()):
-            self._take_over(record)
+        """Open the records. Raises ``StartupError``."""
+        await self._records.open()
+        self._renewing = asyncio.create_task(self._renew_regularly())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -122,10 +118,10 @@ class Jobs:
             task.cancel()
         if self.tasks:
             await asyncio.wait(self.tasks)
-        for timer in (self._poll_timer, *(expiry for _, expiry in self._ended.values())):
-            if timer is not None:
-                timer.cancel()
-        self._files.close()
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait([self._renewing])
+        await self._records.close()
 
     def drain(self) -> None:
         """Report no more changes, which ends all event streams. The jobs go on."""
@@ -133,26 +129,22 @@ class Jobs:
         for job, _ in self._running.values():
             job.close()
 
-    def start(self, work: Work, owner: str | None) -> Job:
-        """Start a job in a task of its own. Raises ``TooManyJobs``, ``StorageFull`` or ``Internal``."""
-        while len(self._running) + len(self._ended) >= self._most:
-            if not self._ended:
-                raise TooManyJobs("Too many jobs are running. Try again soon.", headers={"Retry-After": _RETRY_AFTER})
-            self._forget(next(iter(self._ended)))
+    async def start(self, work: Work, owner: str | None) -> Job:
+        """Start a job in a task of its own, which has not begun when this returns.
+
+        Raises ``TooManyJobs``, ``StorageFull``, ``StateUnavailable`` or ``Internal``.
+        """
         job = Job(secrets.token_urlsafe(24), owner)
-        self._keep(job, ended=None)
+        await self._records.start(_record(job))
         task = asyncio.create_task(self._run(job, work))
         self._running[job.id] = job, task
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-        if self._poll_timer is None:
-            self._schedule_poll()
         return job
 
-    def find(self, identity: str, owner: str | None) -> Job:
-        """Return a job that ``owner`` may see. Raises ``NotFound``."""
-        known = self._running.get(identity) or self._ended.get(identity)
-        job = known[0] if known else self._elsewhere(identity)
+    async def find(self, identity: str, owner: str | None) -> Job:
+        """Return a job that ``owner`` may see. Raises ``NotFound`` and ``StateUnavailable``."""
+        job = self._running[identity][0] if identity in self._running else await self._elsewhere(identity)
         if job is None or job.owner != owner:
             raise NotFound("There is no such job. Jobs are kept for an hour after their end.")
         return job
@@ -160,35 +152,38 @@ class Jobs:
     async def cancel(self, job: Job) -> None:
         """Cancel a job, and return once it has ended. A job that has ended stays as it is.
 
-        If the last byte has been sent, the upstream may have stored the upload. Raises ``StorageFull`` or ``Internal``
-        if the process that runs the job cannot be asked.
+        If the last byte has been sent, the upstream may have stored the upload. Raises ``StorageFull``, ``Internal`` or
+        ``StateUnavailable`` if the process that runs the job cannot be asked, or does not answer.
         """
         if job.id in self._running:
             await asyncio.wait([self._cancel(job.id)])
         elif job.running:
-            self._files.request_cancellation(job.id)
-            await job.news(job.version)
+            await self._records.request_cancellation(job.id)
+            try:
+                async with asyncio.timeout(_CANCELLATION_TIMEOUT):
+                    while job.running and not job.over.is_set():
+                        await job.news(job.version)
+            except TimeoutError:
+                raise StateUnavailable("The relay that runs the job has not cancelled it yet. Try again.") from None
 
     def _cancel(self, identity: str) -> asyncio.Task[None]:
         _, task = self._running[identity]
-        self._cancelled.add(identity)
-        task.cancel()
+        if identity not in self._cancelled:
+            self._cancelled.add(identity)
+            task.cancel()
         return task
 
-    def _schedule_poll(self) -> None:
-        self._poll_timer = asyncio.get_running_loop().call_later(_POLL_INTERVAL, self._poll)
-
-    def _poll(self) -> None:
-        """Cancel jobs as other processes have asked, and look again as long as jobs are running."""
-        self._poll_timer = None
-        for identity in self._running.keys() - self._cancelled:
-            if self._files.is_cancellation_requested(identity):
-                self._cancel(identity)
-        if self._running:
-            self._schedule_poll()
+    async def _renew_regularly(self) -> None:
+        """Say which jobs are running, and cancel those that other processes want cancelled."""
+        while True:
+            await asyncio.sleep(self._records.interval)
+            running = [_record(job) for job, _ in self._running.values() if job.running]
+            for identity in await self._records.renew(running):
+                if identity in self._running:
+                    self._cancel(identity)
 
     async def _run(self, job: Job, work: Work) -> None:
-        """Do the work and record how it ended. What follows the work does not await, so nothing can interrupt it."""
+        """Do the work and record how it ended."""
         state: State = "failed"
         try:
             job.answer = await work(job)
@@ -204,97 +199,69 @@ class Jobs:
         else:
             state = "done"
             job.total = job.received
-        self._end(job, state)
+        await self._end(job, state)
 
-    def _end(self, job: Job, state: State) -> None:
+    async def _end(self, job: Job, state: State) -> None:
+        """Record the end before anyone is told of it: other processes are asked about the job then."""
         job.state = state
-        job.changed()
-        job.close()
-        self._cancelled.discard(job.id)
-        del self._running[job.id]
-        self._expire(job, self._kept)
+        job.version += 1
+        recording = asyncio.create_task(self._records.end(_record(job, ended=time.time())))
         try:
-            self._keep(job, ended=time.time())
-        except Problem as problem:
-            log.warning("the end of a job could not be recorded: %s", problem.detail)
+            await wait_until_done(recording)  # although cancelled meanwhile
+            recording.result()
+        finally:
+            del self._running[job.id]
+            self._cancelled.discard(job.id)
+            job.tell()
+            job.close()
 
-    def _take_over(self, record: Record) -> None:
-        job = _job_of(record, alive=False)
-        ended = record.ended
-        if ended is None:
-            ended = time.time()
-            with contextlib.suppress(Problem):  # on a full disk the next start tries again
-                self._keep(job, ended=ended)
-        left = ended + self._kept - time.time()
-        if left <= 0:
-            self._files.remove(job.id)
-            return
-        if len(self._ended) >= self._most:
-            self._forget(next(iter(self._ended)))
-        job.close()
-        self._expire(job, left)
-
-    def _elsewhere(self, identity: str) -> Job | None:
-        """A job that this process knows only from its file."""
-        record = self._files.read(identity)
-        if record is None or (record.ended is not None and record.ended + self._kept <= time.time()):
+    async def _elsewhere(self, identity: str) -> Job | None:
+        """A job that this process does not run."""
+        record = await self._records.find(identity)
+        if record is None:
             return None
-        job = _job_of(record, alive=self._files.is_alive(record.process))
+        job = _job_of(record)
         if not job.running:
             job.close()
             return job
-        return _OtherProcessJob(job, self._files, self._drained)
-
-    def _keep(self, job: Job, *, ended: float | None) -> None:
-        self._files.write(
-            Record(
-                id=job.id,
-                owner=job.owner,
-                version=job.version,
-                ended=ended,
-                document=job.describe(),
-                process=self._files.process,
-            )
-        )
-
-    def _expire(self, job: Job, seconds: float) -> None:
-        self._ended[job.id] = job, asyncio.get_running_loop().call_later(seconds, self._forget, job.id)
-
-    def _forget(self, identity: str) -> None:
-        _, expiry = self._ended.pop(identity)
-        expiry.cancel()
-        self._files.remove(identity)
+        return _OtherProcessJob(job, self._records, self._drained)
 
 
 class _OtherProcessJob(Job):
-    """A job that another living process runs: its file tells how it began, and how it ended."""
+    """A job that another living process runs: its record tells what becomes of it."""
 
-    def __init__(self, job: Job, files: JobFiles, drained: asyncio.Event) -> None:
+    def __init__(self, job: Job, records: JobRecords, drained: asyncio.Event) -> None:
         super().__init__(**job.describe(), owner=job.owner, version=job.version, over=drained)
-        self._files = files
+        self._records = records
 
     async def news(self, since: int) -> None:
-        while self.version <= since and not self.over.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_INTERVAL):
-                    await self.over.wait()
-            self._poll()
+        if self.version > since or self.over.is_set():
+            return
+        reading = asyncio.create_task(self._records.news(self.id, self.version))
+        over = asyncio.create_task(self.over.wait())
+        try:
+            await asyncio.wait([reading, over], return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                self._become(reading.result())
+        finally:
+            for task in (reading, over):
+                task.cancel()
+            await asyncio.wait([reading, over])
 
-    def _poll(self) -> None:
-        record = self._files.read(self.id)
-        now = None if record is None else _job_of(record, alive=self._files.is_alive(record.process))
-        if now is None:  # it ended, and made room for others, between two glances
-            self.state, self.version = "lost", _LAST_VERSION
-        elif not now.running:
-            self.state, self.version = now.state, now.version
-            self.received, self.forwarded, self.total = now.received, now.forwarded, now.total
-            self.answer, self.problem = now.answer, now.problem
+    def _become(self, record: Record | None) -> None:
+        if record is None:  # it ended, and made room for others, between two glances
+            self.state, self.version = "lost", LAST_VERSION
+            return
+        now = _job_of(record)
+        self.state, self.version = now.state, now.version
+        self.received, self.forwarded, self.total = now.received, now.forwarded, now.total
+        self.answer, self.problem = now.answer, now.problem
 
 
-def _job_of(record: Record, *, alive: bool) -> Job:
-    """The job of a record. A running job is lost unless its process is ``alive``."""
+def _record(job: Job, *, ended: float | None = None) -> Record:
+    return Record(id=job.id, owner=job.owner, version=job.version, ended=ended, document=job.describe())
+
+
+def _job_of(record: Record) -> Job:
     known = {member: value for member, value in record.document.items() if member in _MEMBERS}
-    job = Job(**known, owner=record.owner, version=record.version)
-    if job.running and not alive:
-        job.state, job.version = "lost", _LAST_VERSION
-    return job
+    return Job(**known, owner=record.owner, version=record.version)

@@ -55,15 +55,15 @@ class JobRoutes:
         router.add_delete("/jobs/{id}", self._cancel, expect_handler=defer_100_continue)
 
     async def _show(self, request: web.Request) -> web.Response:
-        return job_response(self._find(request))
+        return job_response(await self._find(request))
 
     async def _cancel(self, request: web.Request) -> web.Response:
-        job = self._find(request)
+        job = await self._find(request)
         await self._jobs.cancel(job)
         return job_response(job)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        job = self._find(request)
+        job = await self._find(request)
         seen = _last_seen(request)
         if not job.running and job.version <= seen:
             return web.Response(status=204)  # which tells an EventSource to come no more (HTML, section 9.2.3)
@@ -93,8 +93,8 @@ class JobRoutes:
         async with asyncio.timeout(self._idle):
             await writing
 
-    def _find(self, request: web.Request) -> Job:
-        return self._jobs.find(request.match_info["id"], self._owner(request))
+    async def _find(self, request: web.Request) -> Job:
+        return await self._jobs.find(request.match_info["id"], self._owner(request))
 
 
 def job_response(job: Job, *, status: int = 200) -> web.Response:

@@ -201,7 +201,11 @@ def _for_operators() -> dict[tuple[str, str], dict[str, Any]]:
     alive = {"200": answer("The relay is alive.", JSON, status)}
     ready = {
         "200": answer("The relay accepts uploads.", JSON, status),
-        "503": answer("The upload API cannot be reached, or the relay is shutting down.", JSON, status),
+        "503": answer(
+            "The upload API, or the shared state that limits need, cannot be reached, or the relay is shutting down.",
+            JSON,
+            status,
+        ),
     }
     metrics = {"200": answer("Metrics in the text format of Prometheus.", "text/plain", TEXT)}
     document = {"200": answer("The description in OpenAPI 3.1.", JSON, {"type": "object"})}

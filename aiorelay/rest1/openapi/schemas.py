@@ -49,8 +49,18 @@ def components(field: str) -> dict[str, Any]:
         "Problem": _problem(),
         "Job": _job(),
         "Answer": _answer(),
-        "Status": _object({"status": {"type": "string"}}),
+        "Status": _status(),
     }
+
+
+def _status() -> dict[str, Any]:
+    schema = _object({"status": {"type": "string"}})
+    paths = {"type": "array", "items": {"type": "string"}}
+    schema["properties"] |= {
+        "unreachable": paths | {"description": "The paths whose upload APIs cannot be reached."},
+        "state": {"const": "unreachable", "description": "The shared state cannot be reached. Jobs need it."},
+    }
+    return schema
 
 
 def _object(members: dict[str, Any], **more: Any) -> dict[str, Any]:

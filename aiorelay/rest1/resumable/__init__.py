@@ -13,8 +13,14 @@ transfers              take in the content of one request, whichever protocol it
 ├── reception          receive bytes: write them down, check what can be checked early
 ├── completion         deliver what is complete, keep the outcome
 └── outcomes           answers and descriptions of uploads
-store                  create, find, append to, read, end and expire unfinished uploads
+unfinished             what an unfinished upload is, and what is done with it, wherever it is kept
+store                  create, find, append to, read, end and expire unfinished uploads in files
 ├── appending          the only writer of an upload
 ├── claims             a newer request takes over from an older one
 └── files              an upload's record and bytes on disk, shared with other processes
+shared_store           the same in Redis and in segments, shared with other relays
+├── shared_appending   the only writer of an upload
+├── shared_claims      a newer request takes over from an older one, of whichever relay
+├── upload_records     what is written down in Redis
+└── segments           where the bytes are kept: what an implementation promises
 """

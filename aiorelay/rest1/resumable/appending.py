@@ -9,7 +9,7 @@ The next request for the upload ends this one, even from another process: see ``
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -18,9 +18,10 @@ from aiorelay.concurrency.threads import wait_until_done
 from aiorelay.errors import Internal, Problem, StorageFull
 from aiorelay.files.writer import Writer, storage_problems
 from aiorelay.rest1.resumable.claims import Claim
-from aiorelay.rest1.resumable.files import Upload, UploadFiles
+from aiorelay.rest1.resumable.files import UploadFiles
+from aiorelay.rest1.resumable.unfinished import Upload
 
-__all__ = ["Appending", "Disk", "Quota"]
+__all__ = ["Disk", "FileAppending", "Quota"]
 
 _Result = TypeVar("_Result")
 
@@ -89,8 +90,8 @@ class Disk:
         return asyncio.get_running_loop().run_in_executor(self.pool, os.pread, fd, min(_READ, end - start), start)
 
 
-class Appending:
-    """The only writer of ``upload``, made by ``Uploads.appending``. Methods are called by one task at a time."""
+class FileAppending:
+    """The only writer of ``upload``, made by ``FileUploads.appending``; see ``Appending``."""
 
     def __init__(self, upload: Upload, fd: int, claim: Claim, disk: Disk, *, fsync: bool) -> None:
         self._upload = upload
@@ -115,25 +116,17 @@ class Appending:
 
     @property
     def received(self) -> int:
-        """The bytes that the upload will have once all that was passed to ``write`` is written."""
         return self._received
 
     @property
     def is_delivering(self) -> bool:
-        """Whether it is within ``delivering``."""
         return self._claim.delivering
 
     @property
     def superseded(self) -> asyncio.Event:
-        """Set once a newer request has claimed the upload. To be waited for together with the client's bytes."""
         return self._claim.superseded
 
     async def write(self, block: bytes) -> None:
-        """Append ``block``, which must not reach beyond the upload's length.
-
-        Waits only while as much is gathered as may be. Raises ``Superseded``, ``StorageFull`` or ``Internal``; then no
-        more can be written, what was written before stays, and ``upload`` says how much that is.
-        """
         if self._failure is not None:
             raise self._failure
         self._claim.check()
@@ -152,30 +145,23 @@ class Appending:
             raise
 
     async def flush(self) -> Upload:
-        """Write down all that was passed to ``write``, even if cancelled, and return the upload as it is then.
-
-        Raises ``StorageFull`` or ``Internal``; ``upload`` says how much is written.
-        """
         await _to_its_end(self._flush())
         return self.upload
 
     async def truncate(self, size: int) -> None:
-        """Discard the bytes after the first ``size``. Raises ``StorageFull`` or ``Internal``."""
         await self.flush()
         await self._disk.run(self._disk.files.truncate, self._upload.id, self._fd, size)
         self._synced = min(self._synced, size)
         self._count(size)
 
     async def set_length(self, length: int) -> None:
-        """Write down the length of an upload that was created without. Raises ``StorageFull`` or ``Internal``."""
         self._disk.quota.check(length - self._received)
         upload = replace(self._upload, length=length)
         await self._disk.run(self._disk.files.write, upload)
         self._upload = upload
 
-    @contextlib.contextmanager
-    def delivering(self) -> Iterator[None]:
-        """Let no newer request end this one meanwhile: it waits. Raises ``Superseded`` if one has already."""
+    @contextlib.asynccontextmanager
+    async def delivering(self) -> AsyncGenerator[None, None]:
         self._claim.check()
         with storage_problems():
             self._disk.files.set_delivering(self._upload.id, delivering=True)
@@ -188,7 +174,6 @@ class Appending:
                 self._disk.files.set_delivering(self._upload.id, delivering=False)
 
     async def read(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
-        """Yield the bytes from ``start`` to ``end``, or all that are written."""
         last = os.fstat(self._fd).st_size if end is None else end
         with storage_problems():
             fd = self._disk.files.open_for_reading(self._upload.id)  # no duplicate of ours: that would share the lock
@@ -197,10 +182,6 @@ class Appending:
                 yield block
 
     async def end(self, outcome: dict[str, Any] | None) -> Upload:
-        """Write down how the upload ended and remove its bytes; nothing can be appended any more.
-
-        Raises ``StorageFull`` or ``Internal``.
-        """
         await self.flush()
         self._upload = await self._disk.run(self._disk.files.end, self.upload, outcome)
         self._count(0)

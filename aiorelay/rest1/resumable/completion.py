@@ -8,7 +8,7 @@ sent once more from the disk                    its last byte is not acknowledge
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack, ExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -22,9 +22,9 @@ from aiorelay.rest1.answers import serialize_response
 from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.relay import Relay, RelayedAnswer
 from aiorelay.rest1.request_forms import Body, FormReader
-from aiorelay.rest1.resumable.appending import Appending
 from aiorelay.rest1.resumable.reception import FIRST_BYTES, Reception, unless_superseded
 from aiorelay.rest1.resumable.representation import Representation
+from aiorelay.rest1.resumable.unfinished import Appending
 from aiorelay.rest1.upload_request import UploadRequest
 
 __all__ = ["Completion", "Outcome", "Submission", "refuses"]
@@ -127,14 +127,14 @@ class Completion:
 
         Raises what interrupts the reception: then the upload stays as far as it has come.
         """
-        with ExitStack() as delivering:
+        async with AsyncExitStack() as delivering:
             async with unless_superseded(appending):
                 outcome = None
                 if reception is not None:
                     outcome = await self._while_received(appending, submission, reception, delivering)
                 if outcome is None:
                     if reception is None:
-                        delivering.enter_context(appending.delivering())
+                        await delivering.enter_async_context(appending.delivering())
                     blocks = appending.read(0, appending.received)
                     outcome = await self._attempt(submission, blocks, appending.received)
             outcome = replace(outcome, length=appending.received)
@@ -157,7 +157,7 @@ class Completion:
         return replace(outcome, length=length)
 
     async def _while_received(
-        self, appending: Appending, submission: Submission, reception: Reception, delivering: ExitStack
+        self, appending: Appending, submission: Submission, reception: Reception, delivering: AsyncExitStack
     ) -> Outcome | None:
         """Send an upload on while its last bytes come. None if it has to be sent again, now that all are there."""
 
@@ -165,7 +165,7 @@ class Completion:
             async with aclosing(reception.through()) as received:
                 async for block in received:
                     yield block
-            delivering.enter_context(appending.delivering())
+            await delivering.enter_async_context(appending.delivering())
 
         length = appending.upload.length
         outcome = await self._attempt(submission, blocks(), length, interrupted=lambda: reception.interrupted)
@@ -175,7 +175,7 @@ class Completion:
         again = failure is not None and (failure.incomplete or not reception.ended)
         await reception.receive()
         if not appending.is_delivering:
-            delivering.enter_context(appending.delivering())
+            await delivering.enter_async_context(appending.delivering())
         return None if again else outcome
 
     async def _attempt(

@@ -13,13 +13,11 @@ from aiorelay.errors import Gone, MalformedField, NotFound
 from aiorelay.observability.logs import UploadRecord
 from aiorelay.observability.metrics import Metrics
 from aiorelay.rest1.progress import ProgressRecorder
-from aiorelay.rest1.resumable.appending import Appending
 from aiorelay.rest1.resumable.completion import Completion, Outcome, Submission
-from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.resumable.outcomes import raise_if_refused, stored_outcome
 from aiorelay.rest1.resumable.representation import Representation
-from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import SizeLimits
+from aiorelay.rest1.resumable.unfinished import Appending, Upload, Uploads
 from aiorelay.rest1.upload_request import UploadRequest
 
 __all__ = ["Concatenation", "FinalUpload"]
@@ -77,7 +75,7 @@ class Concatenation:
                     parts = await self._hold_all(identities, asked.who, holding)
                 except Gone:
                     record.answered(200, stored=True)
-                    return self._ended(identities[0], representation, asked.who)
+                    return await self._ended(identities[0], representation, asked.who)
                 length = sum(part.received for part in parts)
                 self._limits.check(representation, length)
                 progress = ProgressRecorder(record, self._metrics)
@@ -101,7 +99,7 @@ class Concatenation:
             raise MalformedField("Upload-Concat names an upload that is not there.") from None
         if not (appending.upload.partial and appending.upload.complete):
             raise MalformedField("Upload-Concat names an upload that is not partial, or not complete.")
-        holding.enter_context(appending.delivering())
+        await holding.enter_async_context(appending.delivering())
         return appending
 
     async def _keep(
@@ -126,19 +124,19 @@ class Concatenation:
             await part.end({_INTO: made.id, "state": "done"})
         return FinalUpload(made.id, outcome)
 
-    def _ended(self, identity: str, representation: Representation, who: str | None) -> FinalUpload:
+    async def _ended(self, identity: str, representation: Representation, who: str | None) -> FinalUpload:
         """The final upload that a partial one has become a part of, if the same was asked for."""
-        first = self._uploads.find(identity, who)
-        final = self._final(first, who)
+        first = await self._uploads.find(identity, who)
+        final = await self._final(first, who)
         made = Representation.from_json(final.request)
         if (made.concat, made.metadata) != (representation.concat, representation.metadata):
             raise MalformedField("Upload-Concat names an upload that is part of another one.")
         return FinalUpload(final.id, stored_outcome(final))
 
-    def _final(self, part: Upload, who: str | None) -> Upload:
+    async def _final(self, part: Upload, who: str | None) -> Upload:
         into = (part.outcome or {}).get(_INTO)
         if into is None:
             raise Gone("A part of the upload was removed. Begin a new upload.")
-        final = self._uploads.find(into, who)
+        final = await self._uploads.find(into, who)
         raise_if_refused(final)
         return final

@@ -9,8 +9,8 @@ OPTIONS on all of these                 what may be appended, and the limits
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
 from aiohttp import hdrs, web
@@ -32,7 +32,6 @@ from aiorelay.observability.logs import UploadRecord
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job
 from aiorelay.rest1.jobs.routes import started_job_response
-from aiorelay.rest1.resumable.appending import Appending
 from aiorelay.rest1.resumable.completion import Outcome
 from aiorelay.rest1.resumable.draft_fields import (
     PARTIAL_UPLOAD,
@@ -43,12 +42,11 @@ from aiorelay.rest1.resumable.draft_fields import (
     render_complete,
     render_limits,
 )
-from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.resumable.outcomes import absolute_url, outcome_response, raise_if_refused, stored_outcome
 from aiorelay.rest1.resumable.representation import Representation
 from aiorelay.rest1.resumable.resources import UploadResources
-from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import Transfer, Transfers, append_offset
+from aiorelay.rest1.resumable.unfinished import Appending, Upload, Uploads
 from aiorelay.rest1.upload_request import FORM, UploadRequest
 
 __all__ = ["DraftRoutes", "is_creation"]
@@ -116,7 +114,7 @@ class DraftRoutes:
             resource = {hdrs.LOCATION: absolute_url(asked, f"/uploads/{upload.id}"), _LIMIT: limits}
             await _Interim(request).send(resource)
             transfer = self._transfer(request, asked, record, upload, offset=None, last=last, status=201)
-            with self._telling_of(upload, asked.who, resource):
+            async with self._telling_of(upload, asked.who, resource):
                 result = await self._transfers.take(transfer, under_way)
         return self._answer(result, resource, status=201)
 
@@ -131,7 +129,7 @@ class DraftRoutes:
             offset, last = parse_size(request.headers.get(_OFFSET)), parse_complete(request.headers.get(_COMPLETE))
             if offset is None or last is None:
                 raise MalformedField("An upload is continued with Upload-Offset: BYTES and Upload-Complete: ?0 or ?1.")
-            upload = self._find(identity, asked)
+            upload = await self._find(identity, asked)
             if upload.ended is not None:
                 return _completed(upload, request, offset, record)
             length = declared_length(
@@ -145,14 +143,14 @@ class DraftRoutes:
             transfer = self._transfer(request, asked, record, upload, where, last=last, status=204, length=length)
             resource = {_LIMIT: self._limits(Representation.from_json(upload.request), upload)}
             try:
-                with self._telling_of(upload, asked.who, resource):
+                async with self._telling_of(upload, asked.who, resource):
                     result = await self._transfers.take(transfer, under_way)
             except Gone:  # it has ended while we waited for the request that delivered it
-                return _repeated(self._find(identity, asked), record)
+                return _repeated(await self._find(identity, asked), record)
         return self._answer(result, resource, status=204)
 
     async def _tell(self, request: web.Request) -> web.Response:
-        found = self._resources.named(request)
+        found = await self._resources.named(request)
         upload = await self._uploads.interrupt(found.id, found.owner)
         raise_if_refused(upload)
         headers = {
@@ -171,8 +169,8 @@ class DraftRoutes:
         headers = {_ACCEPT_PATCH: PARTIAL_UPLOAD, _LIMIT: self._render(limits.file if raw else limits.form)}
         return web.Response(status=204, headers=headers)
 
-    def _find(self, identity: str, asked: UploadRequest) -> Upload:
-        upload = self._uploads.find(identity, asked.who, "http")
+    async def _find(self, identity: str, asked: UploadRequest) -> Upload:
+        upload = await self._uploads.find(identity, asked.who, "http")
         raise_if_refused(upload)
         return upload
 
@@ -199,14 +197,16 @@ class DraftRoutes:
             **more,
         )
 
-    @contextmanager
-    def _telling_of(self, upload: Upload, who: str | None, headers: Mapping[str, str]) -> Iterator[None]:
+    @asynccontextmanager
+    async def _telling_of(
+        self, upload: Upload, who: str | None, headers: Mapping[str, str]
+    ) -> AsyncGenerator[None, None]:
         """Put on a problem's answer that the upload goes on, and ``headers``, unless the upload has ended."""
         try:
             yield
         except Problem as problem:
             with suppress(Problem):
-                now = self._uploads.find(upload.id, who)
+                now = await self._uploads.find(upload.id, who)
                 if now.ended is None:
                     told = {**headers, _COMPLETE: render_complete(complete=False), _OFFSET: str(now.offset)}
                     problem.headers = {**told, **problem.headers}

@@ -18,17 +18,16 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from aiorelay.files.locks import claim, try_lock
 from aiorelay.files.writer import FULL
 from aiorelay.observability.logs import log
+from aiorelay.rest1.resumable.unfinished import Upload
 
-__all__ = ["Protocol", "Upload", "UploadFiles"]
-
-Protocol = Literal["http", "tus"]
+__all__ = ["UploadFiles"]
 
 _BYTES_OF_ID: Final = 24
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{32}")
@@ -42,46 +41,6 @@ _WORKING: Final = (_DATA, _SYNCED, _CLAIM, _DELIVERING, _NEW)
 # How often a number that is being written is read.
 _READS: Final = 100
 _ENDINGS: Final = (*_WORKING, _JSON)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """An upload as it was when it was looked at. Times are seconds since the epoch, lengths bytes.
-
-    ``request`` is what its creation asked for and ``outcome`` how it ended, both JSON objects of the caller's own; an
-    upload that was removed or has expired has ``ended`` without an outcome. ``partial`` uploads are never delivered
-    themselves, but as parts of another. ``size`` are the bytes that are kept, ``expires`` is when they are removed, or
-    the record once it has ended.
-    """
-
-    id: str
-    owner: str | None
-    protocol: Protocol
-    created: float
-    length: int | None
-    request: dict[str, Any]
-    partial: bool = False
-    ended: float | None = None
-    outcome: dict[str, Any] | None = None
-    size: int = 0
-    expires: float = 0.0
-
-    @property
-    def complete(self) -> bool:
-        """Whether all bytes are kept."""
-        return self.size == self.length
-
-    @property
-    def remaining(self) -> int:
-        """Whole seconds until it expires."""
-        return max(int(self.expires - time.time()), 0)
-
-    @property
-    def offset(self) -> int:
-        """The bytes that clients are told of: not the last one of an upload that must yet be delivered."""
-        if self.complete and self.ended is None and not self.partial:
-            return max(self.size - 1, 0)
-        return self.size
 
 
 class UploadFiles:

@@ -13,7 +13,7 @@ from aiorelay.http.problem_details import problem_response
 from aiorelay.observability.logs import request_id
 from aiorelay.rest1.answers import SerializedAnswer
 from aiorelay.rest1.resumable.completion import Outcome
-from aiorelay.rest1.resumable.files import Upload
+from aiorelay.rest1.resumable.unfinished import Upload
 from aiorelay.rest1.upload_request import UploadRequest
 
 __all__ = ["absolute_url", "description", "http_date", "outcome_response", "raise_if_refused", "stored_outcome"]

@@ -11,7 +11,7 @@ from typing import Final
 
 from aiorelay.errors import InconsistentLength, Superseded, TooLarge
 from aiorelay.rest1.request_forms import Body
-from aiorelay.rest1.resumable.appending import Appending
+from aiorelay.rest1.resumable.unfinished import Appending
 
 __all__ = ["FIRST_BYTES", "Reception", "unless_superseded"]
 

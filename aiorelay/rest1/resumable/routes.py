@@ -10,9 +10,9 @@ from aiorelay.rest1.jobs.registry import Jobs
 from aiorelay.rest1.resumable.completion import Completion
 from aiorelay.rest1.resumable.concatenation import Concatenation
 from aiorelay.rest1.resumable.draft_routes import DraftRoutes, is_creation
-from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import SizeLimits, Transfers
 from aiorelay.rest1.resumable.tus_routes import TusRoutes
+from aiorelay.rest1.resumable.unfinished import Uploads
 
 __all__ = ["ResumableRoutes"]
 

@@ -19,11 +19,12 @@ from typing import Any, Final, Self
 from aiorelay.errors import Gone, NotFound, OffsetMismatch, Problem, StartupError, StorageFull, Superseded
 from aiorelay.files.writer import storage_problems
 from aiorelay.observability.logs import log
-from aiorelay.rest1.resumable.appending import Appending, Disk, Quota
+from aiorelay.rest1.resumable.appending import Disk, FileAppending, Quota
 from aiorelay.rest1.resumable.claims import Claims
-from aiorelay.rest1.resumable.files import Protocol, Upload, UploadFiles
+from aiorelay.rest1.resumable.files import UploadFiles
+from aiorelay.rest1.resumable.unfinished import Upload, UploadProtocol
 
-__all__ = ["Uploads"]
+__all__ = ["FileUploads"]
 
 _THREADS: Final = 8
 _HOUR: Final = 3600.0
@@ -32,8 +33,8 @@ _COUNT_INTERVAL: Final = 1.0
 _LONGEST_SWEEP_INTERVAL: Final = 60.0
 
 
-class Uploads:
-    """The unfinished uploads in ``directory``.
+class FileUploads:
+    """The unfinished uploads in ``directory``; see ``Uploads``.
 
     With ``fsync`` what is acknowledged is on the disk; without, it is in the page cache, safe from a kill but not from
     a power cut. At most ``quota`` bytes are kept, each upload for ``expiry`` seconds since its last byte, and the
@@ -78,15 +79,11 @@ class Uploads:
         self,
         *,
         owner: str | None,
-        protocol: Protocol,
+        protocol: UploadProtocol,
         request: dict[str, Any],
         length: int | None = None,
         partial: bool = False,
     ) -> Upload:
-        """Make an upload without bytes; see ``Upload``.
-
-        Raises ``StorageFull`` if there is no room, for its ``length`` if it has one, and ``Internal``.
-        """
         if time.monotonic() >= self._counted + _COUNT_INTERVAL:
             self._counted = time.monotonic()
             self._disk.quota.used = await self._disk.run(self._files.used)
@@ -97,12 +94,17 @@ class Uploads:
             id="", owner=owner, protocol=protocol, created=time.time(), length=length, request=request, partial=partial
         )
         made = await self._disk.run(self._files.create, upload)
-        return self.find(made.id, owner)
+        return await self.find(made.id, owner)
 
     async def create_ended(
-        self, *, owner: str | None, protocol: Protocol, request: dict[str, Any], length: int, outcome: dict[str, Any]
+        self,
+        *,
+        owner: str | None,
+        protocol: UploadProtocol,
+        request: dict[str, Any],
+        length: int,
+        outcome: dict[str, Any],
     ) -> Upload:
-        """Keep the outcome of what was delivered without an upload of its own. Raises as ``create`` does."""
         upload = Upload(
             id="",
             owner=owner,
@@ -115,12 +117,7 @@ class Uploads:
         made = await self._disk.run(self._files.create, upload)
         return await self._disk.run(self._files.end, made, outcome)
 
-    def find(self, identity: str, owner: str | None, protocol: Protocol | None = None) -> Upload:
-        """Return an upload, or how it ended. The request that appends to it, if one does, goes on.
-
-        Raises ``NotFound`` if there is none, or if it is not for this ``owner`` or of this ``protocol``, ``Gone`` if it
-        was removed or has expired, and ``Internal``.
-        """
+    async def find(self, identity: str, owner: str | None, protocol: UploadProtocol | None = None) -> Upload:
         with storage_problems():
             upload = self._files.read(identity)
             if upload is None or upload.owner != owner or protocol not in {None, upload.protocol}:
@@ -137,19 +134,11 @@ class Uploads:
     @contextlib.asynccontextmanager
     async def appending(
         self, identity: str, owner: str | None, offset: int | None = None
-    ) -> AsyncGenerator[Appending, None]:
-        """Be the only writer of an upload, from ``offset`` on, or else from wherever it ends.
-
-        Ends the request that is its writer now; waits for one that delivers. Leaving the context writes down what was
-        gathered and raises as ``flush`` does, unless another exception is under way.
-
-        Raises what ``find`` does, ``Gone`` also for an upload that has ended, ``OffsetMismatch``, ``Superseded`` by a
-        request that is newer still, and ``UploadLocked`` if the writer does not let go of the upload.
-        """
-        self._unfinished(identity, owner)
+    ) -> AsyncGenerator[FileAppending, None]:
+        await self._unfinished(identity, owner)
         async with self._claims.hold(identity) as (claim, fd):
             upload = await self._begin(identity, owner, fd, offset)
-            appending = Appending(upload, fd, claim, self._disk, fsync=self._fsync)
+            appending = FileAppending(upload, fd, claim, self._disk, fsync=self._fsync)
             try:
                 yield appending
             except BaseException:
@@ -159,22 +148,14 @@ class Uploads:
             await appending.close()
 
     async def interrupt(self, identity: str, owner: str | None) -> Upload:
-        """End the request that appends to an upload, unless it delivers, and return the upload as it is then.
-
-        No request that is older appends to it after that. Raises what ``find`` does, and ``UploadLocked``.
-        """
-        if self.find(identity, owner).ended is None:
+        if (await self.find(identity, owner)).ended is None:
             with contextlib.suppress(Gone, Superseded):
                 async with self._claims.hold(identity, unless_delivering=True):
                     pass
-        return self.find(identity, owner)
+        return await self.find(identity, owner)
 
     async def remove(self, identity: str, owner: str | None) -> None:
-        """Remove an upload, or the outcome of one that has ended: it is ``Gone`` from now on.
-
-        Raises what ``appending`` does.
-        """
-        upload = self.find(identity, owner)
+        upload = await self.find(identity, owner)
         if upload.ended is not None:
             await self._disk.run(self._files.end, upload, None)
             return
@@ -207,15 +188,15 @@ class Uploads:
             raise Gone("The upload was removed or has expired; begin a new upload.")
         return upload
 
-    def _unfinished(self, identity: str, owner: str | None) -> Upload:
-        upload = self.find(identity, owner)
+    async def _unfinished(self, identity: str, owner: str | None) -> Upload:
+        upload = await self.find(identity, owner)
         if upload.ended is not None:
             raise Gone("The upload has ended; begin a new upload.")
         return upload
 
     async def _begin(self, identity: str, owner: str | None, fd: int, offset: int | None) -> Upload:
         """Return the upload as its new writer finds it: nothing in it that was not acknowledged, if ``offset`` is."""
-        upload = self._unfinished(identity, owner)  # again: it may have ended while we waited
+        upload = await self._unfinished(identity, owner)  # again: it may have ended while we waited
         upload = replace(upload, size=await self._disk.run(self._files.settle, identity, fd))
         if offset is None:
             return upload

@@ -13,12 +13,10 @@ from aiorelay.observability.logs import UploadRecord
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job, Jobs
 from aiorelay.rest1.progress import ProgressRecorder
-from aiorelay.rest1.resumable.appending import Appending
 from aiorelay.rest1.resumable.completion import Completion, Outcome, Submission, refuses
-from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.resumable.reception import Reception, unless_superseded
 from aiorelay.rest1.resumable.representation import Representation
-from aiorelay.rest1.resumable.store import Uploads
+from aiorelay.rest1.resumable.unfinished import Appending, Upload, Uploads
 from aiorelay.rest1.upload_request import UploadRequest
 
 __all__ = ["SizeLimits", "Transfer", "Transfers", "append_offset"]
@@ -120,7 +118,7 @@ class Transfers:
         if not (transfer.last or _is_complete(upload)):
             return upload
         if transfer.asked.respond_async:
-            return self._start_job(upload, representation, transfer, under_way)
+            return await self._start_job(upload, representation, transfer, under_way)
         return await self._completion.run(self._deliver(upload, representation, transfer, under_way.pop_all()))
 
     async def discard(self, upload: Upload) -> None:
@@ -183,7 +181,7 @@ class Transfers:
             async with self._uploads.appending(upload.id, upload.owner) as appending:
                 return await self._completion.deliver(appending, self._submission(representation, transfer, job))
 
-    def _start_job(
+    async def _start_job(
         self, upload: Upload, representation: Representation, transfer: Transfer, under_way: ExitStack
     ) -> Job:
         async def work(job: Job) -> dict[str, Any]:
@@ -193,8 +191,8 @@ class Transfers:
                 raise outcome.problem or AssertionError("an outcome is an answer or a problem")
             return outcome.answer
 
-        job = self._jobs.start(work, transfer.asked.who)
-        job_context = under_way.pop_all()
+        job = await self._jobs.start(work, transfer.asked.who)
+        job_context = under_way.pop_all()  # before the work begins
         return job
 
 

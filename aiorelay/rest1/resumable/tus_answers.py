@@ -8,9 +8,9 @@ from aiohttp import hdrs, web
 from aiorelay.errors import Gone, NotAppendable
 from aiorelay.observability.logs import UploadRecord
 from aiorelay.rest1.resumable.completion import Outcome
-from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.resumable.outcomes import http_date, outcome_response, stored_outcome
 from aiorelay.rest1.resumable.representation import Representation
+from aiorelay.rest1.resumable.unfinished import Upload
 
 __all__ = ["OFFSET", "concatenated", "expires", "refused", "repeated", "stored"]
 

@@ -38,11 +38,9 @@ from aiorelay.rest1.jobs.registry import Job
 from aiorelay.rest1.jobs.routes import started_job_response
 from aiorelay.rest1.resumable.completion import Outcome
 from aiorelay.rest1.resumable.concatenation import Concatenation
-from aiorelay.rest1.resumable.files import Upload
 from aiorelay.rest1.resumable.outcomes import absolute_url, raise_if_refused
 from aiorelay.rest1.resumable.representation import Representation
 from aiorelay.rest1.resumable.resources import UploadResources
-from aiorelay.rest1.resumable.store import Uploads
 from aiorelay.rest1.resumable.transfers import Transfer, Transfers, append_offset
 from aiorelay.rest1.resumable.tus_answers import OFFSET, concatenated, expires, refused, repeated, stored
 from aiorelay.rest1.resumable.tus_fields import (
@@ -53,6 +51,7 @@ from aiorelay.rest1.resumable.tus_fields import (
     parse_integer,
     parse_metadata,
 )
+from aiorelay.rest1.resumable.unfinished import Upload, Uploads
 from aiorelay.rest1.upload_request import UploadRequest
 from aiorelay.sources.ingest import media_type_of_one_file
 
@@ -163,7 +162,7 @@ class TusRoutes:
             )
             if content_length == 0 and (length != 0 or upload.partial):
                 record.unfinished(201)
-                return self._created(upload, asked)
+                return await self._created(upload, asked)
             try:
                 transfer = self._transfer(request, asked, record, upload, 0, checks=checks, status=201)
                 result = await self._transfers.take(transfer, under_way)
@@ -179,7 +178,7 @@ class TusRoutes:
             if asked.media_type != _CONTENT:
                 raise WrongContentType(f"The content of an upload is {_CONTENT}.")
             offset = parse_integer(request.headers.get(OFFSET, ""), OFFSET)
-            upload = self._find(identity, asked.who)
+            upload = await self._find(identity, asked.who)
             if upload.ended is not None:
                 return repeated(upload, record)
             given = request.headers.get(_LENGTH)
@@ -189,13 +188,13 @@ class TusRoutes:
             try:
                 result = await self._transfers.take(transfer, under_way)
             except Gone:  # it has ended while we waited for the request that delivered it
-                return repeated(self._find(identity, asked.who), record)
-        return self._appended(result)
+                return repeated(await self._find(identity, asked.who), record)
+        return await self._appended(result)
 
     async def _tell(self, request: web.Request) -> web.Response:
-        found = self._resources.named(request)
+        found = await self._resources.named(request)
         await self._uploads.interrupt(found.id, found.owner)
-        upload = self._find(found.id, found.owner)
+        upload = await self._find(found.id, found.owner)
         representation = Representation.from_json(upload.request)
         headers = {hdrs.CACHE_CONTROL: "no-store", **expires(upload)}
         if upload.length is None or (representation.deferred and upload.complete and upload.ended is None):
@@ -208,9 +207,9 @@ class TusRoutes:
         headers.update({name: value for name, value in sent.items() if value is not None})
         return web.Response(status=200, headers=headers)
 
-    def _find(self, identity: str, who: str | None) -> Upload:
+    async def _find(self, identity: str, who: str | None) -> Upload:
         """An upload that has not been refused. Raises ``NotFound`` or ``Gone``."""
-        upload = self._uploads.find(identity, who, "tus")
+        upload = await self._uploads.find(identity, who, "tus")
         raise_if_refused(upload)
         return upload
 
@@ -253,8 +252,8 @@ class TusRoutes:
         algorithm, digest = parse_checksum(given)
         return [ThreadedCheck(_Checksum(algorithm, digest), self._pool, name=_CHECKSUM)]
 
-    def _created(self, upload: Upload, asked: UploadRequest) -> web.Response:
-        upload = self._uploads.find(upload.id, upload.owner)
+    async def _created(self, upload: Upload, asked: UploadRequest) -> web.Response:
+        upload = await self._uploads.find(upload.id, upload.owner)
         location = absolute_url(asked, f"{_BASE}{upload.id}")
         headers = {hdrs.LOCATION: location, OFFSET: str(upload.offset), **expires(upload)}
         return web.Response(status=201, headers=headers)
@@ -264,20 +263,20 @@ class TusRoutes:
     ) -> web.StreamResponse:
         """The answer to a creation that brought content, perhaps all of it."""
         if not isinstance(result, Outcome):
-            return self._created(upload, asked)
+            return await self._created(upload, asked)
         if result.stored:
             return stored(result, {hdrs.LOCATION: absolute_url(asked, f"{_BASE}{upload.id}")}, status=201)
         if not result.final and upload.length:
-            return self._created(upload, asked)
+            return await self._created(upload, asked)
         if not result.final:  # an empty upload has no byte that could be sent again
             await self._transfers.discard(upload)
         return refused(result)
 
-    def _appended(self, result: Upload | Outcome | Job) -> web.StreamResponse:
+    async def _appended(self, result: Upload | Outcome | Job) -> web.StreamResponse:
         if isinstance(result, Job):
             return started_job_response(result, {OFFSET: str(result.total)})
         if isinstance(result, Upload):
-            upload = self._uploads.find(result.id, result.owner)
+            upload = await self._uploads.find(result.id, result.owner)
             return web.Response(status=204, headers={OFFSET: str(upload.offset), **expires(upload)})
         return stored(result) if result.stored else refused(result)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from aiorelay.errors import Internal, StartupError
-from aiorelay.rest1.jobs.files import JobFiles, Record
+from aiorelay.rest1.jobs.files import JobFiles
+from aiorelay.rest1.jobs.records import Record
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from peers import DONE, PATIENCE, Connection, Script, answering, eventually
 
 from aiorelay.errors import NotFound, SourceFailed
 from aiorelay.rest1.answers import MAX_SERIALIZED_BODY
+from aiorelay.rest1.jobs.file_records import FileJobRecords
 from aiorelay.rest1.jobs.files import JobFiles
 from aiorelay.rest1.jobs.registry import Job, Jobs
 from aiorelay.rest1.jobs.routes import JobRoutes
@@ -582,7 +583,7 @@ async def test_events_have_no_head(relay, local) -> None:
 async def routes(directory: Path, **options: Any) -> AsyncGenerator[tuple[Jobs, web.AppRunner, int], None]:
     """Jobs, and a server of their routes, in which each client is who it says it is."""
     app = web.Application()
-    async with Jobs(JobFiles(directory), most=10) as jobs:
+    async with Jobs(FileJobRecords(JobFiles(directory), most=10)) as jobs:
         JobRoutes(jobs, lambda request: request.headers.get("X-Me"), **{"idle": PATIENCE, **options}).add_to(app.router)
         runner = web.AppRunner(app, handler_cancellation=True)
         await runner.setup()
@@ -605,7 +606,7 @@ def until(gate: asyncio.Event) -> Callable[[Job], Any]:
 
 async def test_silence_is_filled_with_comments(tmp_path, session, gate) -> None:
     async with routes(tmp_path, quiet=0.01) as (jobs, _, port):
-        job = jobs.start(until(gate), None)
+        job = await jobs.start(until(gate), None)
         async with session.get(f"http://127.0.0.1:{port}/jobs/{job.id}/events") as stream:
             while await stream.content.readline() != b":\n":
                 pass
@@ -614,7 +615,7 @@ async def test_silence_is_filled_with_comments(tmp_path, session, gate) -> None:
 async def test_reader_that_takes_nothing_is_dropped_and_holds_nobody_up(tmp_path, session, gate) -> None:
     loop = asyncio.get_running_loop()
     async with routes(tmp_path, idle=0.2, pace=0) as (jobs, runner, port):
-        job = jobs.start(until(gate), None)
+        job = await jobs.start(until(gate), None)
         job.problem = {"detail": "x" * 20_000}  # long events, so that the buffers between are full soon
         with socket.socket() as slow:
             slow.setblocking(False)
@@ -635,39 +636,35 @@ async def test_reader_that_takes_nothing_is_dropped_and_holds_nobody_up(tmp_path
 
 async def test_jobs_are_their_owners_alone(tmp_path, session, gate) -> None:
     async with routes(tmp_path) as (jobs, _, port):
-        job = jobs.start(until(gate), "me")
+        job = await jobs.start(until(gate), "me")
         url = f"http://127.0.0.1:{port}/jobs/{job.id}"
         async with session.get(url, headers={"X-Me": "me"}) as answered:
             assert answered.status == 200
         for other in (None, "you"):
             with pytest.raises(NotFound):
-                jobs.find(job.id, other)
-        assert jobs.find(job.id, "me") is job
+                await jobs.find(job.id, other)
+        assert await jobs.find(job.id, "me") is job
         gate.set()
 
 
 async def test_job_is_forgotten_some_time_after_its_end(tmp_path) -> None:
-    async with Jobs(JobFiles(tmp_path), most=10, kept=0.05) as jobs:
+    async with Jobs(FileJobRecords(JobFiles(tmp_path), most=10, kept=0.05)) as jobs:
         gate = asyncio.Event()
         gate.set()
-        job = jobs.start(until(gate), None)
+        job = await jobs.start(until(gate), None)
 
-        def forgotten() -> bool:
-            with contextlib.suppress(NotFound):
-                jobs.find(job.id, None)
-                return False
-            return True
-
-        await eventually(forgotten)
-        assert list(tmp_path.glob("*.json")) == []
+        await eventually(lambda: list(tmp_path.glob("*.json")) == [])
+        await asyncio.wait_for(job.over.wait(), PATIENCE)
+        with pytest.raises(NotFound):
+            await jobs.find(job.id, None)
 
 
 async def test_job_that_fails_unforeseen_tells_nobody_but_the_log(tmp_path, caplog) -> None:
     async def broken(_job: Job) -> dict[str, Any]:
         raise ZeroDivisionError("s3cret")
 
-    async with Jobs(JobFiles(tmp_path), most=10) as jobs:
-        job = jobs.start(broken, None)
+    async with Jobs(FileJobRecords(JobFiles(tmp_path), most=10)) as jobs:
+        job = await jobs.start(broken, None)
         await asyncio.wait_for(job.over.wait(), PATIENCE)
     assert (job.state, job.problem["type"]) == ("failed", "urn:aiorelay:internal")
     assert "s3cret" not in json.dumps(job.describe())
@@ -675,13 +672,13 @@ async def test_job_that_fails_unforeseen_tells_nobody_but_the_log(tmp_path, capl
 
 
 async def test_end_that_cannot_be_written_down_is_told_all_the_same(tmp_path, caplog, gate) -> None:
-    async with Jobs(JobFiles(tmp_path), most=10) as jobs:
-        job = jobs.start(until(gate), None)
+    async with Jobs(FileJobRecords(JobFiles(tmp_path), most=10)) as jobs:
+        job = await jobs.start(until(gate), None)
         (tmp_path / f"{job.id}.json").unlink()
         (tmp_path / f"{job.id}.json").mkdir()
         gate.set()
         await asyncio.wait_for(job.over.wait(), PATIENCE)
-        assert jobs.find(job.id, None).state == "done"
+        assert (await jobs.find(job.id, None)).state == "done"
     assert "could not be recorded" in caplog.text
 
 
@@ -756,20 +753,20 @@ async def test_job_of_a_killed_process_is_lost(tmp_path, recorder, session, gate
 
 
 async def test_jobs_left_behind_are_kept_only_so_long_and_so_many(tmp_path) -> None:
-    async with Jobs(JobFiles(tmp_path), most=10) as jobs:
+    async with Jobs(FileJobRecords(JobFiles(tmp_path), most=10)) as jobs:
         started = []
         for _ in range(3):
             gate = asyncio.Event()
             gate.set()
-            started.append(jobs.start(until(gate), None))
+            started.append(await jobs.start(until(gate), None))
             await asyncio.wait_for(started[-1].over.wait(), PATIENCE)
-    async with Jobs(JobFiles(tmp_path), most=2) as jobs:
+    async with Jobs(FileJobRecords(JobFiles(tmp_path), most=2)) as jobs:
         with pytest.raises(NotFound):
-            jobs.find(started[0].id, None)
-        assert [jobs.find(job.id, None).state for job in started[1:]] == ["done", "done"]
-    async with Jobs(JobFiles(tmp_path), most=2, kept=0) as jobs:
+            await jobs.find(started[0].id, None)
+        assert [(await jobs.find(job.id, None)).state for job in started[1:]] == ["done", "done"]
+    async with Jobs(FileJobRecords(JobFiles(tmp_path), most=2, kept=0)) as jobs:
         with pytest.raises(NotFound):
-            jobs.find(started[1].id, None)
+            await jobs.find(started[1].id, None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -803,9 +800,9 @@ async def test_job_of_another_living_process_can_be_cancelled(relay, recorder, g
 
 async def test_reader_of_a_job_that_another_process_forgot_is_let_go(tmp_path, gate) -> None:
     files = JobFiles(tmp_path)
-    async with Jobs(files, most=1) as one, Jobs(JobFiles(tmp_path), most=1) as other:
-        job = one.start(until(gate), None)
-        seen = other.find(job.id, None)
+    async with Jobs(FileJobRecords(files, most=1)) as one, Jobs(FileJobRecords(JobFiles(tmp_path), most=1)) as other:
+        job = await one.start(until(gate), None)
+        seen = await other.find(job.id, None)
         files.remove(job.id)
         await asyncio.wait_for(seen.news(seen.version), PATIENCE)
         assert seen.state == "lost"

@@ -23,6 +23,7 @@ from aiorelay.multipart.parser import FormLimits
 from aiorelay.observability.metrics import Metrics
 from aiorelay.observability.tracing import NO_TRACING
 from aiorelay.rest1.app import Rest1
+from aiorelay.rest1.health import Health
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import State
 from aiorelay.rest1.openapi import document
@@ -52,7 +53,9 @@ def app(*, upload_page: bool = True) -> web.Application:
     resumable = ResumableRoutes(intake, UNUSED, completion, UNUSED, limits, UNUSED, expiry=1)
     sites = SitePolicy(OwnHosts([]), [], proxied=lambda _: False)
     others = Routes(intake, [RoutedUploads(each, RELAY, forms) for each in ROUTES])
-    return Rest1(intake, forms, RELAY, UNUSED, pages, resumable, others, sites).app(Connections().track)
+    return Rest1(intake, forms, RELAY, UNUSED, pages, resumable, others, sites).app(
+        Connections().track, Health(intake, {})
+    )
 
 
 def routes(application: web.Application) -> set[tuple[str, str]]:

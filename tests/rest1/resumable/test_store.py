@@ -12,7 +12,7 @@ from peers import eventually
 from unfinished_uploads import CONTENT, MIB, append, content_of, created, modes, open_files, opened, suffixes
 
 from aiorelay.errors import Gone, NotFound, OffsetMismatch, StartupError, StorageFull, Superseded
-from aiorelay.rest1.resumable.store import Uploads
+from aiorelay.rest1.resumable.store import FileUploads
 
 pytestmark = pytest.mark.slow
 
@@ -23,18 +23,18 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=[False, True], ids=["cached", "synced"])
-async def uploads(directory: Path, request: pytest.FixtureRequest) -> AsyncIterator[Uploads]:
+async def uploads(directory: Path, request: pytest.FixtureRequest) -> AsyncIterator[FileUploads]:
     async with opened(directory, fsync=request.param) as uploads:
         yield uploads
 
 
-async def test_new_upload_is_found_as_it_was_created(uploads: Uploads) -> None:
+async def test_new_upload_is_found_as_it_was_created(uploads: FileUploads) -> None:
     upload = await created(uploads, 10)
-    assert uploads.find(upload.id, "me") == upload
+    assert await uploads.find(upload.id, "me") == upload
     assert (upload.request, upload.length, upload.offset, upload.protocol) == ({"a": 1}, 10, 0, "tus")
 
 
-async def test_what_is_appended_is_read(uploads: Uploads) -> None:
+async def test_what_is_appended_is_read(uploads: FileUploads) -> None:
     upload = await created(uploads)
     assert (await append(uploads, upload, CONTENT[:MIB])).offset == MIB
     assert (await append(uploads, upload, CONTENT[MIB:], MIB)).offset == len(CONTENT)
@@ -43,30 +43,30 @@ async def test_what_is_appended_is_read(uploads: Uploads) -> None:
     assert await content_of(uploads, upload, 5, 5) == b""
 
 
-async def test_files_are_for_their_owner_alone(uploads: Uploads, directory: Path) -> None:
+async def test_files_are_for_their_owner_alone(uploads: FileUploads, directory: Path) -> None:
     await append(uploads, await created(uploads), b"content")
     assert modes(directory) == {0o600}
     assert modes(directory.parent) == {0o700}
 
 
 @pytest.mark.parametrize("owner", [None, "other", ""])
-async def test_upload_of_another_owner_is_not_found(uploads: Uploads, owner: str | None) -> None:
+async def test_upload_of_another_owner_is_not_found(uploads: FileUploads, owner: str | None) -> None:
     upload = await created(uploads)
     with pytest.raises(NotFound):
-        uploads.find(upload.id, owner)
+        await uploads.find(upload.id, owner)
 
 
 @pytest.mark.parametrize("identity", ["", ".", "..", "../x", "a" * 31, "a" * 32, "a" * 33, "a\0", "é" * 32])
-async def test_name_that_is_no_upload_is_not_found(uploads: Uploads, identity: str) -> None:
+async def test_name_that_is_no_upload_is_not_found(uploads: FileUploads, identity: str) -> None:
     with pytest.raises(NotFound):
-        uploads.find(identity, None)
+        await uploads.find(identity, None)
     with pytest.raises(NotFound):
         async with uploads.appending(identity, None):
             pass
 
 
 @pytest.mark.parametrize("offset", [0, 6, 8])
-async def test_append_at_another_offset_is_told_the_right_one(uploads: Uploads, offset: int) -> None:
+async def test_append_at_another_offset_is_told_the_right_one(uploads: FileUploads, offset: int) -> None:
     upload = await created(uploads)
     await append(uploads, upload, b"content")
     with pytest.raises(OffsetMismatch) as caught:
@@ -75,61 +75,61 @@ async def test_append_at_another_offset_is_told_the_right_one(uploads: Uploads, 
     assert await content_of(uploads, upload) == b"content"
 
 
-async def test_last_byte_is_told_of_only_once_the_upload_has_ended(uploads: Uploads) -> None:
+async def test_last_byte_is_told_of_only_once_the_upload_has_ended(uploads: FileUploads) -> None:
     upload = await created(uploads, 7)
     now = await append(uploads, upload, b"content")
     assert (now.complete, now.size, now.offset) == (True, 7, 6)
-    assert uploads.find(upload.id, "me").offset == 6
+    assert (await uploads.find(upload.id, "me")).offset == 6
     assert (await append(uploads, upload, b"t", 6)).complete
     assert await content_of(uploads, upload) == b"content"
     async with uploads.appending(upload.id, "me") as appending:
         await appending.end({"state": "done"})
-    assert uploads.find(upload.id, "me").offset == 7
+    assert (await uploads.find(upload.id, "me")).offset == 7
 
 
-async def test_last_byte_of_a_partial_upload_is_told_of_at_once(uploads: Uploads) -> None:
+async def test_last_byte_of_a_partial_upload_is_told_of_at_once(uploads: FileUploads) -> None:
     upload = await created(uploads, 7, partial=True)
     assert (await append(uploads, upload, b"content")).offset == 7
 
 
-async def test_empty_upload_is_complete_at_offset_0(uploads: Uploads) -> None:
+async def test_empty_upload_is_complete_at_offset_0(uploads: FileUploads) -> None:
     upload = await created(uploads, 0)
     assert (upload.complete, upload.offset) == (True, 0)
 
 
-async def test_ended_upload_tells_its_outcome_and_has_no_bytes(uploads: Uploads, directory: Path) -> None:
+async def test_ended_upload_tells_its_outcome_and_has_no_bytes(uploads: FileUploads, directory: Path) -> None:
     upload = await created(uploads)
     async with uploads.appending(upload.id, "me", 0) as appending:
         await appending.write(b"content")
         ended = await appending.end({"answer": 200})
-    assert uploads.find(upload.id, "me").outcome == ended.outcome == {"answer": 200}
+    assert (await uploads.find(upload.id, "me")).outcome == ended.outcome == {"answer": 200}
     assert suffixes(directory) == {"json"}
     with pytest.raises(Gone):
         await append(uploads, upload, b"more")
 
 
-async def test_removed_upload_is_gone(uploads: Uploads, directory: Path) -> None:
+async def test_removed_upload_is_gone(uploads: FileUploads, directory: Path) -> None:
     upload = await created(uploads)
     await append(uploads, upload, b"content")
     await uploads.remove(upload.id, "me")
     assert suffixes(directory) == {"json"}
     for _ in range(2):
         with pytest.raises(Gone):
-            uploads.find(upload.id, "me")
+            await uploads.find(upload.id, "me")
     with pytest.raises(NotFound):
-        uploads.find(upload.id, "other")
+        await uploads.find(upload.id, "other")
 
 
-async def test_length_may_be_told_later(uploads: Uploads) -> None:
+async def test_length_may_be_told_later(uploads: FileUploads) -> None:
     upload = await created(uploads)
     async with uploads.appending(upload.id, "me", 0) as appending:
         await appending.write(b"content")
         await appending.set_length(7)
         assert (await appending.flush()).complete
-    assert uploads.find(upload.id, "me").length == 7
+    assert (await uploads.find(upload.id, "me")).length == 7
 
 
-async def test_truncated_upload_goes_on_where_it_was_truncated(uploads: Uploads) -> None:
+async def test_truncated_upload_goes_on_where_it_was_truncated(uploads: FileUploads) -> None:
     upload = await created(uploads)
     async with uploads.appending(upload.id, "me", 0) as appending:
         await appending.write(b"content")
@@ -139,7 +139,7 @@ async def test_truncated_upload_goes_on_where_it_was_truncated(uploads: Uploads)
     assert await content_of(uploads, upload) == b"context"
 
 
-async def test_newer_request_ends_an_older_one_and_what_that_wrote_counts(uploads: Uploads) -> None:
+async def test_newer_request_ends_an_older_one_and_what_that_wrote_counts(uploads: FileUploads) -> None:
     upload = await created(uploads)
     async with contextlib.AsyncExitStack() as older:
         appending = await older.enter_async_context(uploads.appending(upload.id, "me", 0))
@@ -182,7 +182,7 @@ async def test_upload_longer_than_the_disk_is_not_created(directory: Path) -> No
             await created(uploads, 2**70)
 
 
-async def test_cancelled_request_leaves_what_it_had_passed_on(uploads: Uploads) -> None:
+async def test_cancelled_request_leaves_what_it_had_passed_on(uploads: FileUploads) -> None:
     upload = await created(uploads)
     appending = asyncio.Event()
 
@@ -199,7 +199,7 @@ async def test_cancelled_request_leaves_what_it_had_passed_on(uploads: Uploads) 
     assert await content_of(uploads, upload) == CONTENT[:1000]
 
 
-async def test_request_cancelled_while_the_disk_is_slow_leaves_no_hole(uploads: Uploads) -> None:
+async def test_request_cancelled_while_the_disk_is_slow_leaves_no_hole(uploads: FileUploads) -> None:
     upload = await created(uploads)
     go_on = threading.Event()
     passed = 0
@@ -224,7 +224,7 @@ async def test_request_cancelled_while_the_disk_is_slow_leaves_no_hole(uploads: 
     assert await content_of(uploads, upload) == CONTENT[:passed]
 
 
-async def test_newer_request_of_another_process_ends_an_older_one(directory: Path, uploads: Uploads) -> None:
+async def test_newer_request_of_another_process_ends_an_older_one(directory: Path, uploads: FileUploads) -> None:
     upload = await created(uploads)
     async with opened(directory) as others:
         async with uploads.appending(upload.id, "me", 0) as appending:
@@ -235,7 +235,7 @@ async def test_newer_request_of_another_process_ends_an_older_one(directory: Pat
         assert "claim" not in suffixes(directory)
 
 
-async def test_of_many_requests_at_once_the_newest_goes_on(directory: Path, uploads: Uploads) -> None:
+async def test_of_many_requests_at_once_the_newest_goes_on(directory: Path, uploads: FileUploads) -> None:
     upload = await created(uploads)
     async with opened(directory) as others:
         requests = [
@@ -251,14 +251,14 @@ async def test_of_many_requests_at_once_the_newest_goes_on(directory: Path, uplo
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["same process", "another process"])
-async def test_newer_request_waits_for_a_delivery(directory: Path, uploads: Uploads, *, elsewhere: bool) -> None:
+async def test_newer_request_waits_for_a_delivery(directory: Path, uploads: FileUploads, *, elsewhere: bool) -> None:
     upload = await created(uploads, 7)
     async with contextlib.AsyncExitStack() as stack:
         newer = await stack.enter_async_context(opened(directory)) if elsewhere else uploads
         async with uploads.appending(upload.id, "me", 0) as appending:
             await appending.write(b"content")
             await appending.flush()
-            with appending.delivering():
+            async with appending.delivering():
                 waiting = asyncio.create_task(append(newer, upload, b"t", 6))
                 assert (await newer.interrupt(upload.id, "me")).offset == 6
                 await asyncio.sleep(0.5)
@@ -269,12 +269,12 @@ async def test_newer_request_waits_for_a_delivery(directory: Path, uploads: Uplo
             await waiting
 
 
-async def test_last_byte_is_sent_again_after_a_delivery_that_failed(uploads: Uploads) -> None:
+async def test_last_byte_is_sent_again_after_a_delivery_that_failed(uploads: FileUploads) -> None:
     upload = await created(uploads, 7)
     async with uploads.appending(upload.id, "me", 0) as appending:
         await appending.write(b"content")
         await appending.flush()
-        with appending.delivering():
+        async with appending.delivering():
             assert b"".join([block async for block in appending.read()]) == b"content"
     async with uploads.appending(upload.id, "me", 6) as appending:
         assert appending.upload.size == 6
@@ -282,7 +282,7 @@ async def test_last_byte_is_sent_again_after_a_delivery_that_failed(uploads: Upl
         assert (await appending.flush()).complete
 
 
-async def test_interrupted_request_has_written_all_that_the_offset_says(uploads: Uploads) -> None:
+async def test_interrupted_request_has_written_all_that_the_offset_says(uploads: FileUploads) -> None:
     upload = await created(uploads)
     appending_now = asyncio.Event()
 
@@ -306,12 +306,12 @@ async def test_upload_expires_some_time_after_its_last_byte(directory: Path) -> 
         await append(uploads, upload, b"content")
         await eventually(lambda: suffixes(directory) == {"json"})
         with pytest.raises(Gone):
-            uploads.find(upload.id, "me")
+            await uploads.find(upload.id, "me")
         with pytest.raises(Gone):
             await append(uploads, upload, b"more")
 
 
-async def test_upload_that_somebody_appends_to_does_not_expire(directory: Path, uploads: Uploads) -> None:
+async def test_upload_that_somebody_appends_to_does_not_expire(directory: Path, uploads: FileUploads) -> None:
     upload = await created(uploads)
     async with uploads.appending(upload.id, "me", 0) as appending:
         await appending.write(b"content")
@@ -321,24 +321,24 @@ async def test_upload_that_somebody_appends_to_does_not_expire(directory: Path, 
         assert await content_of(uploads, upload) == b"content"
     with pytest.raises(Gone):
         async with opened(directory, expiry=0):
-            uploads.find(upload.id, "me")
+            await uploads.find(upload.id, "me")
 
 
-async def test_upload_is_forgotten_some_time_after_its_end(directory: Path, uploads: Uploads) -> None:
+async def test_upload_is_forgotten_some_time_after_its_end(directory: Path, uploads: FileUploads) -> None:
     upload = await created(uploads)
     async with uploads.appending(upload.id, "me") as appending:
         await appending.end({"state": "done"})
     async with opened(directory, kept=0) as others:
         assert suffixes(directory) == set()
         with pytest.raises(NotFound):
-            others.find(upload.id, "me")
+            await others.find(upload.id, "me")
 
 
-async def test_expiry_is_counted_from_the_last_byte(uploads: Uploads) -> None:
+async def test_expiry_is_counted_from_the_last_byte(uploads: FileUploads) -> None:
     upload = await created(uploads)
     before = time.time() - 0.1  # a file's time may be that of the last tick
     await append(uploads, upload, b"content")
-    assert before + 3600 <= uploads.find(upload.id, "me").expires <= time.time() + 3600
+    assert before + 3600 <= (await uploads.find(upload.id, "me")).expires <= time.time() + 3600
 
 
 @pytest.mark.parametrize("ending", ["data", "new", "claim", "synced"])
@@ -350,7 +350,7 @@ async def test_what_a_creation_that_died_left_is_swept(directory: Path, ending: 
         assert suffixes(directory) == {""}
 
 
-async def test_bytes_of_an_ended_upload_are_swept(directory: Path, uploads: Uploads) -> None:
+async def test_bytes_of_an_ended_upload_are_swept(directory: Path, uploads: FileUploads) -> None:
     upload = await created(uploads)
     await uploads.remove(upload.id, "me")
     (directory / f"{upload.id}.data").touch()
@@ -358,26 +358,26 @@ async def test_bytes_of_an_ended_upload_are_swept(directory: Path, uploads: Uplo
         assert suffixes(directory) == {"json"}
 
 
-async def test_uploads_at_rest_hold_no_descriptors(uploads: Uploads) -> None:
+async def test_uploads_at_rest_hold_no_descriptors(uploads: FileUploads) -> None:
     before = open_files()
     for _ in range(100):
         await append(uploads, await created(uploads), b"content")
     assert open_files() == before
 
 
-async def test_record_with_more_members_is_read(uploads: Uploads, directory: Path) -> None:
+async def test_record_with_more_members_is_read(uploads: FileUploads, directory: Path) -> None:
     upload = await created(uploads)
     path = directory / f"{upload.id}.json"
     path.write_text(path.read_text().replace("{", '{"of a later version": 1, ', 1))
-    assert uploads.find(upload.id, "me") == upload
+    assert await uploads.find(upload.id, "me") == upload
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{}", "{", "1", '{"id": 1}'], ids=repr)
-async def test_record_that_is_none_is_not_found(uploads: Uploads, directory: Path, record: str) -> None:
+async def test_record_that_is_none_is_not_found(uploads: FileUploads, directory: Path, record: str) -> None:
     upload = await created(uploads)
     (directory / f"{upload.id}.json").write_text(record)
     with pytest.raises(NotFound):
-        uploads.find(upload.id, "me")
+        await uploads.find(upload.id, "me")
 
 
 async def test_directory_that_cannot_be_made_is_a_startup_error(directory: Path) -> None:
@@ -387,7 +387,7 @@ async def test_directory_that_cannot_be_made_is_a_startup_error(directory: Path)
             pytest.fail("The store was opened.")
 
 
-async def test_bytes_of_a_removed_upload_are_gone(uploads: Uploads) -> None:
+async def test_bytes_of_a_removed_upload_are_gone(uploads: FileUploads) -> None:
     upload = await created(uploads)
     await append(uploads, upload, b"content")
     await uploads.remove(upload.id, "me")

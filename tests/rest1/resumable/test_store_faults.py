@@ -15,7 +15,7 @@ from programs import program
 from unfinished_uploads import CONTENT, MIB, OWNER, append, content_of, created, opened
 
 from aiorelay.errors import StorageFull, UploadLocked
-from aiorelay.rest1.resumable.files import Upload
+from aiorelay.rest1.resumable.unfinished import Upload
 
 pytestmark = pytest.mark.slow
 
@@ -129,7 +129,7 @@ async def test_bytes_that_were_never_synced_are_not_told_of_nor_kept(directory: 
         await append(uploads, upload, b"synced")
         with (directory / f"{upload.id}.data").open("ab") as file:
             file.write(bytes(100))  # as a power cut may leave them
-        assert uploads.find(upload.id, OWNER).offset == 6
+        assert (await uploads.find(upload.id, OWNER)).offset == 6
         await append(uploads, upload, b" more", 6)
         assert await content_of(uploads, upload) == b"synced more"
 
@@ -140,7 +140,7 @@ async def test_upload_begins_anew_if_nothing_says_how_much_of_it_was_synced(dire
         upload = await created(uploads)
         await append(uploads, upload, b"content")
         (directory / f"{upload.id}.synced").write_bytes(number)
-        assert uploads.find(upload.id, OWNER).offset == 0
+        assert (await uploads.find(upload.id, OWNER)).offset == 0
         await append(uploads, upload, b"again", 0)
         assert await content_of(uploads, upload) == b"again"
 
@@ -154,7 +154,7 @@ async def test_full_disk_keeps_what_it_has_room_for_and_tells_how_much(disk: Pat
                 await write_all(appending)
             offset = appending.upload.offset
         assert 3 * MIB < offset <= 4 * MIB
-        assert uploads.find(upload.id, OWNER).offset == offset
+        assert (await uploads.find(upload.id, OWNER)).offset == offset
         assert await content_of(uploads, upload) == CONTENT[:offset]
 
 
@@ -165,7 +165,7 @@ async def test_end_of_an_upload_is_written_down_although_the_disk_is_full(disk: 
             with pytest.raises(StorageFull):
                 await write_all(appending)
             await appending.end({"state": "done"})
-        assert uploads.find(upload.id, OWNER).outcome == {"state": "done"}
+        assert (await uploads.find(upload.id, OWNER)).outcome == {"state": "done"}
 
 
 async def test_upload_is_not_created_on_a_disk_without_room_for_its_length(disk: Path) -> None:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from unfinished_uploads import OWNER, append, content_of, created, opened
 
 from aiorelay.errors import OffsetMismatch, Superseded
-from aiorelay.rest1.resumable.files import Upload
-from aiorelay.rest1.resumable.store import Uploads
+from aiorelay.rest1.resumable.store import FileUploads
+from aiorelay.rest1.resumable.unfinished import Upload
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ class State:
     """An upload, two stores that share it as two processes would, and the content that it must have."""
 
     directory: Path
-    stores: list[Uploads]
+    stores: list[FileUploads]
     upload: Upload
     fsync: bool
     expected: bytes = b""
@@ -133,7 +133,7 @@ def test_content_is_what_was_acknowledged(steps: list[tuple[Step, int, int]], *,
             try:
                 for number, (step, which, size) in zip(itertools.count(1), steps, strict=False):
                     await step(state, number, which, size)
-                    found = state.stores[1].find(state.upload.id, OWNER)
+                    found = await state.stores[1].find(state.upload.id, OWNER)
                     assert found.offset == len(state.expected)
                     assert await content_of(state.stores[0], state.upload) == state.expected
             finally:

@@ -1,0 +1,234 @@
+"""Keep the records of jobs in Redis, for all relays that share it.
+
+    aiorelay:1:{jobs}:job:ID     hash: the record, its version, whether the job has ended or is to be cancelled; also
+                                 the name of a channel, with a message for each new version
+    aiorelay:1:{jobs}:running    sorted set: the jobs that run, by the time until which their relay has said so
+    aiorelay:1:{jobs}:ended      sorted set: the others, by the time of their end
+
+A relay renews its jobs at short intervals. If it has not done so for the length of a lease, they are lost. Times are
+milliseconds of the server's clock. A server that has just started may know too little: its jobs have not been renewed
+yet, or it has forgotten all of them and is told again.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from aiorelay.errors import StateUnavailable
+from aiorelay.observability.logs import log
+from aiorelay.rest1.jobs.records import ID, Record, lost, too_many_jobs
+from aiorelay.state.server import PREFIX, Script, StateServer
+
+__all__ = ["RedisJobRecords"]
+
+_HOUR: Final = 3600.0
+_LEASE: Final = 5.0
+_INTERVAL: Final = 0.5
+# Seconds after its start within which a server is told again what it has forgotten.
+_RECOVERY: Final = 2.0
+# How often a job is looked at of which no message comes: its relay may have ended, or the message was lost.
+_LOOK_INTERVAL: Final = 1.0
+
+_JOB: Final = f"{PREFIX}{{jobs}}:job:"
+_SETS: Final = (f"{PREFIX}{{jobs}}:running", f"{PREFIX}{{jobs}}:ended")
+
+_NOW: Final = """
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+# 1, or 0 if as many jobs are running as may be.
+_START: Final = Script(
+    "job-start",
+    _NOW
+    + """
+    local running, ended, job = KEYS[1], KEYS[2], KEYS[3]
+    local id, record, version = ARGV[1], ARGV[2], ARGV[3]
+    local lease, kept, most, prefix = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+    for _, lost in ipairs(redis.call('ZRANGEBYSCORE', running, '-inf', '(' .. now)) do
+        redis.call('ZADD', ended, redis.call('ZSCORE', running, lost), lost)
+        redis.call('ZREM', running, lost)
+    end
+    redis.call('ZREMRANGEBYSCORE', ended, '-inf', now - kept)
+    while redis.call('ZCARD', running) + redis.call('ZCARD', ended) >= most do
+        local first = redis.call('ZPOPMIN', ended)[1]
+        if not first then
+            return 0
+        end
+        redis.call('DEL', prefix .. first)
+    end
+    redis.call('HSET', job, 'record', record, 'version', version)
+    redis.call('PEXPIRE', job, kept + lease)
+    redis.call('ZADD', running, now + lease, id)
+    redis.call('PEXPIRE', running, kept + lease)
+    redis.call('PEXPIRE', ended, kept + lease)
+    return 1
+    """,
+)
+
+# The ids that the server does not know, and those that are to be cancelled.
+_RENEW: Final = Script(
+    "job-renew",
+    _NOW
+    + """
+    local running, ended = KEYS[1], KEYS[2]
+    local lease, kept, prefix = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+    local unknown, cancelled = {}, {}
+    for at = 4, #ARGV, 3 do
+        local id, version, record = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2]
+        local job = prefix .. id
+        local known = redis.call('HMGET', job, 'version', 'ended', 'cancel')
+        if not known[2] then
+            if record ~= '' and tonumber(known[1] or 0) < version then
+                redis.call('HSET', job, 'record', record, 'version', version)
+                redis.call('PUBLISH', job, version)
+            elseif not known[1] then
+                unknown[#unknown + 1] = id
+            end
+            if known[3] then
+                cancelled[#cancelled + 1] = id
+            end
+            redis.call('PEXPIRE', job, kept + lease)
+            redis.call('ZREM', ended, id)
+            redis.call('ZADD', running, now + lease, id)
+        end
+    end
+    redis.call('PEXPIRE', running, kept + lease)
+    return {unknown, cancelled}
+    """,
+)
+
+_END: Final = Script(
+    "job-end",
+    _NOW
+    + """
+    local running, ended, job = KEYS[1], KEYS[2], KEYS[3]
+    local id, record, version, kept = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+    redis.call('HSET', job, 'record', record, 'version', version, 'ended', 1)
+    redis.call('PEXPIRE', job, kept)
+    redis.call('ZREM', running, id)
+    redis.call('ZADD', ended, now, id)
+    redis.call('PEXPIRE', ended, kept)
+    redis.call('PUBLISH', job, version)
+    """,
+)
+
+# The record or nil; whether its relay lives; and for how many seconds the server is up, where that matters.
+_FIND: Final = Script(
+    "job-find",
+    _NOW
+    + """
+    local known = redis.call('HMGET', KEYS[2], 'record', 'ended')
+    local renewed = redis.call('ZSCORE', KEYS[1], ARGV[1])
+    if known[2] or (known[1] and renewed and tonumber(renewed) >= now) then
+        return {known[1], 1, 0}
+    end
+    local up = string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
+    return {known[1], 0, tonumber(up) or 1000000}
+    """,
+)
+
+_CANCEL: Final = Script(
+    "job-cancel",
+    """
+    if redis.call('EXISTS', KEYS[1]) == 1 then
+        redis.call('HSET', KEYS[1], 'cancel', 1)
+    end
+    """,
+)
+
+
+class RedisJobRecords:
+    """The records of at most ``most`` jobs on ``server``, each kept for ``kept`` seconds after its end.
+
+    See ``JobRecords``.
+    ``lease`` is how long the jobs of a relay that has ended count as running, in seconds.
+    """
+
+    interval = _INTERVAL
+
+    def __init__(self, server: StateServer, *, most: int, kept: float = _HOUR, lease: float = _LEASE) -> None:
+        self._server = server
+        self._most = most
+        self._kept = math.ceil(kept * 1000)
+        self._lease = math.ceil(lease * 1000)
+        self._written: dict[str, int] = {}  # the versions that the server has
+        self._unwritten: dict[str, Record] = {}  # how jobs ended while the server was away
+
+    async def open(self) -> None:
+        """There is nothing to take over: leases run out by themselves."""
+
+    async def close(self) -> None:
+        """Try once more to write down what could not be."""
+        await self._write_unwritten()
+        if self._unwritten:
+            log.warning("the ends of %d jobs could not be recorded", len(self._unwritten))
+
+    async def start(self, record: Record) -> None:
+        arguments = (record.id, record.to_json(), record.version, self._lease, self._kept, self._most, _JOB)
+        if not await self._server.run(_START, [*_SETS, _JOB + record.id], *arguments):
+            raise too_many_jobs()
+
+    async def end(self, record: Record) -> None:
+        self._written.pop(record.id, None)
+        self._unwritten[record.id] = record
+        await self._write_unwritten()
+
+    async def renew(self, running: Sequence[Record]) -> set[str]:
+        if self._unwritten:
+            await self._write_unwritten()
+        if not running:
+            return set()
+        with contextlib.suppress(StateUnavailable):
+            return await self._renew(running)
+        return set()
+
+    async def find(self, identity: str) -> Record | None:
+        if identity in self._unwritten:
+            return self._unwritten[identity]
+        if not ID.fullmatch(identity):
+            return None
+        text, alive, up = await self._server.run(_FIND, [_SETS[0], _JOB + identity], identity)
+        if text is None and up <= _RECOVERY:
+            raise StateUnavailable("The relay does not know yet whether there is such a job. Try again.")
+        if text is None:
+            return None
+        record = Record.from_json(text)
+        return record if alive or up * 1000 <= self._lease else lost(record)
+
+    async def news(self, identity: str, version: int) -> Record | None:
+        async with self._server.channels.listening(_JOB + identity) as heard:
+            while True:
+                heard.clear()
+                with contextlib.suppress(StateUnavailable):
+                    record = await self.find(identity)
+                    if record is None or record.version > version:
+                        return record
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_INTERVAL):
+                        await heard.wait()
+
+    async def request_cancellation(self, identity: str) -> None:
+        await self._server.run(_CANCEL, [_JOB + identity])
+
+    async def _renew(self, running: Sequence[Record]) -> set[str]:
+        arguments: list[str | int] = []
+        for record in running:
+            changed = self._written.get(record.id) != record.version
+            arguments += [record.id, record.version, record.to_json() if changed else ""]
+        unknown, cancelled = await self._server.run(_RENEW, _SETS, self._lease, self._kept, _JOB, *arguments)
+        self._written = {record.id: record.version for record in running}
+        for identity in unknown:
+            self._written.pop(identity.decode(), None)  # written again next time
+        return {identity.decode() for identity in cancelled}
+
+    async def _write_unwritten(self) -> None:
+        for record in list(self._unwritten.values()):
+            arguments = (record.id, record.to_json(), record.version, self._kept)
+            try:
+                await self._server.run(_END, [*_SETS, _JOB + record.id], *arguments)
+            except StateUnavailable:
+                return
+            self._unwritten.pop(record.id, None)
