@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import bench_validators
 from bench_case import CPU, MIB, RATE, RSS, BenchError, Case, Goal, Load, Work
 from bench_servers import aiorelay, clamd, crowd, flask, free_port, nginx, proxying, serving, storing
 from bench_stage import BOUNDARY, Stage, run
@@ -249,16 +250,30 @@ def _checks(stage: Stage) -> Work:
     summed = stage.relay("sha256", told, mib)
     typed.compare(RATE, 0.98, plain)
     summed.compare(RATE, 0.9, plain)
-    return Work(f"Checks of {mib} MiB", RATE, [plain, typed, summed, _scanned(stage, form)], plain)
+    several = [_validated(stage, form, number) for number in (1, 2, 4)]
+    return Work(f"Checks of {mib} MiB", RATE, [plain, typed, summed, *several, *_scanned(stage, form)], plain)
 
 
-def _scanned(stage: Stage, form: Path) -> Case:
+def _validated(stage: Stage, form: Path, number: int) -> Case:
+    """Return a case with validators side by side, each of which computes a SHA-256 in a thread of its own."""
+    flags = [f"--validator=bench_validators:{name}" for name in bench_validators.__all__[:number]]
+    return stage.relay(f"{number} validators" if number > 1 else "1 validator", stage.post(form), stage.size, *flags)
+
+
+def _scanned(stage: Stage, form: Path) -> list[Case]:
+    """Return a case with ClamAV alone, and one with ClamAV and a validator side by side."""
     if shutil.which("clamd") is None:
-        return Case("ClamAV", lambda _: None, absent="clamd is not installed")
+        return [Case("ClamAV", lambda _: None, absent="clamd is not installed")]
     process, socket = stage.stack.enter_context(clamd(stage.directory / "clamd"))
-    case = stage.relay("ClamAV", stage.post(form), stage.size, f"--clamd={socket}", "--clamd-timeout=10m")
-    case.serving += (process,)
-    return case
+    flags = (f"--clamd={socket}", "--clamd-timeout=10m")
+    alone = stage.relay("ClamAV", stage.post(form), stage.size, *flags)
+    both = stage.relay(
+        "ClamAV and a validator", stage.post(form), stage.size, *flags, "--validator=bench_validators:First"
+    )
+    both.compare(RATE, 0.9, alone)
+    for case in (alone, both):
+        case.serving += (process,)
+    return [alone, both]
 
 
 WORKS: dict[str, Callable[[Stage], Work]] = {

@@ -4,7 +4,8 @@
                        └─ ThreadedCheck ─▶ Validator: plain functions, run in a thread, a large piece at a time
 
     pipeline         the protocols, and a form that runs checks while its parts are read
-    configured       the checks that the settings enable, cheapest first
+    side_by_side     run several checks at the same time
+    configured       the checks that the settings enable
     size             ``max-size``
     digests          Content-Digest, Repr-Digest, and ``sha256`` of a JSON source
     wanted_digests   Want-Repr-Digest

@@ -1,4 +1,4 @@
-"""Build the checks that the settings enable, cheapest first."""
+"""Build the checks that the settings enable, in the order of precedence of their refusals."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -7,6 +7,7 @@ from aiorelay.checks.archives.check import UnpackLimits, archive_check
 from aiorelay.checks.clamav import ClamAV, ScanOutcome
 from aiorelay.checks.media_type.accept import Accept, accept, libmagic
 from aiorelay.checks.pipeline import CheckFactory
+from aiorelay.checks.side_by_side import side_by_side
 from aiorelay.checks.size import max_size
 from aiorelay.checks.validators import load_validator
 from aiorelay.concurrency.threads import Threads
@@ -27,11 +28,13 @@ def configured_checks(
 ) -> list[CheckFactory]:
     """Return the factories of the checks that ``settings`` enable.
 
+    The size and the first bytes are checked as they arrive. The other checks run side by side.
+
     ``pool`` runs CPU-bound work, ``threads`` runs validators, which may hang. ``spool`` creates a spool for a file that
     can only be checked when it is complete. ``on_scan`` is called with the outcome of each virus scan, ``on_timeout``
     for each validator that timed out.
     """
-    factories = [max_size(settings.max_size), *first_bytes_checks(settings, pool)]
+    factories: list[CheckFactory] = []
     if settings.archive_limits is not None:
         factories.append(archive_check(UnpackLimits(*settings.archive_limits), spool, pool))
     if settings.clamd is not None:
@@ -43,7 +46,7 @@ def configured_checks(
         load_validator(name, threads, timeout=settings.validator_timeout, on_timeout=on_timeout)
         for name in settings.validator
     )
-    return factories
+    return [max_size(settings.max_size), *first_bytes_checks(settings, pool), side_by_side(factories)]
 
 
 def first_bytes_checks(settings: Settings, pool: Executor) -> list[CheckFactory]:
