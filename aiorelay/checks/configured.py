@@ -10,6 +10,8 @@ from aiorelay.checks.pipeline import CheckFactory
 from aiorelay.checks.side_by_side import side_by_side
 from aiorelay.checks.size import max_size
 from aiorelay.checks.validators import load_validator
+from aiorelay.checks.yara.check import YaraOutcome, yara_check
+from aiorelay.checks.yara.rules import YaraRules
 from aiorelay.concurrency.threads import Threads
 from aiorelay.files.spool import Spool
 from aiorelay.settings import Settings
@@ -23,7 +25,9 @@ def configured_checks(
     threads: Threads,
     *,
     spool: Callable[[], Spool],
+    rules: YaraRules | None,
     on_scan: Callable[[ScanOutcome], None],
+    on_yara: Callable[[YaraOutcome], None],
     on_timeout: Callable[[], object],
 ) -> list[CheckFactory]:
     """Return the factories of the checks that ``settings`` enable.
@@ -31,8 +35,8 @@ def configured_checks(
     The size and the first bytes are checked as they arrive. The other checks run side by side.
 
     ``pool`` runs CPU-bound work, ``threads`` runs validators, which may hang. ``spool`` creates a spool for a file that
-    can only be checked when it is complete. ``on_scan`` is called with the outcome of each virus scan, ``on_timeout``
-    for each validator that timed out.
+    can only be checked when it is complete. ``rules`` are the YARA rules. ``on_scan`` is called with the outcome of
+    each virus scan, ``on_yara`` with that of each scan by YARA rules, ``on_timeout`` for each validator that timed out.
     """
     factories: list[CheckFactory] = []
     if settings.archive_limits is not None:
@@ -42,6 +46,8 @@ def configured_checks(
         factories.append(
             ClamAV(settings.clamd, timeout=settings.clamd_timeout, fail_open=fail_open, on_outcome=on_scan)
         )
+    if rules is not None:
+        factories.append(yara_check(rules, spool, settings.yara_max_size, on_yara))
     factories.extend(
         load_validator(name, threads, timeout=settings.validator_timeout, on_timeout=on_timeout)
         for name in settings.validator

@@ -52,7 +52,9 @@ class Metrics:
         self.scans = Counter(
             "aiorelay_scans_total", "Virus scans that ended, by verdict", ["outcome"], registry=registry
         )
-
+        self.yara_scans = Counter(
+            "aiorelay_yara_scans_total", "Files checked with YARA rules, by outcome", ["outcome"], registry=registry
+        )
         self.validators_given_up = Counter(
             "aiorelay_validators_given_up", "Validators that took longer than validator-timeout", registry=registry
         )
@@ -68,6 +70,10 @@ class Metrics:
     def scanned(self, outcome: str) -> None:
         """Count a virus scan that has ended."""
         self.scans.labels(outcome).inc()
+
+    def matched(self, outcome: str) -> None:
+        """Count a file that was checked with YARA rules."""
+        self.yara_scans.labels(outcome).inc()
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

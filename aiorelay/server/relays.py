@@ -4,12 +4,14 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 from yarl import URL
 
 from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
 from aiorelay.checks.configured import configured_checks, first_bytes_checks
+from aiorelay.checks.yara.rules import YaraRules
 from aiorelay.concurrency.threads import Threads
 from aiorelay.errors import StartupError
 from aiorelay.files.spool import Spool
@@ -34,7 +36,7 @@ class Relays:
     """Opens relays, which ``stack`` closes.
 
     ``embedded`` is the base URL of the embedded upload API, if it runs, and ``identity`` its certificate. ``pool`` runs
-    CPU-bound work.
+    CPU-bound work. ``on_reload`` gets what is to be called on SIGHUP.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Relays:
         traced: Tracing,
         pool: Executor,
         stack: AsyncExitStack,
+        on_reload: Callable[[Callable[[], None]], object],
     ) -> None:
         self._identity = identity
         self._embedded = embedded
@@ -52,6 +55,8 @@ class Relays:
         self._traced = traced
         self._pool = pool
         self._stack = stack
+        self._on_reload = on_reload
+        self._rules: dict[tuple[Path, float], YaraRules] = {}
 
     async def open(self, settings: Settings) -> Relay:
         """Open the relay to the upload API of ``settings``, with their checks. Raises ``StartupError``."""
@@ -62,7 +67,9 @@ class Relays:
             self._pool,
             self._stack.enter_context(Threads("validator")),
             spool=spool,
+            rules=await self._yara(settings),
             on_scan=self._metrics.scanned,
+            on_yara=self._metrics.matched,
             on_timeout=self._metrics.validators_given_up.inc,
         )
         return Relay(
@@ -75,6 +82,17 @@ class Relays:
             public=settings.upstream_public,
             on_piece=on_piece(settings),
         )
+
+    async def _yara(self, settings: Settings) -> YaraRules | None:
+        """Return the rules of ``settings``. Relays with the same rules share them."""
+        if settings.yara is None:
+            return None
+        wanted = settings.yara, settings.validator_timeout
+        if wanted not in self._rules:
+            rules = YaraRules(settings.yara, timeout=settings.validator_timeout)
+            self._rules[wanted] = await self._stack.enter_async_context(rules.loaded())
+            self._on_reload(rules.reload)
+        return self._rules[wanted]
 
     def _upstream(self, settings: Settings) -> Upstream:
         if settings.upstream_insecure:

@@ -75,6 +75,7 @@ class ServerContext:
     drain: Drain
     metrics: Metrics = field(default_factory=Metrics)
     identities: list[Identity] = field(default_factory=list)
+    reloads: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def timeouts(self) -> BodyTimeouts:
@@ -86,10 +87,12 @@ class ServerContext:
         return OwnHosts((settings.host, *self.identity.names, *settings.public_name))
 
     def reload(self) -> None:
-        """Reload certificates and tokens. If one cannot be loaded, log an error and keep using the old one."""
+        """Reload certificates, tokens and rules. If one cannot be loaded, log an error and keep using the old one."""
         if self.tokens is not None:
             self.tokens.refresh()
         self._for_each_identity(Identity.reload)
+        for reload in self.reloads:
+            reload()
 
     @asynccontextmanager
     async def renewing_certificates(self) -> AsyncGenerator[None, None]:
@@ -174,7 +177,8 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
             on_piece=on_piece(settings),
             limits=_principal_limits(settings),
         )
-        relays = Relays(shared.identity, shared.urls.get("rest2"), shared.metrics, traced, pool, stack)
+        embedded = shared.urls.get("rest2")
+        relays = Relays(shared.identity, embedded, shared.metrics, traced, pool, stack, shared.reloads.append)
         relay = None if settings.only == "rest1" and settings.upstream is None else await relays.open(settings)
         objects = await stack.enter_async_context(open_object_sources(settings, _fetch_limits(settings)))
         sources = Sources(stack.enter_context(_fetcher(shared)), objects, settings.local_root, pool)

@@ -258,9 +258,17 @@ class Settings:
         "closed",
         "closed: refuse files that cannot be scanned; open: accept them with a warning",
     )
+    yara: Path | None = one(
+        "checks",
+        PATH,
+        None,
+        "file or directory of YARA rules that no file may match; needs the extra [yara]",
+        otherwise="off",
+    )
+    yara_max_size: int = one("checks", size(least=1), "1GiB", "largest file with YARA rules; larger ones are refused")
     validator: tuple[str, ...] = many("checks", VALIDATOR, "your own validator (package.module:name)")
     validator_timeout: float = one(
-        "checks", time(), 60, "longest wait for a validator, for each block and for its verdict"
+        "checks", time(), 60, "longest wait for a validator (each block, the verdict) and for YARA"
     )
     archive_max_ratio: int | None = one(
         "checks",
