@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import bench_validators
@@ -251,7 +252,25 @@ def _checks(stage: Stage) -> Work:
     typed.compare(RATE, 0.98, plain)
     summed.compare(RATE, 0.9, plain)
     several = [_validated(stage, form, number) for number in (1, 2, 4)]
-    return Work(f"Checks of {mib} MiB", RATE, [plain, typed, summed, *several, *_scanned(stage, form)], plain)
+    others = [*several, _kept(stage, form), *_scanned(stage, form), _matched(stage, form)]
+    return Work(f"Checks of {mib} MiB", RATE, [plain, typed, summed, *others], plain)
+
+
+def _kept(stage: Stage, form: Path) -> Case:
+    """Return a case whose bytes are recorded for the quarantine and dropped when the file passes."""
+    flags = ("--validator=bench_validators:First", f"--quarantine={stage.directory / 'quarantine'}")
+    return stage.relay("quarantine", stage.post(form), stage.size, *flags)
+
+
+def _matched(stage: Stage, form: Path) -> Case:
+    """Return a case with a thousand YARA rules."""
+    if find_spec("yara_x") is None:
+        return Case("YARA", lambda _: None, absent="yara-x is not installed")
+    rules = stage.directory / "rules.yar"
+    rules.write_text(
+        "\n".join(f'rule r{n} {{ strings: $a = "aiorelay-bench-{n}" condition: $a }}' for n in range(1000))
+    )
+    return stage.relay("YARA", stage.post(form), stage.size, f"--yara={rules}", "--yara-max-size=10GiB")
 
 
 def _validated(stage: Stage, form: Path, number: int) -> Case:

@@ -13,6 +13,7 @@
     validators       user-supplied checks, named ``package.module:name``
     media_type/      ``accept``: the media type, detected from the first bytes
     yara/            ``yara``: rules of YARA, in processes of their own
+    quarantine/      ``quarantine``: keep files that were refused
     archives/        ``archive-*``: the entries and the unpacked size of zip and tar files
 
 A check refuses a part by raising a ``Problem``. A block is passed on as soon as every check has received it. The

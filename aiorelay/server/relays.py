@@ -10,7 +10,10 @@ from yarl import URL
 
 from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
-from aiorelay.checks.configured import configured_checks, first_bytes_checks
+from aiorelay.checks.configured import content_checks, first_bytes_checks, limit_checks
+from aiorelay.checks.pipeline import CheckFactory
+from aiorelay.checks.quarantine.check import with_quarantine
+from aiorelay.checks.quarantine.directory import Quarantine
 from aiorelay.checks.yara.rules import YaraRules
 from aiorelay.concurrency.threads import Threads
 from aiorelay.errors import StartupError
@@ -36,7 +39,7 @@ class Relays:
     """Opens relays, which ``stack`` closes.
 
     ``embedded`` is the base URL of the embedded upload API, if it runs, and ``identity`` its certificate. ``pool`` runs
-    CPU-bound work. ``on_reload`` gets what is to be called on SIGHUP.
+    CPU-bound work. ``on_reload`` gets what is to be called on SIGHUP. ``quarantine`` keeps files that are refused.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Relays:
         pool: Executor,
         stack: AsyncExitStack,
         on_reload: Callable[[Callable[[], None]], object],
+        quarantine: Quarantine | None,
     ) -> None:
         self._identity = identity
         self._embedded = embedded
@@ -56,25 +60,25 @@ class Relays:
         self._pool = pool
         self._stack = stack
         self._on_reload = on_reload
+        self._quarantine = quarantine
         self._rules: dict[tuple[Path, float], YaraRules] = {}
 
     async def open(self, settings: Settings) -> Relay:
         """Open the relay to the upload API of ``settings``, with their checks. Raises ``StartupError``."""
         spool = _spool(settings, self._pool)
         upstream = await self._stack.enter_async_context(self._upstream(settings))
-        checks = configured_checks(
+        content = content_checks(
             settings,
             self._pool,
             self._stack.enter_context(Threads("validator")),
             spool=spool,
             rules=await self._yara(settings),
             on_scan=self._metrics.scanned,
-            on_yara=self._metrics.matched,
             on_timeout=self._metrics.validators_given_up.inc,
         )
         return Relay(
             Delivery(upstream, spool, _spooled(settings)),
-            checks,
+            [*limit_checks(settings, self._pool), self._kept(content)],
             first_bytes_checks(settings, self._pool),
             self._pool,
             field=settings.field,
@@ -82,6 +86,12 @@ class Relays:
             public=settings.upstream_public,
             on_piece=on_piece(settings),
         )
+
+    def _kept(self, checks: CheckFactory) -> CheckFactory:
+        """Return the same checks. The quarantine, if there is one, keeps the files that they refuse."""
+        if self._quarantine is None:
+            return checks
+        return with_quarantine(checks, self._quarantine, self._metrics.quarantined)
 
     async def _yara(self, settings: Settings) -> YaraRules | None:
         """Return the rules of ``settings``. Relays with the same rules share them."""

@@ -50,6 +50,7 @@ _SAMPLES: dict[str, object] = {
     "clamd": "/run/clamav/clamd.ctl",
     "yara": "/etc/aiorelay/yara",
     "validator": ["checks:CsvHeader"],
+    "quarantine": "/var/lib/aiorelay/quarantine",
     "archive_max_ratio": 100,
     "archive_max_size": "10GiB",
     "archive_max_entries": 10_000,

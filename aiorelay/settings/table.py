@@ -270,6 +270,13 @@ class Settings:
     validator_timeout: float = one(
         "checks", time(), 60, "longest wait for a validator (each block, the verdict) and for YARA"
     )
+    quarantine: Path | None = one(
+        "checks", PATH, None, "directory in which files that checks refuse are kept", otherwise="off"
+    )
+    quarantine_max_size: int = one(
+        "checks", size(least=1), "10GiB", "most bytes in the quarantine, files that are being checked included"
+    )
+    quarantine_expiry: float = one("checks", time(), "720h", "how long a file is kept in the quarantine")
     archive_max_ratio: int | None = one(
         "checks",
         count(least=1),

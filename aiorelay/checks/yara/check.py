@@ -18,7 +18,7 @@ from aiorelay.observability.logs import log
 
 __all__ = ["YaraOutcome", "yara_check"]
 
-YaraOutcome = Literal["clean", "matched", "too-large", "unavailable"]
+YaraOutcome = Literal["clean", "matched", "unscannable", "unavailable"]
 
 _MOST_NAMES: Final = 5
 _LONGEST_FILENAME: Final = 1000  # characters
@@ -34,7 +34,7 @@ def yara_check(
     """
 
     def too_large() -> Problem:
-        on_outcome("too-large")
+        on_outcome("unscannable")
         return Unscannable(f"Files of more than {format_size(limit)} cannot be checked (yara-max-size).")
 
     def make(part: Part) -> Check | None:

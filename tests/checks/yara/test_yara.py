@@ -147,8 +147,8 @@ async def test_verdicts_are_counted(aiorelay_server, rules):
     for content in (b"x", MARKER, bytes(1025)):
         await upload(chain, content)
     metrics = (await ask(chain.rest1, chain.tls, b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")).body.decode()
-    for outcome in ("clean", "matched", "too-large"):
-        assert f'aiorelay_yara_scans_total{{outcome="{outcome}"}} 1.0' in metrics
+    for outcome in ("clean", "matched", "unscannable"):
+        assert f'aiorelay_scans_total{{outcome="{outcome}",scanner="yara"}} 1.0' in metrics
 
 
 # -- where rules come from
