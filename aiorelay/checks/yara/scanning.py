@@ -25,6 +25,7 @@ class ScanProcess:
     def __init__(self, process: asyncio.subprocess.Process, connection: socket.socket) -> None:
         self._process = process
         self._connection = connection
+        self._scanning = False
 
     @classmethod
     async def start(cls, rules: int, *, longest: float) -> "ScanProcess":
@@ -60,12 +61,14 @@ class ScanProcess:
 
         The process can be used again only if this has returned.
         """
+        self._scanning = True
         reply = b""
         with contextlib.suppress(OSError):
             socket.send_fds(self._connection, [json.dumps(variables).encode()], [file])
             reply = await asyncio.get_running_loop().sock_recv(self._connection, _LONGEST_REPLY)
         if not reply:
             raise ScanFailedError("the process that scans has ended")
+        self._scanning = False
         result = json.loads(reply)
         if "error" in result:
             raise ScanFailedError(result["error"])
@@ -73,10 +76,11 @@ class ScanProcess:
         return matches
 
     def end(self) -> None:
-        """End the process, also if it scans at present."""
+        """End the process: it ends by itself when the connection is closed, unless it is scanning."""
         self._connection.close()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        if self._scanning:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def wait(self) -> None:
         """Wait until the process has ended."""
