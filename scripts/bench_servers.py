@@ -61,6 +61,8 @@ MaxFileSize 2000M
 MaxScanSize 4000M
 """
 
+_SCRIPTS = str(Path(__file__).parent)  # from which a relay imports the validators
+
 
 def free_port() -> int:
     """Return a port that is unused at present."""
@@ -78,7 +80,7 @@ def aiorelay(
     if not any(flag.startswith("--rest1-port") for flag in flags):
         command += ["--rest1-port=0", "--rest2-port=0"]
     command += [f"--state-dir={state}", f"--store={store}", *flags]
-    with _running(command, stdout=subprocess.PIPE) as process:
+    with _running(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": _SCRIPTS}) as process:
         urls = {}
         for line in process.stdout or ():
             key, _, value = line.strip().partition(" ")
@@ -156,8 +158,10 @@ def crowd(url: str, ca: Path, count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _running(command: Sequence[str], stdout: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(command, stdout=stdout, text=True) as process:
+def _running(
+    command: Sequence[str], stdout: int | None = None, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(command, stdout=stdout, text=True, env=env) as process:
         try:
             yield process
         finally:

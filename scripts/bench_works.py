@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
+import bench_validators
 from bench_case import CPU, MIB, RATE, RSS, BenchError, Case, Goal, Load, Work
 from bench_servers import aiorelay, clamd, crowd, flask, free_port, nginx, proxying, serving, storing
 from bench_stage import BOUNDARY, Stage, run
@@ -249,16 +251,48 @@ def _checks(stage: Stage) -> Work:
     summed = stage.relay("sha256", told, mib)
     typed.compare(RATE, 0.98, plain)
     summed.compare(RATE, 0.9, plain)
-    return Work(f"Checks of {mib} MiB", RATE, [plain, typed, summed, _scanned(stage, form)], plain)
+    several = [_validated(stage, form, number) for number in (1, 2, 4)]
+    others = [*several, _kept(stage, form), *_scanned(stage, form), _matched(stage, form)]
+    return Work(f"Checks of {mib} MiB", RATE, [plain, typed, summed, *others], plain)
 
 
-def _scanned(stage: Stage, form: Path) -> Case:
+def _kept(stage: Stage, form: Path) -> Case:
+    """Return a case whose bytes are recorded for the quarantine and dropped when the file passes."""
+    flags = ("--validator=bench_validators:First", f"--quarantine={stage.directory / 'quarantine'}")
+    return stage.relay("quarantine", stage.post(form), stage.size, *flags)
+
+
+def _matched(stage: Stage, form: Path) -> Case:
+    """Return a case with a thousand YARA rules."""
+    if find_spec("yara_x") is None:
+        return Case("YARA", lambda _: None, absent="yara-x is not installed")
+    rules = stage.directory / "rules.yar"
+    rules.write_text(
+        "\n".join(f'rule r{n} {{ strings: $a = "aiorelay-bench-{n}" condition: $a }}' for n in range(1000))
+    )
+    return stage.relay("YARA", stage.post(form), stage.size, f"--yara={rules}", "--yara-max-size=10GiB")
+
+
+def _validated(stage: Stage, form: Path, number: int) -> Case:
+    """Return a case with validators side by side, each of which computes a SHA-256 in a thread of its own."""
+    flags = [f"--validator=bench_validators:{name}" for name in bench_validators.__all__[:number]]
+    return stage.relay(f"{number} validators" if number > 1 else "1 validator", stage.post(form), stage.size, *flags)
+
+
+def _scanned(stage: Stage, form: Path) -> list[Case]:
+    """Return a case with ClamAV alone, and one with ClamAV and a validator side by side."""
     if shutil.which("clamd") is None:
-        return Case("ClamAV", lambda _: None, absent="clamd is not installed")
+        return [Case("ClamAV", lambda _: None, absent="clamd is not installed")]
     process, socket = stage.stack.enter_context(clamd(stage.directory / "clamd"))
-    case = stage.relay("ClamAV", stage.post(form), stage.size, f"--clamd={socket}", "--clamd-timeout=10m")
-    case.serving += (process,)
-    return case
+    flags = (f"--clamd={socket}", "--clamd-timeout=10m")
+    alone = stage.relay("ClamAV", stage.post(form), stage.size, *flags)
+    both = stage.relay(
+        "ClamAV and a validator", stage.post(form), stage.size, *flags, "--validator=bench_validators:First"
+    )
+    both.compare(RATE, 0.9, alone)
+    for case in (alone, both):
+        case.serving += (process,)
+    return [alone, both]
 
 
 WORKS: dict[str, Callable[[Stage], Work]] = {

@@ -219,6 +219,13 @@ def test_jwks_without_its_extra_is_a_startup_error(python, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{advice}\n")
 
 
+def test_yara_without_its_extra_is_a_startup_error(python, tmp_path):
+    command = [python, "-m", "aiorelay", "--yara", tmp_path, *FREE_PORTS, "--state-dir", tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    advice = "aiorelay: yara: yara-x is not installed. Run: pip install 'aiorelay[yara]'. See aiorelay serve --help."
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{advice}\n")
+
+
 @pytest.mark.needs("curl")
 async def test_the_installed_relay_serves_and_stops(python, tmp_path):
     arguments = [*FREE_PORTS, "--state-dir", tmp_path / "state", "--store", tmp_path / "store"]

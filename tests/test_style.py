@@ -45,6 +45,7 @@ OTHER_KEYS = {
     "proxy_read_timeout",
     "proxy_ssl_certificate",
     "proxy_ssl_certificate_key",
+    "request_id",
 }
 
 # Phrasings that need a second reading, and what to write instead.

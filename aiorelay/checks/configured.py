@@ -1,49 +1,62 @@
-"""Build the checks that the settings enable, cheapest first."""
+"""Build the checks that the settings enable, in the order of precedence of their refusals."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 
 from aiorelay.checks.archives.check import UnpackLimits, archive_check
-from aiorelay.checks.clamav import ClamAV, ScanOutcome
+from aiorelay.checks.clamav import ClamAV
 from aiorelay.checks.media_type.accept import Accept, accept, libmagic
 from aiorelay.checks.pipeline import CheckFactory
+from aiorelay.checks.side_by_side import side_by_side
 from aiorelay.checks.size import max_size
 from aiorelay.checks.validators import load_validator
+from aiorelay.checks.yara.check import yara_check
+from aiorelay.checks.yara.rules import YaraRules
 from aiorelay.concurrency.threads import Threads
 from aiorelay.files.spool import Spool
 from aiorelay.settings import Settings
 
-__all__ = ["configured_checks", "first_bytes_checks"]
+__all__ = ["content_checks", "first_bytes_checks", "limit_checks"]
 
 
-def configured_checks(
+def limit_checks(settings: Settings, pool: Executor) -> list[CheckFactory]:
+    """Return the factories of the checks that refuse by size or type, as soon as the bytes show it."""
+    return [max_size(settings.max_size), *first_bytes_checks(settings, pool)]
+
+
+def content_checks(
     settings: Settings,
     pool: Executor,
     threads: Threads,
     *,
     spool: Callable[[], Spool],
-    on_scan: Callable[[ScanOutcome], None],
+    rules: YaraRules | None,
+    on_scan: Callable[[str, str], None],
     on_timeout: Callable[[], object],
-) -> list[CheckFactory]:
-    """Return the factories of the checks that ``settings`` enable.
+) -> CheckFactory:
+    """Return the factory of the checks of a file's content that ``settings`` enable. They run side by side.
 
     ``pool`` runs CPU-bound work, ``threads`` runs validators, which may hang. ``spool`` creates a spool for a file that
-    can only be checked when it is complete. ``on_scan`` is called with the outcome of each virus scan, ``on_timeout``
-    for each validator that timed out.
+    can only be checked when it is complete. ``rules`` are the YARA rules. ``on_scan`` is called with the scanner and
+    the outcome of each scan, ``on_timeout`` for each validator that timed out.
     """
-    factories = [max_size(settings.max_size), *first_bytes_checks(settings, pool)]
+    factories: list[CheckFactory] = []
     if settings.archive_limits is not None:
         factories.append(archive_check(UnpackLimits(*settings.archive_limits), spool, pool))
     if settings.clamd is not None:
         fail_open = settings.clamd_fail == "open"
+        on_outcome = partial(on_scan, "clamav")
         factories.append(
-            ClamAV(settings.clamd, timeout=settings.clamd_timeout, fail_open=fail_open, on_outcome=on_scan)
+            ClamAV(settings.clamd, timeout=settings.clamd_timeout, fail_open=fail_open, on_outcome=on_outcome)
         )
+    if rules is not None:
+        factories.append(yara_check(rules, spool, settings.yara_max_size, partial(on_scan, "yara")))
     factories.extend(
         load_validator(name, threads, timeout=settings.validator_timeout, on_timeout=on_timeout)
         for name in settings.validator
     )
-    return factories
+    return side_by_side(factories)
 
 
 def first_bytes_checks(settings: Settings, pool: Executor) -> list[CheckFactory]:

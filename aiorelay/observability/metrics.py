@@ -25,17 +25,15 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
-        self.uploads = Counter(
-            "aiorelay_uploads_total",
-            "Uploads that ended, by endpoint and outcome",
-            ["endpoint", "outcome"],
-            registry=registry,
+
+        def counter(name: str, help_: str, *labels: str) -> Counter:
+            return Counter(name, help_, labels, registry=registry)
+
+        self.uploads = counter(
+            "aiorelay_uploads_total", "Uploads that ended, by endpoint and outcome", "endpoint", "outcome"
         )
-        self.upload_bytes = Counter(
-            "aiorelay_upload_bytes_total",
-            "Bytes of files received, and bytes written to the upstream",
-            ["leg"],
-            registry=registry,
+        self.upload_bytes = counter(
+            "aiorelay_upload_bytes_total", "Bytes of files received, and bytes written to the upstream", "leg"
         )
         self.received, self.forwarded = map(self.upload_bytes.labels, ("received", "forwarded"))
         self.upload_seconds = Histogram(
@@ -46,18 +44,15 @@ class Metrics:
             registry=registry,
         )
         self.uploads_in_flight = Gauge("aiorelay_uploads_in_flight", "Uploads in progress", registry=registry)
-        self.upstream_errors = Counter(
-            "aiorelay_upstream_errors_total",
-            "Failures of the upstream, by error type of RFC 9209",
-            ["kind"],
-            registry=registry,
+        self.upstream_errors = counter(
+            "aiorelay_upstream_errors_total", "Failures of the upstream, by error type of RFC 9209", "kind"
         )
-        self.scans = Counter(
-            "aiorelay_scans_total", "Virus scans that ended, by verdict", ["outcome"], registry=registry
+        self.scans = counter("aiorelay_scans_total", "Scans that ended, by scanner and verdict", "scanner", "outcome")
+        self.quarantined_files = counter(
+            "aiorelay_quarantined_files_total", "Refused files for the quarantine, by outcome", "outcome"
         )
-
-        self.validators_given_up = Counter(
-            "aiorelay_validators_given_up", "Validators that took longer than validator-timeout", registry=registry
+        self.validators_given_up = counter(
+            "aiorelay_validators_given_up", "Validators that took longer than validator-timeout"
         )
 
         self.state = StateMetrics(registry)
@@ -70,9 +65,13 @@ class Metrics:
         for phase, seconds in upload.watch.phases.items():
             self.upload_seconds.labels(phase).observe(seconds)
 
-    def scanned(self, outcome: str) -> None:
-        """Count a virus scan that has ended."""
-        self.scans.labels(outcome).inc()
+    def scanned(self, scanner: str, outcome: str) -> None:
+        """Count a scan that has ended."""
+        self.scans.labels(scanner, outcome).inc()
+
+    def quarantined(self, outcome: str) -> None:
+        """Count a refused file that was kept in quarantine or could not be kept."""
+        self.quarantined_files.labels(outcome).inc()
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

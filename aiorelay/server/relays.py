@@ -4,12 +4,17 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 from yarl import URL
 
 from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
-from aiorelay.checks.configured import configured_checks, first_bytes_checks
+from aiorelay.checks.configured import content_checks, first_bytes_checks, limit_checks
+from aiorelay.checks.pipeline import CheckFactory
+from aiorelay.checks.quarantine.check import with_quarantine
+from aiorelay.checks.quarantine.directory import Quarantine
+from aiorelay.checks.yara.rules import YaraRules
 from aiorelay.concurrency.threads import Threads
 from aiorelay.errors import StartupError
 from aiorelay.files.spool import Spool
@@ -34,7 +39,7 @@ class Relays:
     """Opens relays, which ``stack`` closes.
 
     ``embedded`` is the base URL of the embedded upload API, if it runs, and ``identity`` its certificate. ``pool`` runs
-    CPU-bound work.
+    CPU-bound work. ``on_reload`` gets what is to be called on SIGHUP. ``quarantine`` keeps files that are refused.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class Relays:
         traced: Tracing,
         pool: Executor,
         stack: AsyncExitStack,
+        on_reload: Callable[[Callable[[], None]], object],
+        quarantine: Quarantine | None,
     ) -> None:
         self._identity = identity
         self._embedded = embedded
@@ -52,22 +59,26 @@ class Relays:
         self._traced = traced
         self._pool = pool
         self._stack = stack
+        self._on_reload = on_reload
+        self._quarantine = quarantine
+        self._rules: dict[tuple[Path, float], YaraRules] = {}
 
     async def open(self, settings: Settings) -> Relay:
         """Open the relay to the upload API of ``settings``, with their checks. Raises ``StartupError``."""
         spool = _spool(settings, self._pool)
         upstream = await self._stack.enter_async_context(self._upstream(settings))
-        checks = configured_checks(
+        content = content_checks(
             settings,
             self._pool,
             self._stack.enter_context(Threads("validator")),
             spool=spool,
+            rules=await self._yara(settings),
             on_scan=self._metrics.scanned,
             on_timeout=self._metrics.validators_given_up.inc,
         )
         return Relay(
             Delivery(upstream, spool, _spooled(settings)),
-            checks,
+            [*limit_checks(settings, self._pool), self._kept(content)],
             first_bytes_checks(settings, self._pool),
             self._pool,
             field=settings.field,
@@ -75,6 +86,23 @@ class Relays:
             public=settings.upstream_public,
             on_piece=on_piece(settings),
         )
+
+    def _kept(self, checks: CheckFactory) -> CheckFactory:
+        """Return the same checks. The quarantine, if there is one, keeps the files that they refuse."""
+        if self._quarantine is None:
+            return checks
+        return with_quarantine(checks, self._quarantine, self._metrics.quarantined)
+
+    async def _yara(self, settings: Settings) -> YaraRules | None:
+        """Return the rules of ``settings``. Relays with the same rules share them."""
+        if settings.yara is None:
+            return None
+        wanted = settings.yara, settings.validator_timeout
+        if wanted not in self._rules:
+            rules = YaraRules(settings.yara, timeout=settings.validator_timeout)
+            self._rules[wanted] = await self._stack.enter_async_context(rules.loaded())
+            self._on_reload(rules.reload)
+        return self._rules[wanted]
 
     def _upstream(self, settings: Settings) -> Upstream:
         if settings.upstream_insecure:

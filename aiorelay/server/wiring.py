@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from yarl import URL
 
 from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
+from aiorelay.checks.quarantine.directory import Quarantine
 from aiorelay.checks.size import max_size
 from aiorelay.errors import StartupError
 from aiorelay.http.authentication import Access, LoopbackOrToken, TokenAuthentication, TokenVerifier
@@ -32,7 +33,7 @@ from aiorelay.http.request_smuggling import FROM_RELAYS
 from aiorelay.http.tokens import Tokens
 from aiorelay.observability import logs
 from aiorelay.observability.metrics import Metrics
-from aiorelay.observability.tracing import NO_TRACING, tracing
+from aiorelay.observability.tracing import NO_TRACING, Tracing, tracing
 from aiorelay.rest1.app import Rest1
 from aiorelay.rest1.health import Health
 from aiorelay.rest1.intake import Intake
@@ -81,6 +82,7 @@ class ServerContext:
     drain: Drain
     metrics: Metrics = field(default_factory=Metrics)
     identities: list[Identity] = field(default_factory=list)
+    reloads: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def timeouts(self) -> BodyTimeouts:
@@ -92,10 +94,12 @@ class ServerContext:
         return OwnHosts((settings.host, *self.identity.names, *settings.public_name))
 
     def reload(self) -> None:
-        """Reload certificates and tokens. If one cannot be loaded, log an error and keep using the old one."""
+        """Reload certificates, tokens and rules. If one cannot be loaded, log an error and keep using the old one."""
         if self.tokens is not None:
             self.tokens.refresh()
         self._for_each_identity(Identity.reload)
+        for reload in self.reloads:
+            reload()
 
     @asynccontextmanager
     async def renewing_certificates(self) -> AsyncGenerator[None, None]:
@@ -181,7 +185,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
             on_piece=on_piece(settings),
             limits=_principal_limits(settings, state),
         )
-        relays = Relays(shared.identity, shared.urls.get("rest2"), shared.metrics, traced, pool, stack)
+        relays = await _relays(shared, traced, pool, stack)
         relay = None if settings.only == "rest1" and settings.upstream is None else await relays.open(settings)
         objects = await stack.enter_async_context(open_object_sources(settings, _fetch_limits(settings)))
         sources = Sources(stack.enter_context(_fetcher(shared)), objects, settings.local_root, pool)
@@ -201,6 +205,16 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         await stack.enter_async_context(serving(app, sockets, context, shared.drain, connections))
         stack.callback(rest1.drain)
         yield
+
+
+async def _relays(shared: ServerContext, traced: Tracing, pool: Executor, stack: AsyncExitStack) -> Relays:
+    settings, quarantine = shared.settings, None
+    if settings.quarantine is not None:
+        limit, expiry = settings.quarantine_max_size, settings.quarantine_expiry
+        opened = Quarantine(settings.quarantine, limit=limit, expiry=expiry, pool=pool).opened()
+        quarantine = await stack.enter_async_context(opened)
+    embedded, on_reload = shared.urls.get("rest2"), shared.reloads.append
+    return Relays(shared.identity, embedded, shared.metrics, traced, pool, stack, on_reload, quarantine)
 
 
 def _pages(settings: Settings, *, upload: bool) -> Pages:

@@ -83,8 +83,13 @@ class Arguments(TypedDict, total=False):
     clamd: "str | ScannerAddress | None"
     clamd_timeout: float | str | None
     clamd_fail: Literal["closed", "open"] | None
+    yara: str | PathLike[str] | None
+    yara_max_size: int | str | None
     validator: str | Sequence[str] | None
     validator_timeout: float | str | None
+    quarantine: str | PathLike[str] | None
+    quarantine_max_size: int | str | None
+    quarantine_expiry: float | str | None
     archive_max_ratio: int | None
     archive_max_size: int | str | None
     archive_max_entries: int | None

@@ -27,7 +27,7 @@ _PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()+;:@/-]|%[0-9A-Fa-f]{2})*\*?", re.AS
 _OPTION = re.compile(r",(?=[a-z_-]+=)")
 _ADVICE: Final = "write PATH=URL, such as /legacy/*=https://old.example.org/api"
 _LIMITS: Final = frozenset({"max_size", "max_parts", "max_fields_size"})
-_NOT_ITS_OWN: Final = frozenset({"upstream", "route"})
+_NOT_ITS_OWN: Final = frozenset({"upstream", "route", "quarantine", "quarantine_max_size", "quarantine_expiry"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

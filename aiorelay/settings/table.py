@@ -269,10 +269,25 @@ class Settings:
         "closed",
         "closed: refuse files that cannot be scanned; open: accept them with a warning",
     )
+    yara: Path | None = one(
+        "checks",
+        PATH,
+        None,
+        "file or directory of YARA rules that no file may match; needs the extra [yara]",
+        otherwise="off",
+    )
+    yara_max_size: int = one("checks", size(least=1), "1GiB", "largest file with YARA rules; larger ones are refused")
     validator: tuple[str, ...] = many("checks", VALIDATOR, "your own validator (package.module:name)")
     validator_timeout: float = one(
-        "checks", time(), 60, "longest wait for a validator, for each block and for its verdict"
+        "checks", time(), 60, "longest wait for a validator (each block, the verdict) and for YARA"
     )
+    quarantine: Path | None = one(
+        "checks", PATH, None, "directory in which files that checks refuse are kept", otherwise="off"
+    )
+    quarantine_max_size: int = one(
+        "checks", size(least=1), "10GiB", "most bytes in the quarantine, files that are being checked included"
+    )
+    quarantine_expiry: float = one("checks", time(), "720h", "how long a file is kept in the quarantine")
     archive_max_ratio: int | None = one(
         "checks",
         count(least=1),
