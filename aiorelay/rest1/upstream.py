@@ -177,9 +177,7 @@ class Upstream:
             self._redirect_warned = True
             log.warning("the upload API redirects (%d), and clients would bypass the relay; correct --upstream", status)
 
-    async def _answer(
-        self, exchange: Awaitable[aiohttp.ClientResponse], body: UpstreamBody
-    ) -> aiohttp.ClientResponse:
+    async def _answer(self, exchange: Awaitable[aiohttp.ClientResponse], body: UpstreamBody) -> aiohttp.ClientResponse:
         """Wait for the head of the response. The timeout applies to the whole head, not to each read."""
         try:
             async with asyncio.timeout(None) as waiting:
