@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import program
 
-from aiorelay.checks.clamav import ClamAV, ScanOutcome, Verdict, parse_reply
+from aiorelay.checks.clamav import ClamAV, parse_reply
+from aiorelay.checks.verdicts import ScanOutcome, Verdict
 from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
 from aiorelay.multipart.form import Part
 from aiorelay.settings.places import ScannerAddress
