@@ -79,7 +79,7 @@ def test_the_dashboard_asks_for_metrics_that_exist():
     for counter in (metrics.uploads.labels("", ""), metrics.upload_bytes.labels("")):
         counter.inc()
     metrics.upstream_errors.labels("")
-    metrics.scanned("clean")
+    metrics.scanned("clamav", "clean")
     assert asked <= set(re.findall(r"^(\w+)(?:\{.*\})? ", metrics.render().decode(), re.MULTILINE))
 
 

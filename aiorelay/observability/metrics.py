@@ -50,7 +50,10 @@ class Metrics:
             registry=registry,
         )
         self.scans = Counter(
-            "aiorelay_scans_total", "Virus scans that ended, by verdict", ["outcome"], registry=registry
+            "aiorelay_scans_total",
+            "Virus scans that ended, by scanner and verdict",
+            ["scanner", "outcome"],
+            registry=registry,
         )
 
         self.validators_given_up = Counter(
@@ -65,9 +68,9 @@ class Metrics:
         for phase, seconds in upload.watch.phases.items():
             self.upload_seconds.labels(phase).observe(seconds)
 
-    def scanned(self, outcome: str) -> None:
+    def scanned(self, scanner: str, outcome: str) -> None:
         """Count a virus scan that has ended."""
-        self.scans.labels(outcome).inc()
+        self.scans.labels(scanner, outcome).inc()
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

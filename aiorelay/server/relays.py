@@ -10,6 +10,7 @@ from yarl import URL
 from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
 from aiorelay.checks.configured import configured_checks, first_bytes_checks
+from aiorelay.checks.icap.service import IcapServices
 from aiorelay.concurrency.threads import Threads
 from aiorelay.errors import StartupError
 from aiorelay.files.spool import Spool
@@ -52,6 +53,8 @@ class Relays:
         self._traced = traced
         self._pool = pool
         self._stack = stack
+        self._icap = IcapServices(tls.scanner_context)
+        stack.callback(self._icap.close)
 
     async def open(self, settings: Settings) -> Relay:
         """Open the relay to the upload API of ``settings``, with their checks. Raises ``StartupError``."""
@@ -62,6 +65,7 @@ class Relays:
             self._pool,
             self._stack.enter_context(Threads("validator")),
             spool=spool,
+            icap=self._icap,
             on_scan=self._metrics.scanned,
             on_timeout=self._metrics.validators_given_up.inc,
         )

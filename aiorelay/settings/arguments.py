@@ -81,6 +81,9 @@ class Arguments(TypedDict, total=False):
     clamd: "str | ScannerAddress | None"
     clamd_timeout: float | str | None
     clamd_fail: Literal["closed", "open"] | None
+    icap: "str | URL | None"
+    icap_timeout: float | str | None
+    icap_fail: Literal["closed", "open"] | None
     validator: str | Sequence[str] | None
     validator_timeout: float | str | None
     archive_max_ratio: int | None
