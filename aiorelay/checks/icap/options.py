@@ -34,10 +34,14 @@ _Method = Literal["REQMOD", "RESPMOD"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions:
-    """What a service wants. ``preview`` is in bytes, None without one; ``ttl`` is in seconds."""
+    """What a service wants. ``preview`` is in bytes, None without one; ``ttl`` is in seconds.
+
+    ``previewed`` and ``complete`` are endings of files in lower case, without the dot, and ``*`` for all others.
+    """
 
     method: _Method
     preview: int | None = None
+    previewed: frozenset[str] = frozenset()
     complete: frozenset[str] = frozenset()
     allow_204: bool = False
     max_connections: int | None = None
@@ -46,11 +50,13 @@ class ServiceOptions:
 
     def preview_of(self, filename: str) -> int | None:
         """Return the length of the preview of a file in bytes, or None if it is sent without one."""
-        if self.preview is None:
-            return None
         _, dot, ending = filename.rpartition(".")
-        completes_it = bool(dot) and ending.lower() in self.complete
-        return None if completes_it or "*" in self.complete else self.preview
+        listed = {ending.lower()} if dot else set()
+        if listed & self.previewed:
+            return self.preview
+        if listed & self.complete or "*" in self.complete - self.previewed:
+            return None
+        return self.preview
 
 
 def read_options(head: Head) -> ServiceOptions:
@@ -69,19 +75,13 @@ def read_options(head: Head) -> ServiceOptions:
     return ServiceOptions(
         method=method,
         preview=None if preview is None else min(preview, MAX_PREVIEW),
-        complete=_complete(head.fields),
+        previewed=_endings(head.fields, "transfer-preview") | _endings(head.fields, "transfer-ignore"),
+        complete=_endings(head.fields, "transfer-complete"),
         allow_204="204" in split_list(head.fields.get("allow", "")),
         max_connections=_number(head.fields, "max-connections") or None,
         ttl=_DEFAULT_TTL if ttl is None else min(ttl, _LONGEST_TTL),
         istag=head.fields.get("istag"),
     )
-
-
-def _complete(fields: Mapping[str, str]) -> frozenset[str]:
-    """Return the endings of Transfer-Complete in lower case; its ``*`` only counts where no other list has one."""
-    complete = _endings(fields, "transfer-complete")
-    named = _endings(fields, "transfer-preview") | _endings(fields, "transfer-ignore")
-    return (complete - {"*"} if "*" in named else complete) - (named - {"*"})
 
 
 def _endings(fields: Mapping[str, str], name: str) -> frozenset[str]:
