@@ -51,11 +51,10 @@ class Metrics:
         )
         self.scans = Counter(
             "aiorelay_scans_total",
-            "Virus scans that ended, by scanner and verdict",
+            "Scans that ended, by scanner and verdict",
             ["scanner", "outcome"],
             registry=registry,
         )
-
         self.validators_given_up = Counter(
             "aiorelay_validators_given_up", "Validators that took longer than validator-timeout", registry=registry
         )
