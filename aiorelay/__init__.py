@@ -7,7 +7,7 @@
     rest2/           the storing upload API and its store; it meets rest1 over HTTPS only
     sources/         files that the relay reads itself: JSON documents, remote files (``fetch/``), address rules
     object_storage/  a client of S3
-    checks/          checks of a file while it streams: ``media_type/``, ``archives/``, digests, ClamAV, validators
+    checks/          checks of a file while it streams: types, ``archives/``, digests, ClamAV, ``icap/``, validators
     certificates/    the generated CA, TLS contexts, the server certificate
     settings/        the table of settings; parsing of text into frozen values
     multipart/       Part and Form, the parser, part heads, framing

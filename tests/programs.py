@@ -17,6 +17,7 @@ PACKAGES: Mapping[str, str] = {
     "7z": "p7zip-full",
     "apache2": "apache2-bin",
     "bsdtar": "libarchive-tools",
+    "c-icap": "libc-icap-mod-virus-scan",
     "caddy": "caddy",
     "chromedriver": "chromium-driver",
     "chromium": "chromium",

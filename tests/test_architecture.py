@@ -31,6 +31,11 @@ FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in 
 PURE = (
     "checks.archives.formats",
     "checks.archives.rules",
+    "checks.icap.answers",
+    "checks.icap.options",
+    "checks.icap.requests",
+    "checks.icap.threats",
+    "checks.icap.transaction",
     "errors",
     "files.filenames",
     "http.credentials",

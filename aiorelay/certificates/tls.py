@@ -35,6 +35,7 @@ __all__ = [
     "client_context",
     "names_in",
     "require_client_certificates",
+    "scanner_context",
     "server_context_from",
 ]
 
@@ -170,6 +171,13 @@ def client_context(
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def scanner_context() -> ssl.SSLContext:
+    """Return a client context for a scanner, which trusts the system's CAs. It does not speak HTTP (ALPN)."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 

@@ -9,7 +9,10 @@
     size             ``max-size``
     digests          Content-Digest, Repr-Digest, and ``sha256`` of a JSON source
     wanted_digests   Want-Repr-Digest
+    verdicts         the outcomes of scanners, and what follows from them
+    scanner_sockets  the connection to a scanner
     clamav           a virus scan by a ClamAV daemon
+    icap/            ``icap``: a scan by an ICAP service
     validators       user-supplied checks, named ``package.module:name``
     media_type/      ``accept``: the media type, detected from the first bytes
     yara/            ``yara``: rules of YARA, in processes of their own

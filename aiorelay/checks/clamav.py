@@ -3,9 +3,7 @@
     parse_reply      clamd's reply → a Verdict, pure
     ClamAV           creates a scan for each file part
 
-A verdict has one of four outcomes: ``clean``, ``infected``, ``unscannable`` (the file is too long for clamd or
-encrypted, or clamd failed to scan it) and ``unavailable`` (no connection, no reply in time, or an invalid reply).
-With ``fail_open``, unscannable files and files without a reply pass.
+A file is ``unscannable`` if it is too long for clamd or encrypted, or if clamd failed to scan it.
 
 A file that clamd reports as clean passes. clamd scans no further than ``MaxFileSize`` and ``MaxScanSize`` unless
 ``AlertExceedsMax`` is on, and reports encrypted files only with ``AlertEncrypted``.
@@ -17,17 +15,15 @@ import re
 import socket
 import struct
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
+from aiorelay.checks.scanner_sockets import connect
+from aiorelay.checks.verdicts import ScanOutcome, ScanPolicy, Verdict, printable_name
+from aiorelay.errors import Problem
 from aiorelay.multipart.form import Part
-from aiorelay.observability.logs import log
 from aiorelay.settings.places import ScannerAddress
 
-__all__ = ["ClamAV", "Scan", "ScanOutcome", "Verdict", "parse_reply"]
-
-ScanOutcome = Literal["clean", "infected", "unscannable", "unavailable"]
+__all__ = ["ClamAV", "Scan", "parse_reply"]
 
 _COMMAND = b"zINSTREAM\0"  # "z": command and reply end with NUL
 _END = struct.pack(">I", 0)
@@ -39,13 +35,6 @@ _FOUND = re.compile(r"(?:stream: )?(?P<name>.*?)(?:\([0-9a-f]+:[0-9]+\))? FOUND"
 _UNSCANNED = ("Heuristics.Encrypted.", "Heuristics.Limits.Exceeded")
 
 
-class Verdict(NamedTuple):
-    """The result of one scan. ``reason`` is the name of the signature, or the reason why there is no verdict."""
-
-    outcome: ScanOutcome
-    reason: str = ""
-
-
 def parse_reply(reply: bytes) -> Verdict:
     """Convert clamd's complete reply, including its final NUL, to a verdict.
 
@@ -55,7 +44,7 @@ def parse_reply(reply: bytes) -> Verdict:
     """
     text = reply.decode("ascii", "replace")
     if found := _FOUND.fullmatch(text.rstrip("\0")):
-        name = "".join(c for c in found["name"] if c.isprintable())[:200]
+        name = printable_name(found["name"])
         return Verdict("unscannable" if name.startswith(_UNSCANNED) else "infected", name)
     if not text.endswith("\0") or "\0" in text[:-1]:
         return Verdict("unavailable", "clamd's reply was truncated or malformed")
@@ -87,35 +76,17 @@ class ClamAV:
     ) -> None:
         self._address = address
         self._timeout = timeout
-        self._fail_open = fail_open
-        self._on_outcome = on_outcome
+        self._policy = ScanPolicy(fail_open=fail_open, on_outcome=on_outcome)
 
     def __call__(self, part: Part) -> "Scan | None":
         """Return a scan for a file, None for a plain field."""
-        return Scan(self._address, self._timeout, self._handle) if part.is_file else None
-
-    def _handle(self, verdict: Verdict) -> Problem | None:
-        """Count and log a verdict. Return the problem to raise, or None if the file passes."""
-        self._on_outcome(verdict.outcome)
-        match verdict.outcome:
-            case "clean":
-                return None
-            case "infected":
-                return Infected(f"The virus scanner found {verdict.reason}.")
-        action = "passed on" if self._fail_open else "refused"
-        log.warning("a file was %s without a virus scan: %s", action, verdict.reason)
-        if self._fail_open:
-            return None
-        if verdict.outcome == "unscannable":
-            return Unscannable(f"The virus scanner cannot scan the file: {verdict.reason}.")
-        return ScannerUnavailable("The virus scanner gave no verdict. Try again later.")
+        return Scan(self._address, self._timeout, self._policy.problem) if part.is_file else None
 
 
 class Scan:
     """The scan of one file: a check that raises the ``Problem`` that ``handle`` returns.
 
-    It uses a plain socket. When a write fails, an asyncio transport discards the data it has not read, including
-    clamd's reason for closing the connection ("size limit exceeded").
+    It uses a plain socket, to learn clamd's reason for closing the connection ("size limit exceeded").
     """
 
     def __init__(self, address: ScannerAddress, timeout: float, handle: Callable[[Verdict], Problem | None]) -> None:
@@ -193,7 +164,7 @@ class Scan:
     async def _connected(self) -> "_Connection":
         """Return the connection to clamd. The first call connects and sends INSTREAM. Raises OSError."""
         if self._connection is None:
-            connection = await _connect(self._address)
+            connection = await connect(self._address)
             self._connection = _Connection(connection, asyncio.create_task(_read_reply(connection)))
             await asyncio.get_running_loop().sock_sendall(connection, _COMMAND)
         return self._connection
@@ -213,30 +184,6 @@ class _Connection(NamedTuple):
             self.socket.recv(1, socket.MSG_PEEK)
             return True
         return False
-
-
-async def _connect(address: ScannerAddress) -> socket.socket:
-    """Connect to clamd, trying the addresses of its host in order. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    if isinstance(address, Path):
-        return await _connect_to(socket.AF_UNIX, str(address))
-    host, port = address
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for family, _, _, _, where in found[:-1]:
-        with contextlib.suppress(OSError):
-            return await _connect_to(family, where)
-    return await _connect_to(found[-1][0], found[-1][4])
-
-
-async def _connect_to(family: int, where: str | tuple[Any, ...]) -> socket.socket:
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connection.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connection, where)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 async def _read_reply(connection: socket.socket) -> bytes:

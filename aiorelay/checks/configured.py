@@ -6,6 +6,8 @@ from functools import partial
 
 from aiorelay.checks.archives.check import UnpackLimits, archive_check
 from aiorelay.checks.clamav import ClamAV
+from aiorelay.checks.icap.scan import ICAP
+from aiorelay.checks.icap.service import IcapServices
 from aiorelay.checks.media_type.accept import Accept, accept, libmagic
 from aiorelay.checks.pipeline import CheckFactory
 from aiorelay.checks.side_by_side import side_by_side
@@ -32,24 +34,29 @@ def content_checks(
     *,
     spool: Callable[[], Spool],
     rules: YaraRules | None,
+    icap: IcapServices,
     on_scan: Callable[[str, str], None],
     on_timeout: Callable[[], object],
 ) -> CheckFactory:
     """Return the factory of the checks of a file's content that ``settings`` enable. They run side by side.
 
     ``pool`` runs CPU-bound work, ``threads`` runs validators, which may hang. ``spool`` creates a spool for a file that
-    can only be checked when it is complete. ``rules`` are the YARA rules. ``on_scan`` is called with the scanner and
-    the outcome of each scan, ``on_timeout`` for each validator that timed out.
+    can only be checked when it is complete. ``rules`` are the YARA rules; ``icap`` has the connections to ICAP
+    services. ``on_scan`` is called with the scanner and the outcome of each scan, ``on_timeout`` for each validator
+    that timed out.
     """
     factories: list[CheckFactory] = []
     if settings.archive_limits is not None:
         factories.append(archive_check(UnpackLimits(*settings.archive_limits), spool, pool))
     if settings.clamd is not None:
-        fail_open = settings.clamd_fail == "open"
-        on_outcome = partial(on_scan, "clamav")
+        on_outcome, fail_open = partial(on_scan, "clamav"), settings.clamd_fail == "open"
         factories.append(
             ClamAV(settings.clamd, timeout=settings.clamd_timeout, fail_open=fail_open, on_outcome=on_outcome)
         )
+    if settings.icap is not None:
+        service = icap.service(settings.icap)
+        on_outcome, fail_open = partial(on_scan, "icap"), settings.icap_fail == "open"
+        factories.append(ICAP(service, timeout=settings.icap_timeout, fail_open=fail_open, on_outcome=on_outcome))
     if rules is not None:
         factories.append(yara_check(rules, spool, settings.yara_max_size, partial(on_scan, "yara")))
     factories.extend(

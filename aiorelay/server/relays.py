@@ -11,6 +11,7 @@ from yarl import URL
 from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
 from aiorelay.checks.configured import content_checks, first_bytes_checks, limit_checks
+from aiorelay.checks.icap.service import IcapServices
 from aiorelay.checks.pipeline import CheckFactory
 from aiorelay.checks.quarantine.check import with_quarantine
 from aiorelay.checks.quarantine.directory import Quarantine
@@ -62,6 +63,8 @@ class Relays:
         self._on_reload = on_reload
         self._quarantine = quarantine
         self._rules: dict[tuple[Path, float], YaraRules] = {}
+        self._icap = IcapServices(tls.scanner_context)
+        stack.callback(self._icap.close)
 
     async def open(self, settings: Settings) -> Relay:
         """Open the relay to the upload API of ``settings``, with their checks. Raises ``StartupError``."""
@@ -73,6 +76,7 @@ class Relays:
             self._stack.enter_context(Threads("validator")),
             spool=spool,
             rules=await self._yara(settings),
+            icap=self._icap,
             on_scan=self._metrics.scanned,
             on_timeout=self._metrics.validators_given_up.inc,
         )

@@ -83,6 +83,9 @@ class Arguments(TypedDict, total=False):
     clamd: "str | ScannerAddress | None"
     clamd_timeout: float | str | None
     clamd_fail: Literal["closed", "open"] | None
+    icap: "str | URL | None"
+    icap_timeout: float | str | None
+    icap_fail: Literal["closed", "open"] | None
     yara: str | PathLike[str] | None
     yara_max_size: int | str | None
     validator: str | Sequence[str] | None

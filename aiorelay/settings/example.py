@@ -48,6 +48,7 @@ _SAMPLES: dict[str, object] = {
     "trusted_proxy": ["127.0.0.0/8", "::1"],
     "accept": ["image/*", "application/pdf", ".csv"],
     "clamd": "/run/clamav/clamd.ctl",
+    "icap": "icap://127.0.0.1:1344/avscan",
     "yara": "/etc/aiorelay/yara",
     "validator": ["checks:CsvHeader"],
     "quarantine": "/var/lib/aiorelay/quarantine",

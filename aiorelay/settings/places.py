@@ -16,6 +16,7 @@ __all__ = [
     "CERTIFICATE_NAME",
     "HOST",
     "HOST_PATTERN",
+    "ICAP",
     "JWKS",
     "MODE",
     "NETWORK",
@@ -218,9 +219,12 @@ def _origin(value: object) -> str:
 
 
 def _upload_url(value: object, credentials: str) -> "URL":
+    return _url(value, ("http", "https"), "try https://uploads.example.org/upload", credentials)
+
+
+def _url(value: object, schemes: tuple[str, str], advice: str, credentials: str) -> "URL":
     from yarl import URL  # noqa: PLC0415 - see the top of the file
 
-    advice = "try https://uploads.example.org/upload"
     if not isinstance(value, str | URL) or _NOT_IN_URL.search(str(value)):
         raise InvalidValueError("is not a URL", advice)
     try:
@@ -229,8 +233,8 @@ def _upload_url(value: object, credentials: str) -> "URL":
         port, host = url.explicit_port, url.host
     except ValueError:
         raise InvalidValueError("is not a URL", advice) from None
-    if url.scheme not in ("http", "https"):
-        raise InvalidValueError("is not an http or https URL", advice)
+    if url.scheme not in schemes:
+        raise InvalidValueError(f"is not an {' or '.join(schemes)} URL", advice)
     if not host or port == 0:
         raise InvalidValueError(f"has no usable {'port' if host else 'host'}", advice)
     if url.raw_user is not None or url.raw_password is not None:
@@ -332,6 +336,14 @@ def _state(value: object) -> "URL":
     return url
 
 
+def _icap(value: object) -> "URL":
+    advice = "try icap://127.0.0.1:1344/avscan"
+    url = _url(value, ("icap", "icaps"), advice, "leave them out")
+    if not url.raw_path.strip("/"):
+        raise InvalidValueError("names no service", advice)
+    return url
+
+
 def _show_scanner(scanner: ScannerAddress) -> str:
     if isinstance(scanner, Path):
         return str(scanner)
@@ -362,6 +374,7 @@ STORE = Kind(
     anchor=lambda text, directory: text if text.startswith(_S3) else _from_directory(text, directory),
 )
 STATE = Kind("URL", _state, mask=_without_secrets)
+ICAP = Kind("URL", _icap, mask=_without_secrets)
 SCANNER = Kind(
     "HOST:PORT|PATH",
     _scanner,

@@ -37,6 +37,7 @@ from aiorelay.settings.places import (
     CERTIFICATE_NAME,
     HOST,
     HOST_PATTERN,
+    ICAP,
     JWKS,
     MODE,
     NETWORK,
@@ -268,6 +269,16 @@ class Settings:
         choice("closed", "open"),
         "closed",
         "closed: refuse files that cannot be scanned; open: accept them with a warning",
+    )
+    icap: "URL | None" = one(
+        "checks", ICAP, None, "ICAP service that scans every file (icap:// or icaps://)", otherwise="off"
+    )
+    icap_timeout: float = one("checks", time(), 60, "longest wait for the ICAP service, for each block and its verdict")
+    icap_fail: str = one(
+        "checks",
+        choice("closed", "open"),
+        "closed",
+        "closed: refuse files that the ICAP service does not scan; open: accept them with a warning",
     )
     yara: Path | None = one(
         "checks",

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from icap_peers import CONTINUE, UNMODIFIED, Peer, icap_peer, infected
+from icap_peers import Request as IcapRequest
 from peers import (
     Message,
     Recorder,
@@ -190,6 +192,22 @@ async def clamd():
         yield f"{host}:{port}"
 
 
+@pytest.fixture
+async def icap():
+    """An ICAP service that finds a threat in content that ends with an exclamation mark."""
+
+    async def scan(peer: Peer, request: IcapRequest) -> None:
+        content = request.body
+        if request.last_chunk == b"0":
+            await peer.send(CONTINUE)
+            content, _ = await peer.chunks()
+        await peer.send(infected("Shout") if content.endswith(b"!") else UNMODIFIED)
+        raise EOFError  # which closes the connection
+
+    async with icap_peer(scan) as service:
+        yield service.url
+
+
 def zipped(content: bytes) -> bytes:
     """A zip whose last byte is part of the length of its comment."""
     packed = io.BytesIO()
@@ -206,7 +224,7 @@ class FileCheck:
     good: bytes
     bad: bytes
     problem: tuple[int, str]
-    needs_clamd: bool = False
+    scanner: str = ""
 
 
 FILE_CHECKS = {
@@ -224,7 +242,8 @@ FILE_CHECKS = {
         zipped(b"text " * 3000)[:-1] + b"!",
         (422, "archive-refused"),
     ),
-    "clamd": FileCheck({}, CONTENT + b".", CONTENT + b"!", (422, "infected"), needs_clamd=True),
+    "clamd": FileCheck({}, CONTENT + b".", CONTENT + b"!", (422, "infected"), scanner="clamd"),
+    "icap": FileCheck({}, CONTENT + b".", CONTENT + b"!", (422, "infected"), scanner="icap"),
 }
 
 
@@ -240,9 +259,10 @@ def with_modes(*parameters):
 
 
 @pytest.fixture
-def check(request, clamd):
+def check(request, clamd, icap):
     found = FILE_CHECKS[request.param]
-    return replace(found, settings={"clamd": clamd}) if found.needs_clamd else found
+    scanners = {"clamd": clamd, "icap": icap}
+    return replace(found, settings={found.scanner: scanners[found.scanner]}) if found.scanner else found
 
 
 CHECKED = with_modes(list(FILE_CHECKS), BODIES + SOURCES)

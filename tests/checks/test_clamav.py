@@ -4,71 +4,30 @@ import io
 import logging
 import os
 import socket
-import subprocess
-import sys
 import zipfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import program
+from virus_scanners import MARKER, SIGNATURE, Clamd, running_clamd
 
-from aiorelay.checks.clamav import ClamAV, ScanOutcome, Verdict, parse_reply
+from aiorelay.checks.clamav import ClamAV, parse_reply
+from aiorelay.checks.verdicts import ScanOutcome, Verdict
 from aiorelay.errors import Infected, Problem, ScannerUnavailable, Unscannable
 from aiorelay.multipart.form import Part
 from aiorelay.settings.places import ScannerAddress
 
 pytestmark = pytest.mark.needs("clamd")
 
-MARKER = b"AIORELAY-TEST-SIGNATURE"
-SIGNATURE = "Aiorelay.Test.UNOFFICIAL"  # clamd appends UNOFFICIAL to signatures of others
 STREAM_MAX_LENGTH = 1 << 20
-
-# clamd inherits its listening sockets, as from systemd: its port is known, and clients can connect before it is ready.
-ACTIVATE = """
-import os, sys
-for target, given in zip((3, 4), [os.dup(os.dup(os.dup(int(fd)))) for fd in sys.argv[1:3]]):
-    os.dup2(given, target)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2")
-os.execvp("clamd", ["clamd", "--config-file", sys.argv[3]])
-"""
-
-
-class Clamd(NamedTuple):
-    tcp: ScannerAddress
-    unix: ScannerAddress
 
 
 @pytest.fixture(scope="session")
 def clamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clamd]:
-    program("clamd")
-    home = tmp_path_factory.mktemp("clamd")
-    (home / "own.ndb").write_text(f"Aiorelay.Test:0:*:{MARKER.hex()}\n")
-    config = home / "clamd.conf"
-    config.write_text(
-        f"Foreground yes\nDatabaseDirectory {home}\nTemporaryDirectory {home}\nSelfCheck 0\n"
-        f"StreamMaxLength {STREAM_MAX_LENGTH}\nAlertEncrypted yes\n"
-    )
-    with (
-        socket.create_server(("127.0.0.1", 0)) as tcp,
-        socket.socket(socket.AF_UNIX) as unix,
-        (home / "log").open("w") as log,
-    ):
-        unix.bind(str(home / "socket"))
-        unix.listen()
-        listening = (tcp.fileno(), unix.fileno())
-        command = [sys.executable, "-c", ACTIVATE, *map(str, listening), str(config)]
-        with subprocess.Popen(command, pass_fds=listening, stdout=log, stderr=log) as process:
-            try:
-                with socket.create_connection(tcp.getsockname(), timeout=60) as client:
-                    client.sendall(b"zPING\0")
-                    assert client.recv(64) == b"PONG\0", (home / "log").read_text()
-                yield Clamd(tcp.getsockname(), home / "socket")
-            finally:
-                process.kill()
+    with running_clamd(tmp_path_factory.mktemp("clamd"), STREAM_MAX_LENGTH) as running:
+        yield running
 
 
 @pytest.fixture(params=Clamd._fields)

@@ -65,7 +65,7 @@ async def relay(aiorelay_server):
     """A factory of relays whose clocks are short."""
 
     async def start(upstream, **settings):
-        clocks = {"idle_timeout": OURS, "clamd_timeout": OURS}
+        clocks = {"idle_timeout": OURS, "clamd_timeout": OURS, "icap_timeout": OURS}
         return await aiorelay_server(only="rest1", upstream=upstream, allow_net=LOOPBACK, **(clocks | settings))
 
     return start
@@ -100,9 +100,12 @@ async def test_a_source_that_falls_silent_is_too_slow(relay, impatient, recorder
     assert problem(answer) == (504, "source-timeout")
 
 
-async def test_a_scanner_that_falls_silent_is_unavailable(relay, impatient, recorder):
-    clamd = await recorder(until_cut)
-    chain = await relay(impatient, clamd=f"127.0.0.1:{clamd.port}", idle_timeout="1s")
+@pytest.mark.parametrize(
+    ("setting", "address"), [("clamd", "127.0.0.1:{port}"), ("icap", "icap://127.0.0.1:{port}/scan")]
+)
+async def test_a_scanner_that_falls_silent_is_unavailable(relay, impatient, recorder, setting, address):
+    scanner = await recorder(until_cut)
+    chain = await relay(impatient, **{setting: address.format(port=scanner.port)}, idle_timeout="1s")
     assert problem(await ask(chain.rest1, chain.tls, UPLOAD)) == (503, "scanner-unavailable")
 
 

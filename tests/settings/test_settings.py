@@ -539,6 +539,40 @@ def test_scanner_at_an_ipv6_address_needs_brackets() -> None:
     assert "try [::1]:3310" in fault(clamd="::1:3310")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "icap://127.0.0.1:1344/avscan",
+        "icaps://scanner.example.org/respmod",
+        "icap://[::1]/avscan?allow204=on&sizelimit=off",
+        URL("icap://scanner/a/b"),
+    ],
+)
+def test_icap_is_the_url_of_a_service(text: object) -> None:
+    assert str(Settings(icap=text).icap) == str(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("127.0.0.1:1344", "is not an icap or icaps URL"),
+        ("https://scanner/avscan", "is not an icap or icaps URL"),
+        ("icap://scanner", "names no service"),
+        ("icap://scanner/", "names no service"),
+        ("icap:///avscan", "has no usable host"),
+        ("icap://scanner:0/avscan", "has no usable port"),
+        ("icap://scanner:99999/avscan", "is not a URL"),
+        ("icap://scanner/av scan", "is not a URL"),
+        ("icap://scanner/avscan#x", "has a fragment"),
+        ("icap://user:s3cret@scanner/avscan", "contains credentials"),
+        (7, "is not a URL"),
+    ],
+)
+def test_invalid_icap_is_refused(text: object, reason: str) -> None:
+    assert reason in fault(icap=text)
+    assert "s3cret" not in fault(icap=text)
+
+
 @pytest.mark.parametrize("text", ["image/*", "application/pdf", ".csv", ".tar.gz", "image/svg+xml", " Image/PNG "])
 def test_media_types_and_extensions_are_accepted(text: str) -> None:
     assert Settings(accept=[text]).accept == (text.strip().lower(),)
