@@ -81,6 +81,7 @@ def test_the_dashboard_asks_for_metrics_that_exist():
     metrics.upstream_errors.labels("")
     metrics.scanned("clamav", "clean")
     metrics.quarantined("lost")
+    metrics.state.called("ping", 0.001, succeeded=False)
     assert asked <= set(re.findall(r"^(\w+)(?:\{.*\})? ", metrics.render().decode(), re.MULTILINE))
 
 
