@@ -98,4 +98,4 @@ def test_every_command_has_its_own_flags(capsys):
     said = capsys.readouterr().out
     assert "*:-*:ca) words='-h --help --pem --config " in said
     assert "*:-*:send) words='-h --help --to --field --file-field --cacert --token-file --json'" in said
-    assert "1:*) words='serve send probe ca token config'" in said
+    assert "1:*) words='serve send probe ca token config webhooks'" in said

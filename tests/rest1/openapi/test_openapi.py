@@ -21,11 +21,11 @@ from aiorelay.http.problem_details import problem_response
 from aiorelay.http.request_body import BodyTimeouts
 from aiorelay.multipart.parser import FormLimits
 from aiorelay.observability.metrics import Metrics
-from aiorelay.observability.tracing import NO_TRACING
 from aiorelay.rest1.app import Rest1
 from aiorelay.rest1.health import Health
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import State
+from aiorelay.rest1.observers import Observers
 from aiorelay.rest1.openapi import document
 from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.resumable.completion import Completion
@@ -45,7 +45,7 @@ ROUTES = Settings(route=["/a=http://127.0.0.1:1/", "/b/*=http://127.0.0.1:1/,raw
 
 
 def app(*, upload_page: bool = True) -> web.Application:
-    intake = Intake(Access(), Metrics(), NO_TRACING, BodyTimeouts(1, 1), UNUSED, most=1, on_piece=lambda: None)
+    intake = Intake(Access(), Observers(Metrics()), BodyTimeouts(1, 1), UNUSED, most=1, on_piece=lambda: None)
     forms = FormReader(UNUSED, field="somefile", limits=FormLimits(parts=1, fields_size=1))
     pages = Pages("somefile", upload=upload_page, wants_token=False, resumable=True)
     completion = Completion(UNUSED, forms, UNUSED)
