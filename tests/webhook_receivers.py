@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peers import Message, Recorder
+from peers import Connection, Message, Recorder, Script
 
 KEYS = [bytes(range(32)), bytes(range(1, 33))]
 SECRETS = [f"whsec_{base64.b64encode(key).decode()}" for key in KEYS]
@@ -14,6 +14,18 @@ ACCEPTED = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 def answer(status: str, *headers: str) -> bytes:
     return "\r\n".join([f"HTTP/1.1 {status}", *headers, "Content-Length: 0", "", ""]).encode()
+
+
+def in_turn(*answers: bytes) -> Script:
+    """Answer the deliveries of all connections in turn; repeat the last answer."""
+    left = list(answers)
+
+    async def script(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(left.pop(0) if len(left) > 1 else left[0])
+
+    return script
 
 
 def secret_file(directory: Path, *secrets: str) -> Path:

@@ -24,9 +24,10 @@ from aiorelay.webhooks.schedule import ReceiverState, Schedule
 __all__ = ["Delivery"]
 
 # Seconds between two looks at the outbox for events of processes that have ended.
-_LOOK_INTERVAL: Final = 5.0
+_LOOK_INTERVAL: Final = 2.0
 # The longest wait for events that are due when the relay stops.
 _FLUSH_TIMEOUT: Final = 5.0
+_MOST_IDS: Final = 3  # in a line of the log
 
 
 class Delivery:
@@ -149,8 +150,9 @@ class Delivery:
                 if not self._outbox.give_up(entry.id):
                     self._metrics.events_lost.inc()
         if entries:
-            ids = ", ".join(entry.id for entry in entries[:3]) + (", …" if len(entries) > 3 else "")
-            self._warn(f"{len(entries)} webhook events were given up, because of the receiver {why}: {ids}.")
+            ids = ", ".join(entry.id for entry in entries[:_MOST_IDS]) + (", …" if len(entries) > _MOST_IDS else "")
+            were = "event was" if len(entries) == 1 else "events were"
+            self._warn(f"{len(entries)} webhook {were} given up (the receiver: {why}): {ids}.")
 
     def _warn(self, sentence: str) -> None:
         log.warning("%s", sentence)

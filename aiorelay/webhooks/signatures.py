@@ -41,23 +41,23 @@ class Secrets:
         return " ".join(sign(secret, identity, timestamp, body) for secret in self._secrets)
 
     def _refresh(self) -> None:
+        version = _version(self._path)
+        if version == self._seen:
+            return
+        self._seen = version
         try:
-            version = _version(self._path)
-            if version != self._seen:
-                self._seen = version
-                self._secrets = _read(self._path)
-                log.info("The webhook secrets were read again.")
+            self._secrets = _read(self._path)
+            log.info("The webhook secrets were read again.")
         except StartupError as problem:
-            if self._seen is not None:
-                self._seen = None
-                log.error("The webhook secrets stay as they were: %s", problem)
+            log.error("The webhook secrets stay as they were: %s", problem)
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes with the file at ``path``; None if there is none."""
     try:
         status = path.stat()
-    except OSError as error:
-        raise StartupError(f"webhook-secret-file: {path} cannot be read: {error.strerror}.") from error
+    except OSError:
+        return None
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -79,8 +79,9 @@ def _read(path: Path) -> list[bytes]:
 
 
 def _secret(text: str, where: str) -> bytes:
+    encoded = text.removeprefix(_PREFIX)
     try:
-        secret = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
+        secret = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
         secret = b""
     if not text.startswith(_PREFIX) or not _LEAST <= len(secret) <= _MOST:

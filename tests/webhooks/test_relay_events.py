@@ -11,7 +11,19 @@ import aiohttp
 import jsonschema
 import processes
 import pytest
-from peers import DONE, Connection, answering, ask, connected, eventually, form, json_request, part, request, run
+from peers import (
+    Connection,
+    answering,
+    ask,
+    connected,
+    eventually,
+    failing_first,
+    form,
+    json_request,
+    part,
+    request,
+    run,
+)
 from standardwebhooks import Webhook
 from webhook_receivers import ACCEPTED, SECRETS, answer, events, ids, secret_file, signed, types
 
@@ -41,10 +53,12 @@ async def receiver(recorder):
 async def relay(aiorelay_server, receiver, tmp_path):
     """A factory of relays that tell ``receiver``."""
 
+    secrets = secret_file(tmp_path)
+
     async def start(**settings):
         given = {
             "webhook": receiver.url,
-            "webhook_secret_file": secret_file(tmp_path),
+            "webhook_secret_file": secrets,
             "webhook_allow_net": LOOPBACK,
             "state_dir": tmp_path / "state",
             "local_root": [tmp_path],
@@ -143,7 +157,8 @@ async def test_undecodable_file_names_are_valid_json(relay, receiver):
 
 
 async def test_the_library_of_standard_webhooks_verifies_deliveries(relay, receiver, tmp_path):
-    chain = await relay(webhook_secret_file=secret_file(tmp_path, *SECRETS))
+    secret_file(tmp_path, *SECRETS)
+    chain = await relay()
     await upload(chain)
     await eventually(lambda: len(receiver.requests) == 1)
     (delivery,) = receiver.requests
@@ -187,7 +202,7 @@ async def test_a_receiver_that_hangs_delays_no_answer(relay, receiver):
     assert len(receiver.connections) <= 8
 
 
-async def test_an_outbox_that_cannot_be_written_refuses_no_upload(relay, receiver, tmp_path):
+async def test_an_outbox_that_cannot_be_written_refuses_no_upload(relay, tmp_path):
     chain = await relay()
     (own,) = (tmp_path / "state" / "outbox").iterdir()
     own.rmdir()
@@ -260,19 +275,19 @@ async def test_a_resumable_upload_is_told_once_when_it_is_complete(relay, receiv
 
 
 async def test_a_resumable_upload_that_is_refused_is_told(relay, receiver):
-    chain = await relay(max_size=5)
+    chain = await relay(accept=["image/*"])
     created = await ask(chain.rest1, chain.tls, raw(b"con", "Upload-Complete: ?0"))
     target = created["Location"].partition("localhost")[2]
     last = raw(b"tent", "Upload-Offset: 3", "Upload-Complete: ?1", target=target, method="PATCH")
-    assert (await ask(chain.rest1, chain.tls, last)).status == 413
+    assert (await ask(chain.rest1, chain.tls, last)).status == 415
     await eventually(lambda: len(receiver.requests) == 1)
     (event,) = events(receiver)
-    assert (event["type"], event["data"]["refused_by"]) == ("upload.refused", "too-large")
+    assert (event["type"], event["data"]["refused_by"]) == ("upload.refused", "type-refused")
     validate(event)
 
 
 async def test_a_resumable_upload_whose_delivery_fails_is_told_when_it_is_stored(relay, receiver, recorder):
-    api = await recorder(answering(answer("503 Service Unavailable"), DONE))
+    api = await recorder(failing_first(1, answering(answer("503 Service Unavailable"))))
     chain = await relay(only="rest1", upstream=api.url)
     created = await ask(chain.rest1, chain.tls, raw(b"content", "Upload-Complete: ?1"))
     assert created.status == 503
