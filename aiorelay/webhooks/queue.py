@@ -10,7 +10,7 @@ from typing import Final
 
 __all__ = ["MOST_BYTES", "MOST_EVENTS", "Entry", "Queue"]
 
-MOST_EVENTS: Final = 100_000
+MOST_EVENTS: Final = 50_000  # each takes half a KiB of memory
 MOST_BYTES: Final = 256 * 1024 * 1024
 
 
