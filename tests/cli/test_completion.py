@@ -83,6 +83,7 @@ async def terminal(request, tmp_path):
         ("config --exa", "--example "),
         ("--config no", "notes.txt "),
         ("send --token-file not", "notes.txt "),
+        ("webhooks send-a", "send-again "),
     ],
 )
 async def test_a_word_is_completed(terminal, typed, completed):

@@ -35,6 +35,7 @@ from aiorelay.rest1.routes import RoutedUploads, Routes
 from aiorelay.rest1.web.pages import Pages
 from aiorelay.server.connections import Connections
 from aiorelay.settings import Settings
+from aiorelay.webhooks.events import UPLOAD_TYPES
 
 pytestmark = pytest.mark.slow  # it imports openapi-spec-validator
 
@@ -124,6 +125,21 @@ def test_a_problem_has_the_members_that_are_rendered():
 
 def test_the_states_of_a_job_are_complete():
     assert DOCUMENT["components"]["schemas"]["Job"]["properties"]["state"]["enum"] == list(get_args(State))
+
+
+def test_every_event_is_described():
+    ends = {f"job.{state}" for state in get_args(State)} - {"job.running"}
+    assert DOCUMENT["webhooks"].keys() == {*UPLOAD_TYPES, *ends}
+    schemas = DOCUMENT["components"]["schemas"]
+    described = {each for name in ("UploadEvent", "JobEvent") for each in schemas[name]["properties"]["type"]["enum"]}
+    assert described == DOCUMENT["webhooks"].keys()
+
+
+def test_operation_ids_of_events_are_unique():
+    named = [item["post"]["operationId"] for item in DOCUMENT["webhooks"].values()]
+    assert len({*named, *(operation["operationId"] for operation in OPERATIONS.values())}) == len(named) + len(
+        OPERATIONS
+    )
 
 
 @pytest.mark.parametrize("name", ["somefile", "attachment"])
