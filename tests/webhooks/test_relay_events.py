@@ -445,3 +445,12 @@ async def test_a_dead_letter_is_listed_and_sent_again(started, receiver, tmp_pat
 
 async def run_webhooks(*arguments: str, state: Path) -> tuple[int, str, str]:
     return await run(sys.executable, "-m", "aiorelay", "webhooks", *arguments, "--state-dir", str(state))
+
+
+@pytest.mark.parametrize(
+    ("url", "warns"),
+    [("http://hooks.example.org/", True), ("http://localhost:1/", False), ("https://hooks.example.org/", False)],
+)
+async def test_a_receiver_without_tls_elsewhere_is_warned_of(relay, caplog, url, warns):
+    await relay(webhook=url)
+    assert ("webhook is an http URL" in caplog.text) is warns
