@@ -33,6 +33,7 @@ class DeadLetters:
         self._counted: int | None = None
 
     def open(self) -> None:
+        """Make the directory if there is none."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def count(self) -> None:
@@ -47,6 +48,7 @@ class DeadLetters:
         if self.number >= MOST_DEAD_LETTERS:
             path.unlink(missing_ok=True)
             return False
+        self.open()
         path.replace(self._directory / path.name)
         self.number += 1
         return True

@@ -6,6 +6,7 @@ queue ─▶ an event that is due ─▶ receiver ─┬▶ accepted: removed
 """
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncGenerator
@@ -105,7 +106,12 @@ class Delivery:
     async def _attempt(self, entry: Entry) -> None:
         """Send an event once. What is unexpected is logged, and the event waits again."""
         try:
-            attempt = await self._receiver.post(entry.id, self._outbox.read(entry.id))
+            body = self._outbox.read(entry.id)
+            if not _is_whole(body):
+                log.warning("The webhook event %s is removed: it was not written to its end.", entry.id)
+                self._remove(entry)
+                return
+            attempt = await self._receiver.post(entry.id, body)
             self._metrics.deliveries.labels(attempt.outcome).inc()
             if attempt.outcome == "accepted":
                 self._accepted(entry)
@@ -121,6 +127,9 @@ class Delivery:
         if self._state.is_away:
             log.info("The webhook receiver %s accepts events again.", self._receiver.host)
         self._state.accepted()
+        self._remove(entry)
+
+    def _remove(self, entry: Entry) -> None:
         self._outbox.remove(entry.id)
         self.queue.remove(entry.id)
 
@@ -131,11 +140,10 @@ class Delivery:
                 self._warn(f"The webhook receiver {self._receiver.host} accepts no events: {attempt.why}.")
             self._state.failed(self._now(), attempt.pause)
         if attempt.gone or self.queue.is_given_up(entry.id, now):
-            self._give_up([entry], attempt.why)
+            self.queue.remove(entry.id)
+            self._give_up([entry])
         else:
             self._postpone(entry, max(now - entry.since, 0.0), attempt)
-        if attempt.away:
-            self._give_up(self.queue.given_up(now), attempt.why)
 
     def _postpone(self, entry: Entry, age: float, attempt: Attempt) -> None:
         if not attempt.away and age < self._schedule.first:  # the first time only
@@ -143,37 +151,50 @@ class Delivery:
         pause = self._schedule.pause(age) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
         self.queue.postpone(entry.id, self._now() + max(pause, attempt.pause or 0.0))
 
-    def _give_up(self, entries: list[Entry], why: str) -> None:
+    def _give_up(self, entries: list[Entry]) -> None:
+        """Make dead letters of events. Blocks for as long as the renaming of their files takes."""
         for entry in entries:
-            self.queue.remove(entry.id)
-            with suppress(FileNotFoundError):
+            try:
                 if not self._outbox.give_up(entry.id):
                     self._metrics.events_lost.inc()
-        if entries:
-            ids = ", ".join(entry.id for entry in entries[:_MOST_IDS]) + (", …" if len(entries) > _MOST_IDS else "")
-            were = "event was" if len(entries) == 1 else "events were"
-            self._warn(f"{len(entries)} webhook {were} given up (the receiver: {why}): {ids}.")
+            except FileNotFoundError:  # an operator has removed it
+                continue
+            except OSError as error:
+                log.error("The webhook event %s stays in the outbox: %s.", entry.id, error.strerror)
+        ids = ", ".join(entry.id for entry in entries[:_MOST_IDS]) + (", …" if len(entries) > _MOST_IDS else "")
+        self._warn(f"{len(entries)} webhook event{'s were' if len(entries) > 1 else ' was'} given up: {ids}.")
 
     def _warn(self, sentence: str) -> None:
         log.warning("%s", sentence)
 
     async def _look(self, pool: ThreadPoolExecutor) -> None:
-        """Take over the events of processes that have ended, and count the dead letters, now and every few seconds."""
+        """Look at the outbox now and every few seconds, in a thread: it may hold many events."""
         loop = asyncio.get_running_loop()
+        failing: int | None = None
         while True:
-            looked = loop.run_in_executor(pool, self._look_once)
+            over = self.queue.given_up(time.time()) if self._state.is_away else []
+            for entry in over:
+                self.queue.remove(entry.id)
+            looked = loop.run_in_executor(pool, self._look_once, over)
             await wait_until_done(looked)
             try:
                 taken = looked.result()
             except OSError as error:
-                log.error("The outbox cannot be read: %s.", error.strerror)
+                if error.errno != failing:
+                    log.error("The outbox cannot be read: %s.", error.strerror)
+                failing = error.errno
             else:
+                failing = None
                 for entry in taken:
                     self.add(entry)
             await asyncio.sleep(self._look_interval)
 
-    def _look_once(self) -> list[Entry]:
-        self._outbox.dead_letters.count()
+    def _look_once(self, over: list[Entry]) -> list[Entry]:
+        """Give up events whose time is ``over``, count the dead letters, and take over events of ended processes."""
+        if over:
+            self._give_up(over)
+        with suppress(OSError):
+            self._outbox.dead_letters.count()
         return self._outbox.take_over()
 
     async def _flush(self, seconds: float) -> None:
@@ -193,3 +214,12 @@ class Delivery:
 
     def _now(self) -> float:
         return time.monotonic()
+
+
+def _is_whole(body: bytes) -> bool:
+    """Whether a payload was written to its end: its process may have been killed, or the power cut."""
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True

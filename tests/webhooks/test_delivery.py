@@ -69,7 +69,7 @@ def sending(tmp_path):
         receiver = Receiver(
             URL(url), Secrets(secret_file(tmp_path)), allowed=allowed, own=own, tls=tls, timeout=patience
         )
-        delivery = Delivery(outbox, receiver, metrics.webhooks, schedule=schedule)
+        delivery = Delivery(outbox, receiver, metrics.webhooks, schedule=schedule, look_interval=0.05)
         try:
             async with delivery.running(grace):
                 yield Sender(delivery, outbox, metrics, tmp_path / "state")
@@ -147,7 +147,7 @@ async def test_an_event_that_is_given_up_becomes_a_dead_letter(sending, recorder
         sender.send("a")
         await eventually(lambda: sender.dead_letters == ["a"])
         assert (len(sender.queue), sender.metric("dead_letters")) == (0, 1)
-    assert "1 webhook event was given up (the receiver: it answered 400): a." in caplog.text
+    assert "1 webhook event was given up: a." in caplog.text
 
 
 async def test_410_makes_a_dead_letter_at_once_and_leaves_the_receiver_alone(sending, recorder):
@@ -179,6 +179,7 @@ async def test_events_of_a_receiver_that_is_away_for_too_long_are_given_up_toget
         sender.send(*(f"a{number}" for number in range(20)))
         await eventually(lambda: len(sender.dead_letters) == 20)
         assert sender.deliveries("unreachable") <= AT_ONCE
+        await eventually(lambda: sender.metric("dead_letters") == 20)
     assert caplog.text.count("accepts no events: it could not be reached") == 1
 
 
@@ -333,3 +334,45 @@ async def test_an_unexpected_failure_does_not_stop_the_others(sending, recorder,
         await eventually(lambda: ids(receiver) == ["b"])
         (own / "a.json").rmdir()
     assert "Unexpected failure of the delivery of a." in caplog.text
+
+
+@pytest.mark.parametrize("rest", [b"", b'{"type":', b'{"type":"x","data":{}'], ids=["empty", "cut off", "almost whole"])
+async def test_an_event_that_was_not_written_to_its_end_is_not_sent(sending, recorder, rest):
+    receiver = await recorder(answering(ACCEPTED))
+    async with sending(receiver.url) as sender:
+        sender.send("torn", body=rest)
+        sender.send("whole")
+        await eventually(lambda: len(sender.queue) == 0)
+        assert (ids(receiver), sender.kept) == (["whole"], [])
+
+
+async def test_an_event_that_cannot_become_a_dead_letter_stays_in_the_outbox(sending, recorder, tmp_path, caplog):
+    receiver = await recorder(answering(answer("400 Bad Request")))
+    async with sending(receiver.url, schedule=NOW) as sender:
+        (tmp_path / "state" / "dead-letters").rmdir()
+        (tmp_path / "state" / "dead-letters").touch()
+        sender.send("a")
+        await eventually(lambda: len(sender.queue) == 0)
+        assert sender.kept == ["a"]
+    assert "The webhook event a stays in the outbox: Not a directory." in caplog.text
+
+
+async def test_an_outbox_that_cannot_be_read_is_logged_once(sending, recorder, tmp_path, caplog):
+    receiver = await recorder(answering(ACCEPTED))
+    async with sending(receiver.url) as sender:
+        outbox = tmp_path / "state" / "outbox"
+        outbox.rename(tmp_path / "state" / "elsewhere")
+        await eventually(lambda: "The outbox cannot be read: No such file or directory." in caplog.text)
+        await asyncio.sleep(0.2)
+        (tmp_path / "state" / "elsewhere").rename(outbox)
+        sender.send("a")
+        await eventually(lambda: ids(receiver) == ["a"])
+    assert caplog.text.count("The outbox cannot be read") == 1
+
+
+async def test_a_missing_directory_of_dead_letters_is_made(sending, recorder, tmp_path):
+    receiver = await recorder(answering(answer("410 Gone")))
+    async with sending(receiver.url) as sender:
+        (tmp_path / "state" / "dead-letters").rmdir()
+        sender.send("a")
+        await eventually(lambda: sender.kept == [] and sender.dead_letters == ["a"])

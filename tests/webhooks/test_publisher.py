@@ -20,7 +20,6 @@ from aiorelay.webhooks.publisher import OutboxPublisher
 from aiorelay.webhooks.receiver import Receiver
 from aiorelay.webhooks.signatures import Secrets
 
-
 JOB = dict.fromkeys(("received", "forwarded", "total", "answer", "problem")) | {"id": "a", "state": "done"}
 
 
