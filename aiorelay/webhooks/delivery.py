@@ -153,6 +153,7 @@ class Delivery:
 
     def _give_up(self, entries: list[Entry]) -> None:
         """Make dead letters of events. Blocks for as long as the renaming of their files takes."""
+        given_up = []
         for entry in entries:
             try:
                 if not self._outbox.give_up(entry.id):
@@ -161,8 +162,11 @@ class Delivery:
                 continue
             except OSError as error:
                 log.error("The webhook event %s stays in the outbox: %s.", entry.id, error.strerror)
-        ids = ", ".join(entry.id for entry in entries[:_MOST_IDS]) + (", …" if len(entries) > _MOST_IDS else "")
-        self._warn(f"{len(entries)} webhook event{'s were' if len(entries) > 1 else ' was'} given up: {ids}.")
+            else:
+                given_up.append(entry.id)
+        if given_up:
+            ids = ", ".join(given_up[:_MOST_IDS]) + (", …" if len(given_up) > _MOST_IDS else "")
+            self._warn(f"{len(given_up)} webhook event{'s were' if len(given_up) > 1 else ' was'} given up: {ids}.")
 
     def _warn(self, sentence: str) -> None:
         log.warning("%s", sentence)

@@ -354,7 +354,7 @@ async def test_an_event_that_cannot_become_a_dead_letter_stays_in_the_outbox(sen
         sender.send("a")
         await eventually(lambda: len(sender.queue) == 0)
         assert sender.kept == ["a"]
-    assert "The webhook event a stays in the outbox: Not a directory." in caplog.text
+    assert "The webhook event a stays in the outbox: File exists." in caplog.text
 
 
 async def test_an_outbox_that_cannot_be_read_is_logged_once(sending, recorder, tmp_path, caplog):
