@@ -5,6 +5,7 @@
     server/          start, drain and close both servers; sockets, connections, wiring
     rest1/           the relay: request to form, form to upstream, answer to client; ``resumable/``, ``jobs/``, ``web/``
     rest2/           the storing upload API and its store; it meets rest1 over HTTPS only
+    webhooks/        events about uploads and jobs: written down, signed, delivered until they are accepted
     sources/         files that the relay reads itself: JSON documents, remote files (``fetch/``), address rules
     object_storage/  a client of S3
     checks/          checks of a file while it streams: types, ``archives/``, digests, ClamAV, ``icap/``, validators

@@ -19,6 +19,7 @@ FLOORS = (
     {"settings"},
     {"certificates", "checks", "object_storage"},
     {"sources"},
+    {"webhooks"},
     {"rest1", "rest2"},
     {"server"},
     {"cli", "pytest_fixture"},
@@ -58,6 +59,9 @@ PURE = (
     "rest1.target",
     "sources.address_rules",
     "sources.fetch.ranges",
+    "webhooks.events",
+    "webhooks.queue",
+    "webhooks.schedule",
 )
 IMPURE = {"asyncio", "os", "pathlib", "shutil", "socket", "ssl", "subprocess", "threading"}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import aiorelay
 from aiorelay import errors
 from aiorelay.errors import Problem
+from aiorelay.observability.metrics import Metrics
 from aiorelay.settings import SETTINGS
 
 PACKAGE = Path(aiorelay.__file__).parent
@@ -131,6 +132,7 @@ def test_every_title_is_a_phrase_without_a_full_stop():
 def test_documents_name_no_setting_that_does_not_exist():
     flags = {each.flag.removeprefix("--") for each in SETTINGS.values()}.union(*OTHER_FLAGS.values())
     flags |= {f"no-{each.key}" for each in SETTINGS.values() if each.is_switch}
+    metrics = set(re.findall(r"^# TYPE (\w+)", Metrics().render().decode(), re.MULTILINE))
     variables = {each.variable for each in SETTINGS.values()} | OTHER_VARIABLES
     names = {each.flag.removeprefix("--") for each in SETTINGS.values()} | CODES
     offenders = [
@@ -140,7 +142,7 @@ def test_documents_name_no_setting_that_does_not_exist():
             (r"(?<![\w-])--([a-z][\w-]+)", flags),
             (r"\b(AIORELAY_[A-Z]\w+)", variables),
             (r"`([a-z0-9]+(?:-[a-z0-9]+)+)`", names),
-            (r"`([a-z0-9]+(?:_[a-z0-9]+)+)(?: = [^`]*)?`", SETTINGS.keys() | OTHER_KEYS),
+            (r"`([a-z0-9]+(?:_[a-z0-9]+)+)(?: = [^`]*)?`", SETTINGS.keys() | OTHER_KEYS | metrics),
         )
         for name in re.findall(pattern, path.read_text())
         if name not in known

@@ -16,6 +16,7 @@ _aiorelay() {{
     *) case $COMP_CWORD:$word:${{COMP_WORDS[1]}} in
 {flags}
       1:*) words='{commands}' ;;
+{actions}
     esac ;;
   esac
   # Without a match, the shell completes file names.
@@ -34,8 +35,13 @@ class Flag:
     metavar: str | None
 
 
-def script(commands: Mapping[str, Iterable[Flag]], default: str) -> str:
-    """Return the script for these commands and their flags. ``default`` is the command without a name."""
+def script(
+    commands: Mapping[str, Iterable[Flag]], default: str, actions: Mapping[str, Iterable[str]] | None = None
+) -> str:
+    """Return the script for these commands and their flags. ``default`` is the command without a name.
+
+    ``actions`` are the first arguments of commands that have only these.
+    """
     known = {name: list(flags) for name, flags in commands.items()}
     values = {flag.name: flag.metavar for flags in known.values() for flag in flags if flag.metavar is not None}
     chosen = {name: metavar.split("|") for name, metavar in values.items() if _CHOICE.fullmatch(metavar)}
@@ -47,4 +53,7 @@ def script(commands: Mapping[str, Iterable[Flag]], default: str) -> str:
             known, key=lambda name: name == default
         )  # its pattern matches every word, so it must be last
     ]
-    return _SCRIPT.format(values="\n".join(cases), flags="\n".join(flags), commands=" ".join(known))
+    first = [f"      2:*:{name}) words='{' '.join(words)}' ;;" for name, words in (actions or {}).items()]
+    return _SCRIPT.format(
+        values="\n".join(cases), flags="\n".join(flags), commands=" ".join(known), actions="\n".join(first)
+    )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+_WEBHOOK_ACTIONS = ("list", "send-again")
 
 
 class UsageError(Exception):
@@ -238,7 +239,8 @@ def _config(options: argparse.Namespace) -> int:
         print(example(), end="")
         return 0
     if options.completion:
-        print(script({name: _parser(name).flags() for name in COMMANDS}, default="serve"), end="")
+        flags = {name: _parser(name).flags() for name in COMMANDS}
+        print(script(flags, default="serve", actions={"webhooks": _WEBHOOK_ACTIONS}), end="")
         return 0
     settings, origins = _settings(options)
     for name, setting in SETTINGS.items():
@@ -398,6 +400,34 @@ def _probe(options: argparse.Namespace) -> int:
     return 0 if is_complete(findings, patience=options.patience) else FAILED
 
 
+def _webhooks_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "action",
+        metavar="|".join(_WEBHOOK_ACTIONS),
+        choices=_WEBHOOK_ACTIONS,
+        help="list: print the events that were not accepted; send-again: send them again, by the relay that runs",
+    )
+    parser.add_argument("ids", metavar="ID", nargs="*", help="with send-again, only these events")
+
+
+def _webhooks(options: argparse.Namespace) -> int:
+    settings, _ = _settings(options)
+    from aiorelay.cli.webhooks import listed, send_again  # noqa: PLC0415 - only this command needs it
+
+    if options.action == "list":
+        if options.ids:
+            raise UsageError(f"unrecognized arguments: {options.ids[0]}; list takes no ID")
+        for line in listed(settings.state_dir):
+            print(_one_line(line))
+        return 0
+    sent, missing = send_again(settings.state_dir, options.ids)
+    for identity in sent:
+        print(identity)
+    if missing:
+        raise StartupError(f"ID: {', '.join(missing)}: there is no such dead letter; see aiorelay webhooks list")
+    return 0
+
+
 COMMANDS = {
     "serve": Command("serve rest1 and rest2 until SIGINT or SIGTERM (the default command)", _serve),
     "send": Command(
@@ -427,11 +457,14 @@ COMMANDS = {
         _config,
         _config_arguments,
     ),
+    "webhooks": Command(
+        "list webhook events that were not accepted, or send them again", _webhooks, _webhooks_arguments
+    ),
 }
 
 
 def _overview() -> str:
-    lines = "".join(f"  {name:<8}{command.summary}\n" for name, command in COMMANDS.items())
+    lines = "".join(f"  {name:<9}{command.summary}\n" for name, command in COMMANDS.items())
     return (
         "usage: aiorelay [COMMAND] [OPTION | SETTING]...\n\n"
         "An upload relay that checks files while it streams them to an upload API.\n\n"

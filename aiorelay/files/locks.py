@@ -5,8 +5,9 @@ The lock is the kernel's: it dies with its process, however that ends, and it ho
 
 import fcntl
 import os
+from pathlib import Path
 
-__all__ = ["claim", "try_lock"]
+__all__ = ["claim", "lock_directory", "try_lock"]
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:
@@ -31,3 +32,22 @@ def claim(fd: int) -> bool:
     except OSError:
         return True
     return locked and os.fstat(fd).st_nlink > 0
+
+
+def lock_directory(directory: Path) -> int:
+    """Lock a directory, and return its descriptor; -1 if another process has the lock, or has removed the directory.
+
+    Raises ``OSError`` where the filesystem has no locks.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return -1
+    try:
+        if try_lock(fd) and os.fstat(fd).st_nlink > 0:
+            return fd
+    except OSError:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return -1

@@ -93,7 +93,11 @@ class Stopwatch:
 
 @dataclass(slots=True)
 class UploadRecord:
-    """The data of one upload for its line in the log."""
+    """The data of one upload for its line in the log.
+
+    ``continues`` says that the upload can go on with another request, whatever becomes of this one. ``seconds`` is the
+    duration, once the record has ended.
+    """
 
     endpoint: str
     client: str
@@ -106,6 +110,9 @@ class UploadRecord:
     who: str | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
     started: float = field(default_factory=time.monotonic)
+    continues: bool = False
+    seconds: float = 0.0
+    _on_end: "Callable[[UploadRecord], object] | None" = None
 
     def answered(self, status: int, *, stored: bool) -> None:
         """Record the upstream's status, and whether it means that the upload is stored."""
@@ -130,36 +137,47 @@ class UploadRecord:
         self.outcome = "repeated"
 
     @contextmanager
-    def recording(self, ended: "Callable[[UploadRecord], object]") -> Iterator[None]:
-        """Record the upload during the context. At its end, write the log line and call ``ended``."""
+    def recording(self, on_end: "Callable[[UploadRecord], object]") -> Iterator[None]:
+        """Record the upload during the context, and end the record with it. ``on_end`` is called once, by ``end``."""
+        self._on_end = on_end
         try:
             yield
         except Problem as problem:
             self.failed(problem)
             raise
         finally:
-            self.write()
-            ended(self)
+            self.end()
 
-    def write(self) -> None:
-        level = logging.WARNING if self.status >= 500 else logging.INFO
-        if not log.isEnabledFor(level):
-            return
-        seconds = round(time.monotonic() - self.started, _DECIMALS)
+    def end(self) -> None:
+        """Write the log line and call ``on_end``, once: before the answer goes out, or when the context ends."""
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            self.seconds = round(time.monotonic() - self.started, _DECIMALS)
+            self.write()
+            on_end(self)
+
+    def members(self) -> dict[str, Any]:
+        """Return what is known of the upload, as the log shows it."""
         members: dict[str, Any] = {
             "endpoint": self.endpoint,
             "client": self.client,
             "who": self.who,
             "files": self.files,
             "bytes": self.bytes,
-            "seconds": seconds,
+            "seconds": self.seconds,
             "phases": {phase: round(spent, _DECIMALS) for phase, spent in self.watch.phases.items()},
             "status": self.status,
             "outcome": self.outcome,
         }
         if self.refused_by is not None:
             members["refused_by"] = self.refused_by
-        log.log(level, "upload %s", self.outcome, extra={"members": members})
+        return members
+
+    def write(self) -> None:
+        """Write the log line."""
+        level = logging.WARNING if self.status >= 500 else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(level, "upload %s", self.outcome, extra={"members": self.members()})
 
 
 class ServerLog(logging.LoggerAdapter[logging.Logger]):

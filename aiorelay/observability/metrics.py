@@ -7,7 +7,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from aiorelay.observability.logs import UploadRecord
 
-__all__ = ["CONTENT_TYPE", "Metrics", "StateMetrics"]
+__all__ = ["CONTENT_TYPE", "Metrics", "StateMetrics", "WebhookMetrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -56,6 +56,7 @@ class Metrics:
         )
 
         self.state = StateMetrics(registry)
+        self.webhooks = WebhookMetrics(registry)
 
     def ended(self, upload: UploadRecord) -> None:
         """Count an upload that has ended, and observe its phases."""
@@ -101,3 +102,29 @@ class StateMetrics:
         self._seconds.labels(call).observe(seconds)
         if not succeeded:
             self._errors.labels(call).inc()
+
+
+class WebhookMetrics:
+    """The metrics of webhook events, in ``registry``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.deliveries = Counter(
+            "aiorelay_webhook_deliveries_total",
+            "Deliveries of webhook events, by outcome; an event is delivered until it is accepted",
+            ["outcome"],
+            registry=registry,
+        )
+        self.events_lost = Counter(
+            "aiorelay_webhook_events_lost_total",
+            "Webhook events that could not be written down, or not kept as dead letters",
+            registry=registry,
+        )
+        self.outbox = Gauge(
+            "aiorelay_webhook_outbox", "Webhook events that this process has to deliver", registry=registry
+        )
+        self.outbox_age = Gauge(
+            "aiorelay_webhook_outbox_age_seconds", "Age of the oldest of these events", registry=registry
+        )
+        self.dead_letters = Gauge(
+            "aiorelay_webhook_dead_letters", "Webhook events that were given up and kept", registry=registry
+        )

@@ -2,6 +2,7 @@
 
 app                    routes and handlers
 ├── intake             authenticate, parse, admit and log a request; open its body
+│   ├── observers      metrics, traces and webhook events of every upload
 │   ├── upload_request what a request asks for, one frozen value
 │   ├── principal_limits   uploads per time, bytes per day and requests at once of each principal
 │   │   ├── redis_counters the counters of these limits in Redis, shared with other relays

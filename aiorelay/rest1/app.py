@@ -85,6 +85,7 @@ class Rest1:
                 self._intake.access.prepare,
             ]
         )
+        app.on_response_prepare.append(self._intake.await_events)
         app.on_response_prepare.append(add_request_id)
         app.on_response_prepare.append(strip_default_headers)
         app.on_response_prepare.append(add_rate_limit_fields)
@@ -145,6 +146,7 @@ class Rest1:
                         form = self._intake.metered(form, asked)
                     progress = ProgressRecorder(upload, self._intake.metrics)
                     async with relay.send(form, asked, progress) as answer:
+                        upload.end()
                         return await pass_back(request, answer.response, answer.added, self._intake.timeouts.answers)
 
         return handler

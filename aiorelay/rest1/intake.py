@@ -6,6 +6,7 @@ request ─▶ under_way ─▶ UploadRequest, UploadRecord ─▶ body ─▶ B
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import Final
 
 from aiohttp import web
 
@@ -16,14 +17,15 @@ from aiorelay.http.authentication import Access
 from aiorelay.http.request_body import BodyTimeouts, RequestBody
 from aiorelay.multipart.form import Form
 from aiorelay.observability.logs import UploadRecord
-from aiorelay.observability.metrics import Metrics
-from aiorelay.observability.tracing import Tracing
+from aiorelay.rest1.observers import Observers
 from aiorelay.rest1.pieces import is_piece
 from aiorelay.rest1.principal_limits import Limits, PrincipalLimits
 from aiorelay.rest1.request_forms import Body
 from aiorelay.rest1.upload_request import UploadRequest, parse_request, query
 
 __all__ = ["Intake"]
+
+_IS_UPLOAD: Final = web.RequestKey("is_upload", bool)
 
 
 class Intake:
@@ -37,8 +39,7 @@ class Intake:
     def __init__(
         self,
         access: Access,
-        metrics: Metrics,
-        tracing: Tracing,
+        observers: Observers,
         timeouts: BodyTimeouts,
         pool: Executor,
         *,
@@ -48,10 +49,10 @@ class Intake:
     ) -> None:
         self.access = access
         self.limits = limits or PrincipalLimits(Limits())
-        self.metrics = metrics
+        self.metrics = observers.metrics
         self.timeouts = timeouts
         self.draining = False
-        self._tracing = tracing
+        self._observers = observers
         self._pool = pool
         self._most = most
         self._on_piece = on_piece
@@ -59,17 +60,19 @@ class Intake:
 
     @contextmanager
     def under_way(
-        self, endpoint: str, request: web.Request, *, resumable: bool = False
+        self, endpoint: str, request: web.Request, *, resumable: bool = False, continues: bool = False
     ) -> Iterator[tuple[UploadRequest, UploadRecord]]:
         """What a request asks for, and the record of its upload, which is counted and logged when the context ends.
 
-        ``resumable`` says that the request speaks a protocol by which the pieces of a file become one again.
+        ``resumable`` says that the request speaks a protocol by which the pieces of a file become one again,
+        ``continues`` that its upload was begun by another request.
         Raises ``Unauthenticated``, ``BadDigest``, ``ShuttingDown``, ``Busy``, ``RateLimited``, and what ``on_piece``
         raises.
         """
         client = self.access.client(request)
-        upload = UploadRecord(endpoint, client=client)
-        with self._tracing.upload(upload, request), upload.recording(self.metrics.ended):
+        upload = UploadRecord(endpoint, client=client, continues=continues)
+        request[_IS_UPLOAD] = True
+        with self._observers.upload(upload, request):
             upload.who = self.access.who(request)
             if is_piece(request.headers, query(request), resumable=resumable):
                 self._on_piece()
@@ -80,6 +83,11 @@ class Intake:
                 self.metrics.uploads_in_flight.track_inprogress(),
             ):
                 yield asked, upload
+
+    async def await_events(self, request: web.BaseRequest, _response: web.StreamResponse) -> None:
+        """Hold the answer to an upload back until its event is safe; a signal handler for ``on_response_prepare``."""
+        if request.get(_IS_UPLOAD):
+            await self._observers.publisher.written()
 
     def digest_checks(self, asked: UploadRequest, *fields: str) -> list[Check]:
         """Checks of a body against the digests that a request gives in ``fields``, or in all fields."""

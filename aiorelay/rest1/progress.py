@@ -46,6 +46,11 @@ class ProgressRecorder:
         """Record the problem that the upload ended in."""
         self._upload.failed(problem)
 
+    def ended(self) -> None:
+        """Record that the upload has ended, before anybody is told."""
+        self._upload.continues = False
+        self._upload.end()
+
     def restart(self) -> None:
         """Record that the upload is sent from its beginning, perhaps after a try that failed."""
         self._upload.files.clear()

@@ -84,6 +84,7 @@ class Routes:
                     progress = ProgressRecorder(upload, self._intake.metrics)
                     framing = frame_raw if is_raw else frame
                     async with routed.relay.send(form, asked, progress, framing=framing) as answer:
+                        upload.end()
                         return await pass_back(request, answer.response, answer.added, self._intake.timeouts.answers)
 
         return handler

@@ -39,9 +39,10 @@ from aiorelay.rest1.health import Health
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.file_records import FileJobRecords
 from aiorelay.rest1.jobs.files import JobFiles
-from aiorelay.rest1.jobs.records import JobRecords
+from aiorelay.rest1.jobs.records import Record
 from aiorelay.rest1.jobs.redis_records import RedisJobRecords
 from aiorelay.rest1.jobs.registry import Jobs
+from aiorelay.rest1.observers import Observers
 from aiorelay.rest1.principal_limits import Limits, PrincipalLimits
 from aiorelay.rest1.rate_limits import Rate
 from aiorelay.rest1.redis_counters import RedisCounters
@@ -58,10 +59,13 @@ from aiorelay.server.connections import Connections
 from aiorelay.server.listeners import Drain, address, serving
 from aiorelay.server.relays import Relays, form_limits, largest_form, on_piece
 from aiorelay.server.storage import open_object_sources, open_store
+from aiorelay.server.webhooks import publishing
 from aiorelay.settings import Route, Settings
+from aiorelay.sources.address_rules import Listener
 from aiorelay.sources.fetch import Fetcher, FetchLimits
 from aiorelay.sources.ingest import Sources
 from aiorelay.state.server import StateAddress, StateServer, open_state
+from aiorelay.webhooks.publisher import Publisher
 
 __all__ = ["ServerContext", "serve_rest1", "serve_rest2", "token_authentication"]
 
@@ -92,6 +96,11 @@ class ServerContext:
         """Return the names and addresses by which clients reach the servers."""
         settings = self.settings
         return OwnHosts((settings.host, *self.identity.names, *settings.public_name))
+
+    def listeners(self) -> list[Listener]:
+        """Return the address and port of each TCP listener."""
+        every = [each for bound in self.sockets.values() for each in bound]
+        return [each.getsockname()[:2] for each in every if each.family != socket.AF_UNIX]
 
     def reload(self) -> None:
         """Reload certificates, tokens and rules. If one cannot be loaded, log an error and keep using the old one."""
@@ -175,10 +184,10 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         state = await stack.enter_async_context(_state(shared))
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
         traced = await stack.enter_async_context(tracing(settings.grace)) if settings.otel else NO_TRACING
+        publisher = await stack.enter_async_context(publishing(settings, shared.metrics, shared.listeners()))
         intake = Intake(
             Access(shared.tokens, settings.trusted_proxy),
-            shared.metrics,
-            traced,
+            Observers(shared.metrics, traced, publisher),
             shared.timeouts,
             pool,
             most=settings.max_uploads,
@@ -191,7 +200,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         sources = Sources(stack.enter_context(_fetcher(shared)), objects, settings.local_root, pool)
         forms = FormReader(sources, field=settings.field, limits=form_limits(settings))
         routes = Routes(intake, [await _routed(each, settings, relays, sources) for each in settings.route])
-        jobs = await stack.enter_async_context(Jobs(_job_records(settings, state)))
+        jobs = await stack.enter_async_context(_jobs(settings, state, publisher))
         stack.push_async_callback(shared.drain.requests, jobs.tasks)
         pages = _pages(settings, upload=relay is not None)
         resumable = None
@@ -273,10 +282,14 @@ def _health(
     return Health(intake, relays, state, needs_state=counted)
 
 
-def _job_records(settings: Settings, state: StateServer | None) -> JobRecords:
-    if state is None:
-        return FileJobRecords(JobFiles(settings.state_dir / "jobs"), most=settings.max_jobs)
-    return RedisJobRecords(state, most=settings.max_jobs)
+def _jobs(settings: Settings, state: StateServer | None, publisher: Publisher) -> Jobs:
+    def publish(record: Record) -> None:
+        publisher.job_ended(record.document, record.owner)
+
+    if state is not None:
+        return Jobs(RedisJobRecords(state, most=settings.max_jobs), publish)
+    files = JobFiles(settings.state_dir / "jobs")
+    return Jobs(FileJobRecords(files, most=settings.max_jobs, on_lost=publish), publish)
 
 
 def _principal_limits(settings: Settings, state: StateServer | None) -> PrincipalLimits:
@@ -318,12 +331,7 @@ def _fetcher(shared: ServerContext) -> Generator[Fetcher, None, None]:
     settings = shared.settings
     fetcher = Fetcher(
         allowed=settings.allow_net,
-        own=[
-            each.getsockname()[:2]
-            for bound in shared.sockets.values()
-            for each in bound
-            if each.family != socket.AF_UNIX
-        ],
+        own=shared.listeners(),
         hosts=settings.allow_host,
         limits=_fetch_limits(settings),
     )

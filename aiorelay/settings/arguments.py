@@ -96,6 +96,9 @@ class Arguments(TypedDict, total=False):
     archive_max_ratio: int | None
     archive_max_size: int | str | None
     archive_max_entries: int | None
+    webhook: "str | URL | None"
+    webhook_secret_file: str | PathLike[str] | None
+    webhook_allow_net: "str | IPNetwork | Sequence[str | IPNetwork] | None"
     page: bool | None
     log_format: Literal["text", "json"] | None
     log_level: Literal["debug", "info", "warning", "error"] | None

@@ -17,7 +17,7 @@ _Contradictions: TypeAlias = Iterator[tuple[str, str, str]]
 
 def check_combinations(settings: Any, table: Mapping[str, Setting]) -> None:
     """Raise ``SettingsError`` for the first value that contradicts another one."""
-    for find in (_of_servers, _of_uploads, _of_tokens):
+    for find in (_of_servers, _of_uploads, _of_tokens, _of_webhooks):
         for name, fault, advice in find(settings):
             setting, value = table[name], getattr(settings, name)
             quoted = setting.show(value) if setting.is_switch or setting.repeated else setting.kind.quote(value)
@@ -57,3 +57,11 @@ def _of_tokens(settings: Any) -> _Contradictions:
     for name, key in (("jwt_issuer", "jwt-issuer"), ("jwt_audience", "jwt-audience")):
         if getattr(settings, name) is None and settings.jwks is not None:
             yield "jwks", f"is given without {key}", f"give {key} as well"
+
+
+def _of_webhooks(settings: Any) -> _Contradictions:
+    if settings.webhook is not None and settings.webhook_secret_file is None:
+        yield "webhook", "is given without a secret to sign events with", "give webhook-secret-file as well"
+    for name in ("webhook_secret_file", "webhook_allow_net"):
+        if getattr(settings, name) not in (None, ()) and settings.webhook is None:
+            yield name, "has no receiver", "give webhook as well"

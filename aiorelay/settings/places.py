@@ -28,6 +28,7 @@ __all__ = [
     "STATE",
     "STORE",
     "UPSTREAM",
+    "WEBHOOK",
     "IPNetwork",
     "Owner",
     "S3Location",
@@ -360,6 +361,13 @@ CERTIFICATE_NAME = Kind("NAME", _certificate_name)
 NETWORK = Kind("NETWORK", _network)
 ORIGIN = Kind("ORIGIN|*", _origin)
 UPSTREAM = upload_url("give them with upstream-header, as 'Authorization: ...'")
+WEBHOOK = Kind(
+    "URL",
+    lambda value: _url(
+        value, ("http", "https"), "try https://hooks.example.org/uploads", "leave them out: events are signed"
+    ),
+    mask=_without_secrets,
+)
 BASE_URL = Kind("URL", _base_url, mask=_without_secrets)
 JWKS = Kind(
     "URL|PATH",

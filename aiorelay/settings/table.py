@@ -49,6 +49,7 @@ from aiorelay.settings.places import (
     STATE,
     STORE,
     UPSTREAM,
+    WEBHOOK,
     IPNetwork,
     Owner,
     S3Location,
@@ -319,6 +320,24 @@ class Settings:
         None,
         "most entries of zip and tar files",
         otherwise="off, or 10000 with another archive limit",
+    )
+
+    webhook: "URL | None" = one(
+        "webhooks",
+        WEBHOOK,
+        None,
+        "URL that gets an event when an upload or a job ends (Standard Webhooks)",
+        otherwise="off",
+    )
+    webhook_secret_file: Path | None = one(
+        "webhooks",
+        PATH,
+        None,
+        "file of the secret that signs events (whsec_…), or of two while they are exchanged; reloaded when it changes",
+        otherwise="none",
+    )
+    webhook_allow_net: tuple[IPNetwork, ...] = many(
+        "webhooks", NETWORK, "non-public network in which the receiver of events may be"
     )
 
     page: bool = one("pages", SWITCH, True, "serve the upload page at /")

@@ -83,6 +83,7 @@ async def terminal(request, tmp_path):
         ("config --exa", "--example "),
         ("--config no", "notes.txt "),
         ("send --token-file not", "notes.txt "),
+        ("webhooks send-a", "send-again "),
     ],
 )
 async def test_a_word_is_completed(terminal, typed, completed):
@@ -98,4 +99,4 @@ def test_every_command_has_its_own_flags(capsys):
     said = capsys.readouterr().out
     assert "*:-*:ca) words='-h --help --pem --config " in said
     assert "*:-*:send) words='-h --help --to --field --file-field --cacert --token-file --json'" in said
-    assert "1:*) words='serve send probe ca token config'" in said
+    assert "1:*) words='serve send probe ca token config webhooks'" in said

@@ -488,6 +488,22 @@ def test_the_settings_of_jwts_belong_together(changed: dict[str, str | None], re
     assert reason in fault(**{**JWT, **changed})
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"webhook": "https://a.example/"}, "is given without a secret to sign events with"),
+        ({"webhook_secret_file": "/secret"}, "has no receiver"),
+        ({"webhook_allow_net": "10.0.0.0/8"}, "has no receiver"),
+        ({"webhook": "ftp://a.example/", "webhook_secret_file": "/s"}, "is not an http or https URL"),
+        ({"webhook": "https://me:s3cret@a.example/", "webhook_secret_file": "/s"}, "contains credentials"),
+    ],
+    ids=["no secret", "secret only", "network only", "scheme", "credentials"],
+)
+def test_the_settings_of_webhooks_belong_together(given: dict[str, str], reason: str) -> None:
+    assert reason in fault(**given)
+    assert "s3cret" not in fault(**given)
+
+
 def test_a_token_header_needs_tokens() -> None:
     assert "has no tokens to carry" in fault(token_header="X-Relay-Token")
 

@@ -6,7 +6,7 @@ Processes look at each other's files at intervals. Each process counts, and forg
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -25,15 +25,24 @@ _POLL_INTERVAL: Final = 1.0
 class FileJobRecords:
     """The records of at most ``most`` jobs of this process, in ``files``; see ``JobRecords``.
 
-    Each is kept for ``kept`` seconds after its job has ended.
+    Each is kept for ``kept`` seconds after its job has ended. ``on_lost`` is called with each job that is taken over from
+    a process that has ended.
     """
 
     interval = _POLL_INTERVAL
 
-    def __init__(self, files: JobFiles, *, most: int, kept: float = _HOUR) -> None:
+    def __init__(
+        self,
+        files: JobFiles,
+        *,
+        most: int,
+        kept: float = _HOUR,
+        on_lost: Callable[[Record], object] = lambda _record: None,
+    ) -> None:
         self._files = files
         self._most = most
         self._kept = kept
+        self._on_lost = on_lost
         self._running: set[str] = set()
         self._ended: dict[str, tuple[Record, asyncio.TimerHandle]] = {}  # those that ended first are first
 
@@ -87,6 +96,7 @@ class FileJobRecords:
     def _take_over(self, record: Record) -> None:
         if record.ended is None:
             record = replace(lost(record), ended=time.time())
+            self._on_lost(record)
             with contextlib.suppress(Problem):  # on a full disk the next start tries again
                 self._write(record)
         left = (record.ended or 0) + self._kept - time.time()

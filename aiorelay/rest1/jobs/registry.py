@@ -94,12 +94,14 @@ Work = Callable[[Job], Awaitable[dict[str, Any]]]
 class Jobs:
     """The jobs that this process runs, and through ``records`` those of others and those that have ended.
 
-    ``tasks`` are those of running jobs. Leaving the context cancels them, and their jobs are lost.
+    ``tasks`` are those of running jobs. Leaving the context cancels them, and their jobs are lost. ``on_end`` is called
+    with the record of each job that ends, before anyone is told of it.
     """
 
-    def __init__(self, records: JobRecords) -> None:
+    def __init__(self, records: JobRecords, on_end: Callable[[Record], object] = lambda _record: None) -> None:
         self.tasks: set[asyncio.Task[object]] = set()
         self._records = records
+        self._on_end = on_end
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._cancelled: set[str] = set()
         self._drained = asyncio.Event()
@@ -205,7 +207,9 @@ class Jobs:
         """Record the end before anyone is told of it: other processes are asked about the job then."""
         job.state = state
         job.version += 1
-        recording = asyncio.create_task(self._records.end(_record(job, ended=time.time())))
+        record = _record(job, ended=time.time())
+        self._on_end(record)
+        recording = asyncio.create_task(self._records.end(record))
         try:
             await wait_until_done(recording)  # although cancelled meanwhile
             recording.result()

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 description of rest1, and the route that serves it.
 
 errors ──▶ responses ─┐
-           schemas ───┤
+           schemas ───┼─▶ webhooks ─────────────────┐
            builders ──┼─▶ operations, resumable ──▶ document ──▶ GET /openapi.json
 routes ───────────────┘
 """
@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 
 from aiorelay.rest1.openapi import operations, responses, schemas
 from aiorelay.rest1.openapi.builders import without_content
+from aiorelay.rest1.openapi.webhooks import EVENT_SCHEMAS, webhooks
 from aiorelay.settings.routes import Route
 
 __all__ = ["add_to", "document"]
@@ -91,8 +92,9 @@ def document(
         "servers": [{"url": ".", "description": "The server of this document."}],
         "tags": operations.TAGS,
         "paths": paths,
+        "webhooks": webhooks(),
         "components": {
-            "schemas": schemas.components(field),
+            "schemas": schemas.components(field) | EVENT_SCHEMAS,
             "headers": responses.HEADERS,
             "securitySchemes": {"token": _token(token_header)},
         },

@@ -25,6 +25,7 @@ TAGS = [
     {"name": "uploads", "description": "Upload files and get the upload API's answer."},
     {"name": "resumable uploads", "description": "Upload files in several requests (the HTTP draft, and tus 1.0.0)."},
     {"name": "jobs", "description": "Uploads that continue after the answer to their request."},
+    {"name": "webhooks", "description": "Events that the relay sends to a receiver."},
     {"name": "operators", "description": "Health, metrics and this description."},
     {"name": "pages", "description": "HTML pages."},
 ]

@@ -139,6 +139,7 @@ class Completion:
                     outcome = await self._attempt(submission, blocks, appending.received)
             outcome = replace(outcome, length=appending.received)
             if outcome.final:
+                submission.progress.ended()
                 await appending.end(outcome.to_json(submission.progress.sent))
         return outcome
 

@@ -74,7 +74,7 @@ class Concatenation:
                 try:
                     parts = await self._hold_all(identities, asked.who, holding)
                 except Gone:
-                    record.answered(200, stored=True)
+                    record.repeated(200)
                     return await self._ended(identities[0], representation, asked.who)
                 length = sum(part.received for part in parts)
                 self._limits.check(representation, length)
@@ -112,6 +112,7 @@ class Concatenation:
     ) -> FinalUpload:
         if not outcome.final:
             return FinalUpload("", outcome)
+        progress.ended()
         owner = parts[0].upload.owner
         made = await self._uploads.create_ended(
             owner=owner,

@@ -111,6 +111,7 @@ class DraftRoutes:
             upload = await self._uploads.create(
                 owner=asked.who, protocol="http", request=representation.to_json(), length=length
             )
+            record.continues = True
             resource = {hdrs.LOCATION: absolute_url(asked, f"/uploads/{upload.id}"), _LIMIT: limits}
             await _Interim(request).send(resource)
             transfer = self._transfer(request, asked, record, upload, offset=None, last=last, status=201)
@@ -121,7 +122,9 @@ class DraftRoutes:
     async def _append(self, request: web.Request) -> web.StreamResponse:
         identity = request.match_info["id"]
         with ExitStack() as under_way:
-            asked, record = under_way.enter_context(self._intake.under_way("/uploads/", request, resumable=True))
+            asked, record = under_way.enter_context(
+                self._intake.under_way("/uploads/", request, resumable=True, continues=True)
+            )
             if asked.media_type != PARTIAL_UPLOAD:
                 raise WrongContentType(
                     f"An upload is continued with {PARTIAL_UPLOAD}.", headers={_ACCEPT_PATCH: PARTIAL_UPLOAD}

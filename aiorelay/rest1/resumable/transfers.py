@@ -108,7 +108,7 @@ class Transfers:
                 check_first_bytes=lambda: self._check_first_bytes(appending, representation, transfer.asked),
                 on_written=lambda: transfer.on_written(appending),
             )
-            await holding.enter_async_context(_judged(appending, reception, checked=bool(transfer.checks)))
+            await holding.enter_async_context(_judged(appending, reception, transfer))
             # Content with a checksum is delivered once that has been verified.
             if transfer.last and not transfer.asked.respond_async and not transfer.checks:
                 submission = self._submission(representation, transfer)
@@ -202,7 +202,7 @@ def _is_complete(upload: Upload) -> bool:
 
 
 @asynccontextmanager
-async def _judged(appending: Appending, reception: Reception, *, checked: bool) -> AsyncGenerator[None, None]:
+async def _judged(appending: Appending, reception: Reception, transfer: Transfer) -> AsyncGenerator[None, None]:
     """End the upload if its content is refused for good; discard content whose checksum was not verified."""
     start = appending.received
     try:
@@ -210,7 +210,10 @@ async def _judged(appending: Appending, reception: Reception, *, checked: bool) 
     except BaseException as failure:
         if appending.upload.ended is None:
             if isinstance(failure, Problem) and refuses(failure) and not reception.interrupted:
+                transfer.record.failed(failure)
+                transfer.record.continues = False
+                transfer.record.end()
                 await appending.end(Outcome(None, failure, stored=False, final=True).to_json(0))
-            elif checked and not reception.ended:
+            elif transfer.checks and not reception.ended:
                 await appending.truncate(start)
         raise

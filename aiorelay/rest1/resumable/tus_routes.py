@@ -160,6 +160,7 @@ class TusRoutes:
                 length=length,
                 partial=concat is not None,
             )
+            record.continues = length != 0  # an empty upload has no byte that could be sent again
             if content_length == 0 and (length != 0 or upload.partial):
                 record.unfinished(201)
                 return await self._created(upload, asked)
@@ -167,6 +168,7 @@ class TusRoutes:
                 transfer = self._transfer(request, asked, record, upload, 0, checks=checks, status=201)
                 result = await self._transfers.take(transfer, under_way)
             except BaseException:  # the client, if it is there, knows of no upload that it could continue
+                record.continues = False
                 await self._transfers.discard(upload)
                 raise
         return await self._created_with_content(result, upload, asked)
@@ -174,7 +176,9 @@ class TusRoutes:
     async def _append(self, request: web.Request) -> web.StreamResponse:
         identity = request.match_info["id"]
         with ExitStack() as under_way:
-            asked, record = under_way.enter_context(self._intake.under_way(_BASE, request, resumable=True))
+            asked, record = under_way.enter_context(
+                self._intake.under_way(_BASE, request, resumable=True, continues=True)
+            )
             if asked.media_type != _CONTENT:
                 raise WrongContentType(f"The content of an upload is {_CONTENT}.")
             offset = parse_integer(request.headers.get(OFFSET, ""), OFFSET)

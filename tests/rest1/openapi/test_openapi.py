@@ -21,11 +21,11 @@ from aiorelay.http.problem_details import problem_response
 from aiorelay.http.request_body import BodyTimeouts
 from aiorelay.multipart.parser import FormLimits
 from aiorelay.observability.metrics import Metrics
-from aiorelay.observability.tracing import NO_TRACING
 from aiorelay.rest1.app import Rest1
 from aiorelay.rest1.health import Health
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import State
+from aiorelay.rest1.observers import Observers
 from aiorelay.rest1.openapi import document
 from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.resumable.completion import Completion
@@ -35,6 +35,7 @@ from aiorelay.rest1.routes import RoutedUploads, Routes
 from aiorelay.rest1.web.pages import Pages
 from aiorelay.server.connections import Connections
 from aiorelay.settings import Settings
+from aiorelay.webhooks.events import UPLOAD_TYPES
 
 pytestmark = pytest.mark.slow  # it imports openapi-spec-validator
 
@@ -45,7 +46,7 @@ ROUTES = Settings(route=["/a=http://127.0.0.1:1/", "/b/*=http://127.0.0.1:1/,raw
 
 
 def app(*, upload_page: bool = True) -> web.Application:
-    intake = Intake(Access(), Metrics(), NO_TRACING, BodyTimeouts(1, 1), UNUSED, most=1, on_piece=lambda: None)
+    intake = Intake(Access(), Observers(Metrics()), BodyTimeouts(1, 1), UNUSED, most=1, on_piece=lambda: None)
     forms = FormReader(UNUSED, field="somefile", limits=FormLimits(parts=1, fields_size=1))
     pages = Pages("somefile", upload=upload_page, wants_token=False, resumable=True)
     completion = Completion(UNUSED, forms, UNUSED)
@@ -124,6 +125,21 @@ def test_a_problem_has_the_members_that_are_rendered():
 
 def test_the_states_of_a_job_are_complete():
     assert DOCUMENT["components"]["schemas"]["Job"]["properties"]["state"]["enum"] == list(get_args(State))
+
+
+def test_every_event_is_described():
+    ends = {f"job.{state}" for state in get_args(State)} - {"job.running"}
+    assert DOCUMENT["webhooks"].keys() == {*UPLOAD_TYPES, *ends}
+    schemas = DOCUMENT["components"]["schemas"]
+    described = {each for name in ("UploadEvent", "JobEvent") for each in schemas[name]["properties"]["type"]["enum"]}
+    assert described == DOCUMENT["webhooks"].keys()
+
+
+def test_operation_ids_of_events_are_unique():
+    named = [item["post"]["operationId"] for item in DOCUMENT["webhooks"].values()]
+    assert len({*named, *(operation["operationId"] for operation in OPERATIONS.values())}) == len(named) + len(
+        OPERATIONS
+    )
 
 
 @pytest.mark.parametrize("name", ["somefile", "attachment"])
