@@ -6,6 +6,7 @@ of a process end with it.
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric, values
@@ -23,18 +24,18 @@ def share_metrics(directory: Path, process: int) -> None:
     ``process`` is its number, which no other living process has.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-    values.ValueClass = values.MultiProcessValue(lambda: process)
+    values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
 
 
 def forget_gauges(directory: Path, process: int) -> None:
     """Remove the gauges of a process that has ended."""
-    mark_process_dead(process, str(directory))
+    mark_process_dead(process, str(directory))  # type: ignore[no-untyped-call]
 
 
 def shared_registry(directory: Path, pids: Callable[[], Mapping[int, int]]) -> CollectorRegistry:
     """Return a registry of the metrics of all processes. ``pids`` returns the process ids by the processes' numbers."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(directory))
+    MultiProcessCollector(registry, str(directory))  # type: ignore[no-untyped-call]
     PlatformCollector(registry=registry)
     registry.register(_Processes(pids))
     return registry
@@ -49,7 +50,7 @@ class _Processes(Collector):
     def collect(self) -> Iterator[Metric]:
         families: dict[str, Metric] = {}
         for process, pid in self._pids().items():
-            for family in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():
+            for family in ProcessCollector(pid=partial(int, pid), registry=None).collect():
                 known = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 for sample in family.samples:
                     known.add_sample(sample.name, {**sample.labels, "process": str(process)}, sample.value)

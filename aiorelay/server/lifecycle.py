@@ -81,13 +81,17 @@ async def serve(settings: Settings | None = None) -> AsyncGenerator[Chain, None]
 class Control:
     """What a running process is told: ``stop`` ends it when its uploads have ended, ``cut`` at once.
 
-    ``reload`` is called to load certificates and tokens again.
+    ``on_reload`` loads certificates and tokens again.
     """
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         self.cut = asyncio.Event()
-        self.reload: Callable[[], object] = lambda: None
+        self.on_reload: Callable[[], object] = lambda: None
+
+    def reload(self) -> None:
+        """Load certificates and tokens again, once the servers have started."""
+        self.on_reload()
 
 
 def run(settings: Settings) -> int:
@@ -129,13 +133,13 @@ async def _run(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def obeying_signals(control: Control, on_signal: Callable[[], object]) -> Generator[None, None, None]:
-    """Call ``on_signal`` in the loop for each SIGINT and SIGTERM, and reload for SIGHUP. Afterwards ignore all three."""
+    """Call ``on_signal`` in the loop for each SIGINT and SIGTERM, which are ignored afterwards. Reload for SIGHUP."""
     loop = asyncio.get_running_loop()
     # Not add_signal_handler: closing the loop restores the default action, and a signal would then kill the process.
     for number in _SIGNALS:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
     # This also sets the wakeup fd, so that any signal wakes the loop.
-    loop.add_signal_handler(signal.SIGHUP, lambda: control.reload())
+    loop.add_signal_handler(signal.SIGHUP, control.reload)
     try:
         yield
     finally:
@@ -151,7 +155,7 @@ async def run_until_stopped(
     Return the exit status: 0 if all uploads ended in time, 1 if some were cancelled. Raises ``StartupError``.
     """
     async with _started(settings, resources, control.cut) as (chain, shared):
-        control.reload = shared.reload
+        control.on_reload = shared.reload
         on_ready(_ready_lines(chain, settings, shared.identity.name))
         gc.freeze()  # the objects made so far live until the end; collections need not scan them
         await control.stop.wait()

@@ -2,6 +2,7 @@
 
     supervisor     start the processes, restart those that end, pass on signals, end them
     worker         one of the processes: report when it is ready, and obey its supervisor
+    shared         what the processes share
     table          which processes live, and how many connections each has
     balance        leave a new connection to the process with the fewest
     slots          the uploads under way of all processes

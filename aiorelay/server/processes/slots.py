@@ -1,7 +1,7 @@
 """The uploads under way of all processes together.
 
-    owners    one byte for each slot: the number of the process that holds it plus one, or 0
-    digests   for each slot, a digest of the principal
+owners    one byte for each slot: the number of the process that holds it plus one, or 0
+digests   for each slot, a digest of the principal
 
 If a process is killed, the supervisor frees its slots.
 """

@@ -1,44 +1,34 @@
 """Start several processes, restart those that end, pass on signals, end them.
 
-the supervisor ── binds the sockets, makes the shared memory and the temporary store, prints the ready lines
-├─ process 0
-└─ process 1 …   forked; each serves both servers in its own event loop
+the supervisor ── opens what the processes share, prints the ready lines
+  ├─ process 0
+  └─ process 1 …   forked; each serves both servers in its own event loop
 
-SIGHUP              every process reloads certificates and tokens
-SIGTERM, SIGINT     every process stops, within ``grace``; a second one cuts that short
-a process ends      another one takes its number, after a pause if it has lived for a short time only
-the start fails     the supervisor raises what the first process reports
+SIGHUP             every process loads certificates and tokens again
+SIGTERM, SIGINT    every process stops within ``grace``; a second signal cuts that short
+a process ends     another one takes its number, after a pause if it has lived for a short time only
+the start fails    the supervisor raises what the first process reports
 """
 
 import gc
 import json
 import os
-import resource
 import selectors
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from aiorelay.errors import StartupError
 from aiorelay.observability import logs
-from aiorelay.observability.metrics import Metrics
-from aiorelay.observability.shared_metrics import forget_gauges, share_metrics, shared_registry
 from aiorelay.server.lifecycle import keep_freed_blocks
-from aiorelay.server.processes.balance import Balance
-from aiorelay.server.processes.counters import SharedCounters
-from aiorelay.server.processes.slots import SharedSlots
-from aiorelay.server.processes.table import ProcessTable
+from aiorelay.server.processes.shared import Shared, shared_by_processes
 from aiorelay.server.processes.worker import CUT, RELOAD, STOP, Worker
-from aiorelay.server.resources import Resources, Sockets, listening_sockets, store_root
 from aiorelay.settings import Settings
 
 __all__ = ["supervise"]
@@ -54,75 +44,13 @@ _LAST_STEPS: Final = 10.0
 def supervise(settings: Settings) -> int:
     """Serve with ``settings.processes`` processes until SIGINT or SIGTERM.
 
-    Return the exit status: 0 if all uploads ended in time, else 1. Raises ``StartupError``.
+    Return the exit status: 0 if all uploads ended in time, else 1. Afterwards this process ignores signals, so it
+    should exit. Raises ``StartupError``.
     """
     logs.configure(settings.log_format, settings.log_level)
     keep_freed_blocks()
-    with ExitStack() as stack:
-        shared = _Shared(
-            settings,
-            stack.enter_context(listening_sockets(settings)),
-            stack.enter_context(store_root(settings)),
-            stack.enter_context(_directory()),
-        )
-        return Supervisor(settings, shared).run()
-
-
-@contextmanager
-def _directory() -> Generator[Path, None, None]:
-    try:
-        directory = Path(tempfile.mkdtemp(prefix="aiorelay-processes-"))
-    except OSError as error:
-        raise StartupError(
-            f"Cannot make a temporary directory: {error.strerror}. Choose another with the variable TMPDIR."
-        ) from error
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-class _Shared:
-    """What the processes share. ``directory`` holds the values of their metrics."""
-
-    def __init__(self, settings: Settings, sockets: Sockets, store: Path | None, directory: Path) -> None:
-        self.sockets = sockets
-        self._store = store
-        self._directory = directory
-        self._table = ProcessTable(settings.processes)
-        self._counters = SharedCounters()
-        # No more uploads than descriptors are possible.
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = min(settings.max_uploads, settings.processes * descriptors)
-        self._slots = SharedSlots(most, settings.max_uploads_per_client)
-
-    def resources(self, process: int) -> Resources:
-        """Return what the process with this number uses. To be called in that process."""
-        self._table.started(process, os.getpid())
-        share_metrics(self._directory, process)
-        return Resources(
-            sockets=self.sockets,
-            store=self._store,
-            slots=self._slots.of(process),
-            counters=self._counters,
-            metrics=Metrics(shared_registry(self._directory, self._table.pids)),
-            balance=Balance(self._table, process),
-        )
-
-    def forget(self, process: int) -> None:
-        """Forget a process that has ended: its uploads, its connections, its gauges."""
-        self._table.ended(process)
-        self._slots.free(process)
-        forget_gauges(self._directory, process)
-
-    def remove(self) -> None:
-        """Remove temporary files, because the supervisor cannot."""
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-    def stop_listening(self) -> None:
-        """Close the supervisor's sockets. Connections are refused when the processes have closed theirs too."""
-        for listener in (each for bound in self.sockets.values() for each in bound):
-            listener.close()
+    with shared_by_processes(settings) as shared:
+        return _Supervisor(settings, shared).run()
 
 
 @dataclass(slots=True, eq=False)
@@ -154,17 +82,17 @@ class _Process:
         return bool(block)
 
 
-class Supervisor:
+class _Supervisor:
     """Keeps ``settings.processes`` processes running until a signal ends it."""
 
-    def __init__(self, settings: Settings, shared: _Shared) -> None:
+    def __init__(self, settings: Settings, shared: Shared) -> None:
         self._settings = settings
         self._shared = shared
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._woken = socket.socketpair()
         self._processes: dict[int, _Process] = {}
         self._restarts: dict[int, float] = {}  # when a process is to be started again, by its number
-        self._short_lives: dict[int, int] = {}
+        self._short_lives: dict[int, int] = {}  # how often a process has ended soon, one time after the other
         self._announced = False
         self._stopping = False
         self._kill_at: float | None = None
@@ -210,8 +138,7 @@ class Supervisor:
             key.data()
         now = time.monotonic()
         for number in [number for number, due in self._restarts.items() if due <= now]:
-            del self._restarts[number]
-            self._start(number)
+            self._start_again(number)
         if self._kill_at is not None and self._kill_at <= now:
             self._kill_at = None
             self._kill()
@@ -231,6 +158,14 @@ class Supervisor:
         self._processes[number] = process = _Process(number, pid, ours)
         self._selector.register(ours, selectors.EVENT_READ, partial(self._on_report, process))
 
+    def _start_again(self, number: int) -> None:
+        del self._restarts[number]
+        try:
+            self._start(number)
+        except OSError as error:
+            logs.log.error("process %d cannot be started: %s", number, error.strerror)
+            self._restarts[number] = time.monotonic() + _LONGEST_PAUSE
+
     def _become(self, number: int, link: socket.socket) -> NoReturn:
         """Be the process with this number, from the fork to the end."""
         status = 1
@@ -242,11 +177,13 @@ class Supervisor:
             worker = Worker(self._settings, link, warns=number == 0 and not self._announced)
             status = worker.run(self._shared.resources(number))
             if worker.orphaned:
-                self._shared.remove()
-        except BaseException:
+                self._shared.remove_files()
+        except BaseException:  # noqa: BLE001 - the last resort: logged with its traceback
             logs.log.exception("unexpected failure of process %d", number)
         finally:
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError, AttributeError):  # closed
+                    stream.flush()
             os._exit(status)  # what the supervisor has opened is the supervisor's to close
 
     def _on_signals(self) -> None:

@@ -1,7 +1,7 @@
 """One of several processes: report to the supervisor, and obey it.
 
-    to the supervisor     one line of JSON: {"ready": LINES}, or {"failed": SENTENCE}
-    from the supervisor   RELOAD, STOP or CUT, one byte each
+to the supervisor     one line of JSON: {"ready": LINES}, or {"failed": SENTENCE}
+from the supervisor   RELOAD, STOP or CUT, one byte each
 
 Both go over one pair of sockets. If the supervisor is killed, the pair is closed, and the process stops.
 """
@@ -74,7 +74,10 @@ class Worker:
         self._link.setblocking(False)
 
         def receive() -> None:
-            orders = self._link.recv(64)
+            try:
+                orders = self._link.recv(64)
+            except ConnectionResetError:
+                orders = b""
             if not orders:
                 loop.remove_reader(self._link)
                 self.orphaned = True
