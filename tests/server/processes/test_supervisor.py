@@ -24,6 +24,7 @@ CONTENT = os.urandom(1_000_000)
 UPLOAD = request("/upload1", form(part("somefile", CONTENT, "a.bin")), "Connection: close")
 SMALL = request("/upload1", form(part("somefile", b"small", "a.txt")), "Connection: close")
 HALF = len(UPLOAD) // 2
+HEALTH = request("/", b"", method="GET", content_type=None)
 METRICS = request("/metrics", b"", "Connection: close", method="GET", content_type=None)
 
 
@@ -55,19 +56,38 @@ def kept(tmp_path: Path) -> list[bytes]:
     return [path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 
-def is_storing(pid: int, tmp_path: Path) -> bool:
-    """Whether a process writes an upload to the store."""
-    return any(each.startswith(f"{tmp_path}/store/.incoming-") and each.endswith("/a.bin") for each in open_files(pid))
-
-
 async def on_every_process(process: Process, tmp_path: Path, begin) -> list[Client]:
-    """Begin uploads until each process stores one."""
+    """Begin uploads until each process has a connection of one: as relay, or as upload API."""
     clients = []
-    while not all(is_storing(pid, tmp_path) for pid in process.children):
+    while not all(connections(pid) for pid in process.children):
         assert len(clients) < 40
         clients.append(await begin(process))
         await eventually(lambda: storing(process, tmp_path) == len(clients))
     return clients
+
+
+def listeners(pid: int) -> set[str]:
+    """Return the sockets of a process that listen."""
+    return sockets(pid, "0A")
+
+
+def connections(pid: int) -> set[str]:
+    """Return the connections of a process, without those of the relay to the upload API.
+
+    These have the upload API's port at the other end, and the others at this one.
+    """
+    listening = {line.split()[1] for line in tcp(pid) if line.split()[3] == "0A"}
+    return {f"socket:[{line.split()[9]}]" for line in tcp(pid) if line.split()[1] in listening} & sockets(pid, "01")
+
+
+def sockets(pid: int, state: str) -> set[str]:
+    """Return the sockets of a process in a state of TCP, as its descriptors name them."""
+    found = {f"socket:[{fields[9]}]" for line in tcp(pid) if (fields := line.split())[3] == state}
+    return found.intersection(open_files(pid))
+
+
+def tcp(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/net/tcp").read_text().splitlines()
 
 
 def storing(process: Process, tmp_path: Path) -> int:
@@ -176,6 +196,15 @@ class TestSharing:
                 assert (await client.ask(UPLOAD[HALF:])).status == 200
         assert kept(tmp_path) == [CONTENT] * len(clients)
 
+    async def test_connections_are_shared_evenly(self, relay):
+        async with relay("--only", "rest2") as process, contextlib.AsyncExitStack() as stack:
+            for _ in range(20):
+                client = await stack.enter_async_context(connected(process.rest2, process.tls))
+                assert (await client.ask(HEALTH)).status == 404
+            fewer, more = sorted(len(connections(pid)) for pid in process.children)
+            assert fewer + more == 20
+            assert fewer >= 5
+
     async def test_the_limit_of_uploads_at_once_is_that_of_all_processes(self, relay, tmp_path, half_uploads):
         async with relay("--max-uploads", "3") as process:
             clients = [await half_uploads(process) for _ in range(3)]
@@ -255,7 +284,7 @@ class TestRestart:
             clients = await on_every_process(process, tmp_path, half_uploads)
             stopped, *_ = process.children
             kill(stopped, signal.SIGTERM)
-            await eventually(lambda: len(open_listeners(stopped)) == 1)  # rest2's, until the uploads have ended
+            await eventually(lambda: len(listeners(stopped)) < 2)  # rest2's remains until the uploads have ended
             for client in clients:
                 assert (await client.ask(UPLOAD[HALF:])).status == 200
             await process.logged(f"(pid {stopped}) ended with status 0; starting another")
@@ -270,16 +299,6 @@ class TestRestart:
                 kill(killed)
                 await process.logged(f"(pid {killed}) was ended by SIGKILL; starting another in {pause} s")
             assert (await ask(process.rest1, process.tls, SMALL)).status == 200
-
-
-def open_listeners(pid: int) -> set[str]:
-    """Return the sockets of a process that listen."""
-    listening = {
-        f"socket:[{fields[9]}]"
-        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()
-        if (fields := line.split())[3] == "0A"
-    }
-    return listening.intersection(open_files(pid))
 
 
 async def kill_all(process: Process) -> None:
