@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from aiohttp.client_exceptions import ClientConnectionError
 from peers import Client, ask, connected, eventually, form, part, request
-from prometheus_client.parser import text_string_to_metric_families
 from processes import FREE_PORTS, Process, open_files, started
+from prometheus_client.parser import text_string_to_metric_families
 from resumable_requests import Draft, path_of
 
 import aiorelay
@@ -40,7 +40,7 @@ def relay(tmp_path: Path):
 
 
 @pytest.fixture
-async def half_uploads(relay):
+async def half_uploads():
     """A factory of clients that have sent the first half of an upload."""
     async with contextlib.AsyncExitStack() as stack:
 
@@ -172,7 +172,7 @@ class TestStart:
             assert kinds == ["aiorelay-processes", "aiorelay-store"]
         assert list(temporary.iterdir()) == []
 
-    async def test_a_unix_socket_is_shared_too(self, relay, tmp_path, half_uploads):
+    async def test_a_unix_socket_is_shared_too(self, relay, tmp_path):
         path = tmp_path / "rest1.sock"
         async with relay("--listen-unix", str(path)):
             for _ in range(4):
