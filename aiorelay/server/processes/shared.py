@@ -15,7 +15,7 @@ from aiorelay.server.processes.balance import Balance
 from aiorelay.server.processes.counters import SharedCounters
 from aiorelay.server.processes.slots import SharedSlots
 from aiorelay.server.processes.table import ProcessTable
-from aiorelay.server.resources import Resources, Sockets, listening_sockets, store_root
+from aiorelay.server.resources import Resources, Sockets, listening_sockets, temporary_store
 from aiorelay.settings import Settings
 
 __all__ = ["Shared", "shared_by_processes"]
@@ -29,8 +29,7 @@ class Shared:
 
     def __init__(self, settings: Settings, sockets: Sockets, store: Path | None, directory: Path) -> None:
         self._sockets = sockets
-        self._store = store
-        self._store_is_temporary = settings.store is None
+        self._temporary_store = store
         self._directory = directory
         self._table = ProcessTable(settings.processes)
         self._counters = SharedCounters()
@@ -42,7 +41,7 @@ class Shared:
         share_metrics(self._directory, process)
         return Resources(
             sockets=self._sockets,
-            store=self._store,
+            temporary_store=self._temporary_store,
             slots=self._slots.of(process),
             counters=self._counters,
             metrics=Metrics(shared_registry(self._directory, self._table.pids)),
@@ -63,9 +62,9 @@ class Shared:
     def remove_files(self) -> None:
         """Remove the temporary files in place of a supervisor that was killed."""
         shutil.rmtree(self._directory, ignore_errors=True)
-        if self._store is not None and self._store_is_temporary:
+        if self._temporary_store is not None:
             with suppress(OSError):  # there are files in it
-                self._store.rmdir()
+                self._temporary_store.rmdir()
 
 
 @contextmanager
@@ -73,7 +72,7 @@ def shared_by_processes(settings: Settings) -> Generator[Shared, None, None]:
     """Open what the processes share. Raises ``StartupError``."""
     with ExitStack() as stack:
         sockets = stack.enter_context(listening_sockets(settings))
-        store = stack.enter_context(store_root(settings))
+        store = stack.enter_context(temporary_store(settings))
         yield Shared(settings, sockets, store, stack.enter_context(_temporary_directory()))
 
 
