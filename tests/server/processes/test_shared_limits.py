@@ -30,8 +30,9 @@ class TestSlots:
     def test_a_principal_has_a_limit_of_its_own(self, make_slots):
         slots = make_slots(5, 2)
         with slots.hold("a"), slots.hold("b"), slots.hold("a"):
-            with pytest.raises(RateLimited, match="2 uploads under way"), slots.hold("a"):
+            with pytest.raises(RateLimited, match="2 uploads under way") as refused, slots.hold("a"):
                 pass
+            assert refused.value.headers["Retry-After"] == "5"
             with slots.hold("b"):
                 pass
         with slots.hold("a"), slots.hold("a"):
