@@ -39,6 +39,8 @@ class SharedCounters:
     ``clock`` is the time in seconds, the same in all processes.
     """
 
+    step = 1
+
     def __init__(self, rows: int = 2**14, clock: Callable[[], float] = time.monotonic) -> None:
         self._rows = rows
         self._clock = clock
