@@ -73,19 +73,10 @@ def _parallel(stage: Stage) -> Work:
     load, mib = stage.upload(stage.sample(each), times=8), 8 * each
     _, proxied = stage.rest2_and_nginx(load, mib)
     one = stage.relay("relay", load, mib)
-    two = _two_processes(stage, load, mib)
+    two = stage.relay("relay, two processes", load, mib, "--processes=2")
     one.compare(RATE, 0.8, proxied)
     two.compare(RATE, 0.95, proxied)
     return Work(f"8 x {each} MiB at once", RATE, [one, two, proxied], proxied)
-
-
-def _two_processes(stage: Stage, load: Load, mib: float) -> Case:
-    store = stage.folder("shared")
-    _, urls = first = stage.stack.enter_context(aiorelay(stage.state, store, "--reuse-port"))
-    ports = [f"--{name}-port={urls[name].rpartition(':')[2]}" for name in ("rest1", "rest2")]
-    second = stage.stack.enter_context(aiorelay(stage.state, store, "--reuse-port", *ports))
-    processes = (first[0], second[0])
-    return Case("relay, two processes", load, urls["rest1"], processes, processes, mib, store)
 
 
 def _small(stage: Stage) -> Work:
@@ -96,11 +87,13 @@ def _small(stage: Stage) -> Work:
         load = _wrk(stage.seconds, kib * 1024)
         (memory / "alone").mkdir()
         (memory / "relay").mkdir()
+        (memory / "two").mkdir()
         _, proxied = inner.rest2_and_nginx(load, 0, memory / "alone")
         ours = inner.relay("relay", load, 0, store=memory / "relay")
         ours.compare(_REQUESTS, least, proxied)
         ours.compare(_P99, 3, proxied, at_most=True)
-        for case in (ours, proxied):
+        two = inner.relay("relay, two processes", load, 0, "--processes=2", store=memory / "two")
+        for case in (ours, two, proxied):
             case.name += f", {kib} KiB"
             cases.append(case)
     return Work("Small files, 16 keep-alive connections, tmpfs", _REQUESTS, cases)

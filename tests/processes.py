@@ -16,6 +16,16 @@ FREE_PORTS = ("--rest1-port", "0", "--rest2-port", "0")
 UNSEEMLY = re.compile(rb"Traceback|never retrieved|Unclosed|never awaited")
 
 
+def open_files(pid: int) -> list[str]:
+    """Return the targets of the file descriptors of a process."""
+    links = []
+    with contextlib.suppress(FileNotFoundError):  # closed or ended in the meantime
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                links.append(str(each.readlink()))
+    return links
+
+
 class Process:
     """A running ``python -m aiorelay``.
 
@@ -87,11 +97,12 @@ class Process:
     @property
     def open_files(self) -> list[str]:
         """The targets of its file descriptors."""
-        links = []
-        for each in Path(f"/proc/{self.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed in the meantime
-                links.append(str(each.readlink()))
-        return links
+        return open_files(self.pid)
+
+    @property
+    def children(self) -> list[int]:
+        """The ids of the processes that it has forked, which run."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, unless it has ended."""

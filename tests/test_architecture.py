@@ -66,6 +66,7 @@ PURE = (
 IMPURE = {"asyncio", "os", "pathlib", "shutil", "socket", "ssl", "subprocess", "threading"}
 
 READS_THE_ENVIRONMENT = {
+    "observability.shared_metrics": "prometheus-client takes its directory from a variable, which is set there",
     "cli.main": "settings enter here",
     "settings.table": "the default of state-dir, which is a setting's own business",
 }

@@ -201,7 +201,12 @@ def _settings(options: argparse.Namespace) -> tuple[Settings, Mapping[str, str]]
 
 def _serve(options: argparse.Namespace) -> int:
     settings, _ = _settings(options)
-    from aiorelay.server.lifecycle import run  # noqa: PLC0415 - imports the servers, which only this command needs
+    # Imported here because only this command needs the servers.
+    if settings.processes > 1:
+        from aiorelay.server.processes.supervisor import supervise  # noqa: PLC0415
+
+        return supervise(settings)
+    from aiorelay.server.lifecycle import run  # noqa: PLC0415
 
     return run(settings)
 

@@ -19,12 +19,13 @@ _STATE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1, 2)
 
 
 class Metrics:
-    """The counters of one relay."""
+    """The counters of one relay. ``shown`` is the registry that ``render`` shows, by default that of this process."""
 
-    def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
+    def __init__(self, shown: CollectorRegistry | None = None) -> None:
+        registry = CollectorRegistry()
+        self._shown = registry if shown is None else shown
+        if shown is None:
+            _collect_process(registry)
 
         def counter(name: str, help_: str, *labels: str) -> Counter:
             return Counter(name, help_, labels, registry=registry)
@@ -43,7 +44,9 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.uploads_in_flight = Gauge("aiorelay_uploads_in_flight", "Uploads in progress", registry=registry)
+        self.uploads_in_flight = Gauge(
+            "aiorelay_uploads_in_flight", "Uploads in progress", registry=registry, multiprocess_mode="livesum"
+        )
         self.upstream_errors = counter(
             "aiorelay_upstream_errors_total", "Failures of the upstream, by error type of RFC 9209", "kind"
         )
@@ -76,7 +79,12 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self._shown)
+
+
+def _collect_process(registry: CollectorRegistry) -> None:
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
 
 
 class StateMetrics:
@@ -120,11 +128,20 @@ class WebhookMetrics:
             registry=registry,
         )
         self.outbox = Gauge(
-            "aiorelay_webhook_outbox", "Webhook events that this process has to deliver", registry=registry
+            "aiorelay_webhook_outbox",
+            "Webhook events that this process has to deliver",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.outbox_age = Gauge(
-            "aiorelay_webhook_outbox_age_seconds", "Age of the oldest of these events", registry=registry
+            "aiorelay_webhook_outbox_age_seconds",
+            "Age of the oldest of these events",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         self.dead_letters = Gauge(
-            "aiorelay_webhook_dead_letters", "Webhook events that were given up and kept", registry=registry
+            "aiorelay_webhook_dead_letters",
+            "Webhook events that were given up and kept",
+            registry=registry,
+            multiprocess_mode="livemax",
         )

@@ -4,7 +4,8 @@ app                    routes and handlers
 ├── intake             authenticate, parse, admit and log a request; open its body
 │   ├── observers      metrics, traces and webhook events of every upload
 │   ├── upload_request what a request asks for, one frozen value
-│   ├── principal_limits   uploads per time, bytes per day and requests at once of each principal
+│   ├── upload_slots   uploads at once, of all principals and of each
+│   ├── principal_limits   uploads per time and bytes per day of each principal
 │   │   ├── redis_counters the counters of these limits in Redis, shared with other relays
 │   │   └── rate_limits    the arithmetic and the header fields of these limits, pure
 │   ├── preferences    the Prefer header field (RFC 7240)

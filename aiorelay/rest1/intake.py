@@ -12,7 +12,7 @@ from aiohttp import web
 
 from aiorelay.checks.digests import expect_digests
 from aiorelay.checks.pipeline import Check, checked, through_checks
-from aiorelay.errors import Busy, ShuttingDown
+from aiorelay.errors import ShuttingDown
 from aiorelay.http.authentication import Access
 from aiorelay.http.request_body import BodyTimeouts, RequestBody
 from aiorelay.multipart.form import Form
@@ -22,6 +22,7 @@ from aiorelay.rest1.pieces import is_piece
 from aiorelay.rest1.principal_limits import Limits, PrincipalLimits
 from aiorelay.rest1.request_forms import Body
 from aiorelay.rest1.upload_request import UploadRequest, parse_request, query
+from aiorelay.rest1.upload_slots import UploadSlots
 
 __all__ = ["Intake"]
 
@@ -29,7 +30,7 @@ _IS_UPLOAD: Final = web.RequestKey("is_upload", bool)
 
 
 class Intake:
-    """Takes in requests of those whom ``access`` lets in, at most ``most`` at once.
+    """Takes in requests of those whom ``access`` lets in, as long as ``slots`` has one for each.
 
     Clients are waited for with ``timeouts``. ``pool`` computes checksums. ``on_piece`` is called when the head of a
     request tells that its body is a piece of a file, and may raise. While ``draining``, nothing is taken in.
@@ -43,7 +44,7 @@ class Intake:
         timeouts: BodyTimeouts,
         pool: Executor,
         *,
-        most: int,
+        slots: UploadSlots,
         on_piece: Callable[[], None],
         limits: PrincipalLimits | None = None,
     ) -> None:
@@ -54,9 +55,8 @@ class Intake:
         self.draining = False
         self._observers = observers
         self._pool = pool
-        self._most = most
+        self._slots = slots
         self._on_piece = on_piece
-        self._in_flight = 0
 
     @contextmanager
     def under_way(
@@ -77,11 +77,9 @@ class Intake:
             if is_piece(request.headers, query(request), resumable=resumable):
                 self._on_piece()
             asked = parse_request(request, self.access, endpoint=endpoint, who=upload.who, client=client)
-            with (
-                self._admitted(),
-                self.limits.under_way(asked.principal),
-                self.metrics.uploads_in_flight.track_inprogress(),
-            ):
+            if self.draining:
+                raise ShuttingDown("The relay takes no more uploads; try again soon.")
+            with self._slots.hold(asked.principal), self.metrics.uploads_in_flight.track_inprogress():
                 yield asked, upload
 
     async def await_events(self, request: web.BaseRequest, _response: web.StreamResponse) -> None:
@@ -115,15 +113,3 @@ class Intake:
         """Return a form whose files the relay fetches itself, with their bytes counted towards the quota."""
         meter = self.limits.meter(asked.principal)
         return form if meter is None else checked(form, [lambda _part: meter])
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        if self.draining:
-            raise ShuttingDown("The relay takes no more uploads; try again soon.")
-        if self._in_flight >= self._most:
-            raise Busy("The relay has as many uploads under way as it may; try again soon.")
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1

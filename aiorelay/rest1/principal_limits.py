@@ -1,13 +1,13 @@
-"""Limit what one principal may upload: uploads per time, bytes per day, requests at once.
+"""Limit what one principal may upload: uploads per time, bytes per day.
 
-a request ─▶ under_way: requests at once ─▶ admit: one upload more, its declared length ─▶ Meter: its bytes
+a request ─▶ admit: one upload more, its declared length ─▶ Meter: its bytes
 """
 
 import math
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -19,7 +19,6 @@ from aiorelay.rest1.rate_limits import DAY, Rate, Taken, fields, seconds_left_to
 __all__ = ["Counters", "Limits", "MemoryCounters", "Meter", "PrincipalLimits", "add_rate_limit_fields"]
 
 _FIELDS: Final = web.RequestKey("rate_limit_fields", dict[str, str])
-_PAUSE: Final = 5  # seconds until one of several uploads may have ended
 _PRINCIPALS: Final = 100_000
 
 
@@ -84,7 +83,6 @@ class Limits:
 
     rate: Rate | None = None
     quota: int | None = None
-    at_once: int | None = None
 
 
 class PrincipalLimits:
@@ -96,22 +94,6 @@ class PrincipalLimits:
         self._limits = limits
         self._counters = counters or MemoryCounters()
         self._clock = clock
-        self._in_flight: Counter[str] = Counter()
-
-    @contextmanager
-    def under_way(self, principal: str) -> Iterator[None]:
-        """Count a request for as long as the context lasts. Raises ``RateLimited``."""
-        most = self._limits.at_once
-        if most is not None and self._in_flight[principal] >= most:
-            detail = f"You have {most} uploads under way, and no more are allowed. Wait until one of them has ended."
-            raise RateLimited(detail, retry_after=_PAUSE)
-        self._in_flight[principal] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[principal] -= 1
-            if not self._in_flight[principal]:
-                del self._in_flight[principal]
 
     async def admit(
         self, request: web.BaseRequest, principal: str, length: int | None, *, counted: bool = True

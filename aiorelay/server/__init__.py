@@ -1,6 +1,8 @@
 """Start both servers in order, drain them, and close them in reverse order.
 
+processes/     several processes on the same ports, and their supervisor
 lifecycle      ``serve()`` and ``run()``: start-up and shutdown on one exit stack
+resources      the sockets, the store, the limits and the metrics of a process
 wiring         build both servers from the settings
 relays         build the relays, one for each upload API
 storage        open the store, and the object storage of sources

@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from aiorelay.observability.logs import log
 from aiorelay.server.plain_http import is_plain_http, reject
+from aiorelay.server.processes.balance import Balance
 
 __all__ = ["Acceptor", "CoalescingProtocol", "Connections", "disconnected", "drop_disconnected", "read_buffer"]
 
@@ -38,18 +39,21 @@ class Connections:
     """The connections of one server, ordered by when they were accepted or ended their last request.
 
     ``busy`` holds the connections with a request in flight, ``in_flight`` the tasks of these requests. A handshake is
-    slow after ``slow_after`` seconds.
+    slow after ``slow_after`` seconds. ``balance`` shares new connections with other processes.
     """
 
-    def __init__(self, slow_after: float = 1.0) -> None:
+    def __init__(self, slow_after: float = 1.0, *, balance: Balance | None = None) -> None:
         self.busy: set[web.RequestHandler] = set()
         self.in_flight: set[asyncio.Task[object]] = set()
+        self.balance = balance
         self._slow_after = slow_after
         self._open: dict[web.RequestHandler, _OpenConnection] = {}
 
     def accepted(self, handler: web.RequestHandler, handshake: asyncio.Task[None]) -> None:
         """Add a new connection."""
         self._open[handler] = _OpenConnection(handshake, asyncio.get_running_loop().time())
+        if self.balance is not None:
+            self.balance.changed(1)
 
     def first_byte_received(self, handler: web.RequestHandler) -> None:
         """Record that the first byte of a handshake has been received."""
@@ -88,7 +92,8 @@ class Connections:
 
     def closed(self, handler: web.RequestHandler) -> None:
         """Remove a connection."""
-        self._open.pop(handler, None)
+        if self._open.pop(handler, None) is not None and self.balance is not None:
+            self.balance.changed(-1)
 
     def reach(self, limit: int) -> bool:
         """Whether at least ``limit`` connections are open."""
@@ -104,7 +109,9 @@ class Connections:
         evicted = self._oldest_slow_handshake() or self._longest_idle()
         if evicted is None:
             return False
-        self._open.pop(evicted).handshake.cancel()
+        handshake = self._open[evicted].handshake
+        self.closed(evicted)
+        handshake.cancel()
         if evicted.transport is not None:
             evicted.transport.abort()
         return True
@@ -154,10 +161,14 @@ class Acceptor:
         self._scratch = read_buffer()
         for listener in listeners:
             listener.setblocking(False)
+        if connections.balance is not None:
+            connections.balance.start()
         self._accepting = [asyncio.create_task(self._accept(listener)) for listener in listeners]
 
     async def close(self) -> None:
         """Stop accepting, and close connections that have not finished their handshake."""
+        if self._connections.balance is not None:
+            self._connections.balance.stop()
         for task in self._accepting:
             task.cancel()
         if self._accepting:
@@ -167,10 +178,9 @@ class Acceptor:
             listener.close()
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(listener)
+                connection = await self._next(listener)
             except OSError as error:  # no free descriptor, or the client has disconnected already
                 log.warning("cannot accept a connection: %s", error.strerror)
                 await asyncio.sleep(_RETRY_DELAY)
@@ -179,6 +189,20 @@ class Acceptor:
                 connection.close()
                 continue
             self._start_handshake(connection)
+
+    async def _next(self, listener: socket.socket) -> socket.socket:
+        """Accept a connection when it is this process's turn."""
+        balance = self._connections.balance
+        if balance is None:
+            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+            return connection
+        while True:
+            await _readable(listener)
+            await balance.turn()
+            with suppress(BlockingIOError):  # another process has accepted it
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                return connection
 
     def _start_handshake(self, connection: socket.socket) -> None:
         """Start a handshake in a task. When the handshake fails, close the connection and remove it."""
@@ -210,7 +234,7 @@ class Acceptor:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = connection.getpeername()
             async with asyncio.timeout(self._deadline):
-                await _first_byte(connection)
+                await _readable(connection)
                 self._connections.first_byte_received(handler)
                 if self._context is not None and is_plain_http(connection.recv(1, socket.MSG_PEEK)):
                     if await reject(connection):
@@ -225,15 +249,15 @@ class Acceptor:
                 )
 
 
-async def _first_byte(connection: socket.socket) -> None:
-    """Wait until a byte can be read, without reading it."""
+async def _readable(ready: socket.socket) -> None:
+    """Wait until a byte can be read, or a connection accepted, without doing so."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
-    loop.add_reader(connection, readable.set)
+    loop.add_reader(ready, readable.set)
     try:
         await readable.wait()
     finally:
-        loop.remove_reader(connection)
+        loop.remove_reader(ready)
 
 
 # The most bytes that asyncio's TLS transport reads from a socket at once.

@@ -13,8 +13,8 @@ import shlex
 import signal
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -25,12 +25,21 @@ from aiorelay.certificates.identity import Identity
 from aiorelay.errors import StartupError
 from aiorelay.observability import logs
 from aiorelay.rest2.directory import stored
-from aiorelay.server.listeners import BACKLOG, Drain, address, listening, url
-from aiorelay.server.unix_socket import listening_at
+from aiorelay.server.listeners import Drain, address, url
+from aiorelay.server.resources import Resources, own_resources
 from aiorelay.server.wiring import ServerContext, serve_rest1, serve_rest2, token_authentication
 from aiorelay.settings import Settings
 
-__all__ = ["Chain", "keep_freed_blocks", "run", "serve"]
+__all__ = [
+    "Chain",
+    "Control",
+    "keep_freed_blocks",
+    "loop_factory",
+    "obeying_signals",
+    "run",
+    "run_until_stopped",
+    "serve",
+]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -61,8 +70,28 @@ async def serve(settings: Settings | None = None) -> AsyncGenerator[Chain, None]
 
     ``settings`` defaults to ``Settings()``. Raises ``StartupError`` if a server cannot start.
     """
-    async with _started(settings or Settings()) as (chain, _):
-        yield chain
+    settings = settings or Settings()
+    if settings.processes > 1:
+        raise StartupError("Only the command aiorelay serve can start several processes. Leave processes at 1.")
+    with own_resources(settings) as resources:
+        async with _started(settings, resources, asyncio.Event()) as (chain, _):
+            yield chain
+
+
+class Control:
+    """What a running process is told: ``stop`` ends it when its uploads have ended, ``cut`` at once.
+
+    ``on_reload`` loads certificates and tokens again.
+    """
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.cut = asyncio.Event()
+        self.on_reload: Callable[[], object] = lambda: None
+
+    def reload(self) -> None:
+        """Load certificates and tokens again, once the servers have started."""
+        self.on_reload()
 
 
 def run(settings: Settings) -> int:
@@ -72,11 +101,12 @@ def run(settings: Settings) -> int:
     """
     logs.configure(settings.log_format, settings.log_level)
     keep_freed_blocks()
-    with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
         return runner.run(_run(settings))
 
 
-def _loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop that a setting names, None for asyncio's own. Raises ``StartupError``."""
     if loop == "asyncio":
         return None
     try:
@@ -87,48 +117,68 @@ def _loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _run(settings: Settings) -> int:
-    loop = asyncio.get_running_loop()
-    stop, cut = asyncio.Event(), asyncio.Event()
+    control = Control()
 
     def on_signal() -> None:
-        (cut if stop.is_set() else stop).set()
+        if control.stop.is_set():
+            control.cut.set()
+        else:
+            logs.log.info("shutting down: uploads in flight have %g s to end", settings.grace)
+            control.stop.set()
 
+    with own_resources(settings) as resources, obeying_signals(control, on_signal):
+        # The output of the command.
+        return await run_until_stopped(settings, resources, control, lambda lines: print(*lines, sep="\n", flush=True))  # noqa: T201
+
+
+@contextlib.contextmanager
+def obeying_signals(control: Control, on_signal: Callable[[], object]) -> Generator[None, None, None]:
+    """Call ``on_signal`` in the loop for each SIGINT and SIGTERM, which are ignored afterwards. Reload for SIGHUP."""
+    loop = asyncio.get_running_loop()
     # Not add_signal_handler: closing the loop restores the default action, and a signal would then kill the process.
     for number in _SIGNALS:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # sets the wakeup fd, so that any signal wakes the loop
+    # This also sets the wakeup fd, so that any signal wakes the loop.
+    loop.add_signal_handler(signal.SIGHUP, control.reload)
     try:
-        async with _started(settings, cut) as (chain, shared):
-            loop.add_signal_handler(signal.SIGHUP, shared.reload)
-            lines = _ready_lines(chain, settings, shared.identity.name)
-            print(*lines, sep="\n", flush=True)  # noqa: T201 - the command's output
-            gc.freeze()  # the objects made so far live until the end; collections need not scan them
-            await stop.wait()
-            logs.log.info("shutting down: uploads in flight have %g s to end", settings.grace)
+        yield
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # a signal from here on would replace the exit status
+
+
+async def run_until_stopped(
+    settings: Settings, resources: Resources, control: Control, on_ready: Callable[[list[str]], object]
+) -> int:
+    """Start the servers, call ``on_ready`` with the ready lines, and serve until ``control`` says to stop.
+
+    Return the exit status: 0 if all uploads ended in time, 1 if some were cancelled. Raises ``StartupError``.
+    """
+    async with _started(settings, resources, control.cut) as (chain, shared):
+        control.on_reload = shared.reload
+        on_ready(_ready_lines(chain, settings, shared.identity.name))
+        gc.freeze()  # the objects made so far live until the end; collections need not scan them
+        await control.stop.wait()
     return 0 if shared.drain.complete else 1
 
 
 @asynccontextmanager
 async def _started(
-    settings: Settings, cut: asyncio.Event | None = None
+    settings: Settings, resources: Resources, cut: asyncio.Event
 ) -> AsyncGenerator[tuple[Chain, ServerContext], None]:
     """Start the servers in order. On exit, drain them and close them in reverse order.
 
     ``cut`` ends the draining at once. Yields the chain and the context that its servers share.
     """
+    sockets = resources.sockets
     async with AsyncExitStack() as stack:
-        names = [name for name in ("rest1", "rest2") if settings.only in (None, name)]
-        sockets = {name: stack.enter_context(_listening(settings, name)) for name in names}
         shared = ServerContext(
             settings=settings,
-            sockets=sockets,
+            resources=resources,
             urls={name: _base_url(settings, bound[0]) for name, bound in sockets.items()},
             identity=Identity(settings, address(settings.host)),
             tokens=await stack.enter_async_context(token_authentication(settings)),
-            drain=Drain(settings.grace, cut or asyncio.Event()),
+            drain=Drain(settings.grace, cut),
         )
         directory = await stack.enter_async_context(serve_rest2(shared)) if "rest2" in sockets else None
         if "rest1" in sockets:
@@ -142,14 +192,6 @@ async def _started(
             store=directory,
         )
         yield chain, shared
-
-
-def _listening(settings: Settings, server: str) -> AbstractContextManager[list[socket.socket]]:
-    if server == "rest1" and settings.listen_unix is not None:
-        mode = int(settings.listen_unix_mode, 8)
-        return listening_at(settings.listen_unix, mode=mode, owner=settings.listen_unix_owner, backlog=BACKLOG)
-    port = settings.rest1_port if server == "rest1" else settings.rest2_port
-    return listening(settings.host, port, f"--{server}-port", shared=settings.reuse_port)
 
 
 def _base_url(settings: Settings, listener: socket.socket) -> str:

@@ -1,12 +1,9 @@
 """Open the store of rest2, and the object storage from which sources are read."""
 
-import contextlib
-import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from aiorelay.errors import StartupError
 from aiorelay.object_storage.client import Client
 from aiorelay.rest2.bucket import BucketStore, Timeouts
 from aiorelay.rest2.directory import DirectoryStore
@@ -21,8 +18,8 @@ __all__ = ["open_object_sources", "open_store"]
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncGenerator[tuple[Store, Path | None], None]:
-    """Open the store that ``settings`` name, in a new temporary directory by default.
+async def open_store(settings: Settings, temporary: Path | None) -> AsyncGenerator[tuple[Store, Path | None], None]:
+    """Open the store that ``settings`` name, or else in the directory ``temporary``.
 
     Yields the store, and its directory if it is one. Raises ``StartupError``.
     """
@@ -30,7 +27,10 @@ async def open_store(settings: Settings) -> AsyncGenerator[tuple[Store, Path | N
         if isinstance(settings.store, S3Location):
             yield await _bucket(settings, settings.store, stack), None
             return
-        store = DirectoryStore(settings.store or _temporary(stack), fsync=settings.durable)
+        root = settings.store or temporary
+        if root is None:
+            raise AssertionError("without a store in the settings, there is a temporary one")
+        store = DirectoryStore(root, fsync=settings.durable)
         store.open()
         stack.callback(store.close)
         yield store, store.root
@@ -55,20 +55,3 @@ async def _bucket(settings: Settings, location: S3Location, stack: AsyncExitStac
         client, location.bucket, location.prefix, leftovers, largest=settings.max_size, timeouts=timeouts
     )
     return await stack.enter_async_context(store)
-
-
-def _temporary(stack: AsyncExitStack) -> Path:
-    """Make a directory that is removed at the end if it is empty."""
-    try:
-        root = Path(tempfile.mkdtemp(prefix="aiorelay-store-"))
-    except OSError as error:
-        raise StartupError(
-            f"Cannot make a temporary store: {error.strerror}. Choose a directory with --store."
-        ) from error
-
-    def remove_if_empty() -> None:
-        with contextlib.suppress(OSError):
-            root.rmdir()
-
-    stack.callback(remove_if_empty)
-    return root

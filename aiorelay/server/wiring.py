@@ -32,7 +32,6 @@ from aiorelay.http.request_body import BodyTimeouts
 from aiorelay.http.request_smuggling import FROM_RELAYS
 from aiorelay.http.tokens import Tokens
 from aiorelay.observability import logs
-from aiorelay.observability.metrics import Metrics
 from aiorelay.observability.tracing import NO_TRACING, Tracing, tracing
 from aiorelay.rest1.app import Rest1
 from aiorelay.rest1.health import Health
@@ -58,6 +57,7 @@ from aiorelay.rest2.app import Rest2
 from aiorelay.server.connections import Connections
 from aiorelay.server.listeners import Drain, address, serving
 from aiorelay.server.relays import Relays, form_limits, largest_form, on_piece
+from aiorelay.server.resources import Resources
 from aiorelay.server.storage import open_object_sources, open_store
 from aiorelay.server.webhooks import publishing
 from aiorelay.settings import Route, Settings
@@ -76,15 +76,14 @@ _RENEWAL_INTERVAL = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext:
-    """What both servers share: settings, sockets and base URLs by server name, certificate, tokens, drain, metrics."""
+    """What both servers share: settings, resources, base URLs by server name, certificate, tokens, drain."""
 
     settings: Settings
-    sockets: Mapping[str, Sequence[socket.socket]]
+    resources: Resources
     urls: Mapping[str, str]
     identity: Identity
     tokens: TokenAuthentication | None
     drain: Drain
-    metrics: Metrics = field(default_factory=Metrics)
     identities: list[Identity] = field(default_factory=list)
     reloads: list[Callable[[], None]] = field(default_factory=list)
 
@@ -99,7 +98,7 @@ class ServerContext:
 
     def listeners(self) -> list[Listener]:
         """Return the address and port of each TCP listener."""
-        every = [each for bound in self.sockets.values() for each in bound]
+        every = [each for bound in self.resources.sockets.values() for each in bound]
         return [each.getsockname()[:2] for each in every if each.family != socket.AF_UNIX]
 
     def reload(self) -> None:
@@ -159,15 +158,15 @@ def _jwt_rules(settings: Settings) -> JwtRules:
 @asynccontextmanager
 async def serve_rest2(shared: ServerContext) -> AsyncGenerator[Path | None, None]:
     """Serve rest2. Yields the directory in which it stores files, if it is one. Raises ``StartupError``."""
-    settings = shared.settings
-    async with open_store(settings) as (store, directory):
+    settings, resources = shared.settings, shared.resources
+    async with open_store(settings, resources.temporary_store) as (store, directory):
         access = LoopbackOrToken(shared.tokens) if shared.tokens or settings.client_ca else None
         checks = [max_size(settings.max_size)]
         sites = SitePolicy(shared.own_hosts(), (), proxied=Access(None, settings.trusted_proxy).believes)
         limits = form_limits(settings)
         rest2 = Rest2(store, access, sites, limits=limits, checks=checks, timeouts=shared.timeouts)
-        context, sockets = shared.identity.context if settings.tls else None, shared.sockets["rest2"]
-        connections = Connections()
+        context, sockets = shared.identity.context if settings.tls else None, resources.sockets["rest2"]
+        connections = Connections(balance=resources.balance)
         app = rest2.app(connections.track)
         async with serving(app, sockets, context, shared.drain, connections, heads=FROM_RELAYS):
             try:
@@ -179,20 +178,20 @@ async def serve_rest2(shared: ServerContext) -> AsyncGenerator[Path | None, None
 @asynccontextmanager
 async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
     """Serve rest1. Raises ``StartupError``."""
-    settings = shared.settings
+    settings, resources = shared.settings, shared.resources
     async with AsyncExitStack() as stack:
         state = await stack.enter_async_context(_state(shared))
         pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checks"))
         traced = await stack.enter_async_context(tracing(settings.grace)) if settings.otel else NO_TRACING
-        publisher = await stack.enter_async_context(publishing(settings, shared.metrics, shared.listeners()))
+        publisher = await stack.enter_async_context(publishing(settings, resources.metrics, shared.listeners()))
         intake = Intake(
             Access(shared.tokens, settings.trusted_proxy),
-            Observers(shared.metrics, traced, publisher),
+            Observers(resources.metrics, traced, publisher),
             shared.timeouts,
             pool,
-            most=settings.max_uploads,
+            slots=resources.slots,
             on_piece=on_piece(settings),
-            limits=_principal_limits(settings, state),
+            limits=_principal_limits(settings, resources, state),
         )
         relays = await _relays(shared, traced, pool, stack)
         relay = None if settings.only == "rest1" and settings.upstream is None else await relays.open(settings)
@@ -208,9 +207,9 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
             resumable = await _resumable(shared, stack, intake, forms, relay, jobs)
         sites = SitePolicy(shared.own_hosts(), settings.allow_origin, proxied=intake.access.believes)
         rest1 = Rest1(intake, forms, relay, jobs, pages, resumable, routes, sites)
-        connections = Connections()
+        connections = Connections(balance=resources.balance)
         app = rest1.app(connections.track, _health(settings, intake, relay, routes, state))
-        sockets, context = shared.sockets["rest1"], _relay_context(shared)
+        sockets, context = resources.sockets["rest1"], _relay_context(shared)
         await stack.enter_async_context(serving(app, sockets, context, shared.drain, connections))
         stack.callback(rest1.drain)
         yield
@@ -223,7 +222,7 @@ async def _relays(shared: ServerContext, traced: Tracing, pool: Executor, stack:
         opened = Quarantine(settings.quarantine, limit=limit, expiry=expiry, pool=pool).opened()
         quarantine = await stack.enter_async_context(opened)
     embedded, on_reload = shared.urls.get("rest2"), shared.reloads.append
-    return Relays(shared.identity, embedded, shared.metrics, traced, pool, stack, on_reload, quarantine)
+    return Relays(shared.identity, embedded, shared.resources.metrics, traced, pool, stack, on_reload, quarantine)
 
 
 def _pages(settings: Settings, *, upload: bool) -> Pages:
@@ -270,7 +269,7 @@ async def _state(shared: ServerContext) -> AsyncGenerator[StateServer | None, No
         yield None
         return
     address = StateAddress(url=settings.state, ca=settings.state_ca)
-    async with open_state(address, shared.metrics.state.called) as state:
+    async with open_state(address, shared.resources.metrics.state.called) as state:
         yield state
 
 
@@ -289,13 +288,14 @@ def _jobs(settings: Settings, state: StateServer | None, publisher: Publisher) -
     if state is not None:
         return Jobs(RedisJobRecords(state, most=settings.max_jobs), publish)
     files = JobFiles(settings.state_dir / "jobs")
-    return Jobs(FileJobRecords(files, most=settings.max_jobs, on_lost=publish), publish)
+    most = settings.max_jobs // settings.processes  # each process keeps its share
+    return Jobs(FileJobRecords(files, most=most, on_lost=publish), publish)
 
 
-def _principal_limits(settings: Settings, state: StateServer | None) -> PrincipalLimits:
+def _principal_limits(settings: Settings, resources: Resources, state: StateServer | None) -> PrincipalLimits:
     rate = Rate(*settings.rate_limit) if settings.rate_limit else None
-    limits = Limits(rate=rate, quota=settings.upload_quota, at_once=settings.max_uploads_per_client)
-    return PrincipalLimits(limits, None if state is None else RedisCounters(state))
+    limits = Limits(rate=rate, quota=settings.upload_quota)
+    return PrincipalLimits(limits, resources.counters if state is None else RedisCounters(state))
 
 
 def _relay_context(shared: ServerContext) -> ssl.SSLContext | None:
@@ -307,7 +307,7 @@ def _relay_context(shared: ServerContext) -> ssl.SSLContext | None:
     if not settings.tls or settings.listen_unix is not None:
         return None
     if settings.client_ca is None:
-        if not settings.wants_token and not _is_loopback(shared.sockets["rest1"]):
+        if not settings.wants_token and not _is_loopback(shared.resources.sockets["rest1"]):
             logs.log.warning(
                 "Anyone who can reach this machine can upload. Set --token-file, --jwks or --client-ca to prevent it."
             )

@@ -27,6 +27,7 @@ class Arguments(TypedDict, total=False):
     listen_unix_mode: str | None
     listen_unix_owner: "str | Owner | None"
     only: Literal["rest1", "rest2"] | None
+    processes: int | None
     reuse_port: bool | None
     loop: Literal["asyncio", "uvloop"] | None
     state_dir: str | PathLike[str] | None

@@ -36,6 +36,8 @@ def _of_servers(settings: Any) -> _Contradictions:
         yield "state_ca", "has no connection with TLS to verify", "give a rediss URL as state, or leave it out"
     if settings.only is None and settings.rest1_port == settings.rest2_port != 0:
         yield "rest2_port", "is rest1-port too", "give them different ports"
+    if settings.max_jobs < settings.processes:
+        yield "max_jobs", "is less than processes, each of which keeps a share", "raise it"
 
 
 def _of_uploads(settings: Any) -> _Contradictions:

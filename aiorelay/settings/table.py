@@ -88,6 +88,9 @@ class Settings:
         "servers", OWNER, None, "owner of the Unix socket (USER, USER:GROUP or :GROUP)", otherwise="the process's own"
     )
     only: str | None = one("servers", choice("rest1", "rest2"), None, "serve only this server", otherwise="both")
+    processes: int = one(
+        "servers", count(least=1, most=128), 1, "processes that serve the same ports, each with one event loop"
+    )
     reuse_port: bool = one("servers", SWITCH, False, "several processes may share both ports (SO_REUSEPORT)")
     loop: str = one("servers", choice("asyncio", "uvloop"), "asyncio", "event loop; uvloop needs the extra [uvloop]")
     state_dir: Path = one(

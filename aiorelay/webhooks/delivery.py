@@ -53,13 +53,11 @@ class Delivery:
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._ended = asyncio.Event()
-        metrics.outbox.set_function(lambda: len(self.queue))
-        metrics.outbox_age.set_function(self._age)
-        metrics.dead_letters.set_function(lambda: outbox.dead_letters.number)
 
     def add(self, entry: Entry) -> None:
         """Deliver an event that is in the outbox, as soon as possible."""
         self.queue.add(entry, self._now(), self._schedule.until(entry.since, time.time()))
+        self._observe()
         self._news.set()
 
     @asynccontextmanager
@@ -86,6 +84,7 @@ class Delivery:
 
     def _attempted(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._observe()
         self._news.set()
         self._ended.set()
 
@@ -191,6 +190,7 @@ class Delivery:
                 failing = None
                 for entry in taken:
                     self.add(entry)
+            self._observe()
             await asyncio.sleep(self._look_interval)
 
     def _look_once(self, over: list[Entry]) -> list[Entry]:
@@ -200,6 +200,12 @@ class Delivery:
         with suppress(OSError):
             self._outbox.dead_letters.count()
         return self._outbox.take_over()
+
+    def _observe(self) -> None:
+        """Set the gauges. Functions of gauges are not called if several processes share their metrics."""
+        self._metrics.outbox.set(len(self.queue))
+        self._metrics.outbox_age.set(self._age())
+        self._metrics.dead_letters.set(self._outbox.dead_letters.number)
 
     async def _flush(self, seconds: float) -> None:
         with suppress(TimeoutError):

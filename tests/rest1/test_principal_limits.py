@@ -7,7 +7,7 @@ import trustme
 from peers import answering, ask, connected, form, json_request, part, request
 from yarl import URL
 
-from aiorelay.errors import QuotaExceeded, RateLimited, TooLarge
+from aiorelay.errors import QuotaExceeded, TooLarge
 from aiorelay.rest1.principal_limits import Limits, MemoryCounters, PrincipalLimits
 from aiorelay.rest1.rate_limits import DAY, Rate
 
@@ -83,20 +83,6 @@ class TestQuota:
 
     async def test_there_is_no_meter_without_a_quota(self):
         assert PrincipalLimits(Limits()).meter("a") is None
-
-
-class TestAtOnce:
-    async def test_the_next_is_refused_until_one_has_ended(self):
-        limits = PrincipalLimits(Limits(at_once=1))
-        with limits.under_way("a"):
-            with pytest.raises(RateLimited) as refused, limits.under_way("a"):
-                pass
-            assert refused.value.headers["Retry-After"] == "5"
-            with limits.under_way("b"):
-                pass
-        with limits.under_way("a"):
-            pass
-        assert not limits._in_flight  # noqa: SLF001 - nothing is kept of a principal without requests
 
 
 async def test_answers_tell_the_limit_and_the_one_too_many_is_refused(aiorelay_server):

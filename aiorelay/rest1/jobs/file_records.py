@@ -25,8 +25,8 @@ _POLL_INTERVAL: Final = 1.0
 class FileJobRecords:
     """The records of at most ``most`` jobs of this process, in ``files``; see ``JobRecords``.
 
-    Each is kept for ``kept`` seconds after its job has ended. ``on_lost`` is called with each job that is taken over from
-    a process that has ended.
+    Each is kept for ``kept`` seconds after its job has ended. ``on_lost`` is called with each job that is taken over
+    from a process that has ended.
     """
 
     interval = _POLL_INTERVAL
