@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench_case import BenchError
 
-__all__ = ["aiorelay", "clamd", "crowd", "flask", "free_port", "nginx", "proxying", "serving", "storing"]
+__all__ = ["aiorelay", "bare", "clamd", "crowd", "flask", "free_port", "nginx", "proxying", "serving", "storing"]
 
 _NGINX = """
 daemon off; worker_processes 1; pid nginx.pid; error_log error.log warn; {user}
@@ -90,6 +90,17 @@ def aiorelay(
         else:
             raise BenchError("aiorelay did not start.")
         yield process.pid, urls
+
+
+@contextmanager
+def bare(state: Path, store: Path) -> Iterator[tuple[int, str]]:
+    """Run a relay that passes bytes on unread. Yields its process id and its URL."""
+    command = [sys.executable, str(Path(__file__).with_name("bench_bare.py")), str(state), str(store)]
+    with _running(command, stdout=subprocess.PIPE) as process:
+        url = "" if process.stdout is None else process.stdout.readline().strip()
+        if not url:
+            raise BenchError("The bare relay did not start.")
+        yield process.pid, url
 
 
 def proxying(port: int, url: str) -> str:

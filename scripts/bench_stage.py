@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench_case import MIB, BenchError, Case, Load
-from bench_servers import aiorelay, free_port, nginx, proxying
+from bench_servers import aiorelay, bare, free_port, nginx, proxying
 
 __all__ = ["BOUNDARY", "Stage", "run"]
 
@@ -91,6 +91,12 @@ class Stage:
             Case("rest2 alone", load, url, (rest2,), (rest2,), mib, store),
             Case("nginx", load, f"https://127.0.0.1:{port}", (front, rest2), (front,), mib, store),
         )
+
+    def bare(self, load: Load, mib: float, store: Path | None = None) -> Case:
+        """Start a relay that passes bytes on unread: the floor of one event loop with aiohttp."""
+        store = store or self.folder("bare")
+        process, url = self.stack.enter_context(bare(self.state, store))
+        return Case("bare aiohttp", load, url, (process,), (process,), mib, store)
 
     def memory(self) -> Path:
         """Make a directory in memory (tmpfs)."""

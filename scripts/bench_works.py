@@ -33,7 +33,7 @@ def _relay(stage: Stage) -> Work:
     ours.compare(RATE, 1.0, proxied)
     ours.compare(CPU, 1.12, proxied, at_most=True)
     ours.compare(RATE, 4.0, pair := _flask_pair(stage, load))
-    return Work(f"{mib} MiB, one client", RATE, [dav, alone, ours, proxied, pair], proxied)
+    return Work(f"{mib} MiB, one client", RATE, [dav, alone, ours, stage.bare(load, mib), proxied, pair], proxied)
 
 
 def _dav(stage: Stage) -> Case:
@@ -88,12 +88,13 @@ def _small(stage: Stage) -> Work:
         (memory / "alone").mkdir()
         (memory / "relay").mkdir()
         (memory / "two").mkdir()
+        (memory / "bare").mkdir()
         _, proxied = inner.rest2_and_nginx(load, 0, memory / "alone")
         ours = inner.relay("relay", load, 0, store=memory / "relay")
         ours.compare(_REQUESTS, least, proxied)
         ours.compare(_P99, 3, proxied, at_most=True)
         two = inner.relay("relay, two processes", load, 0, "--processes=2", store=memory / "two")
-        for case in (ours, two, proxied):
+        for case in (ours, two, proxied, inner.bare(load, 0, memory / "bare")):
             case.name += f", {kib} KiB"
             cases.append(case)
     return Work("Small files, 16 keep-alive connections, tmpfs", _REQUESTS, cases)
