@@ -37,17 +37,31 @@ class StoredFile(NamedTuple):
 class Writer:
     """One file being written to the descriptor ``fd``, which it closes, in threads of ``pool``.
 
-    ``complete`` is true once ``close`` has returned. ``write`` and ``close`` raise ``StorageFull`` or ``Internal``.
+    Pieces have ``piece`` bytes. ``piece_pool`` is the pool for all but the last one, if it is another: the last piece
+    may wait for the disk (``fsync``), the others need a core for their digest. ``complete`` is true once ``close`` has
+    returned. ``write`` and ``close`` raise ``StorageFull`` or ``Internal``.
     """
 
-    def __init__(self, name: str, fd: int, pool: Executor, *, fsync: bool, hashed: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        fd: int,
+        pool: Executor,
+        *,
+        fsync: bool,
+        hashed: bool = True,
+        piece: int = PIECE,
+        piece_pool: Executor | None = None,
+    ) -> None:
         self.name = name
         self.complete = False
         self._fd = fd
         self._fsync = fsync
         self._digest = hashlib.sha256() if hashed else None
         self._size = 0
-        self._buffer = DoubleBuffer(self._put, pool, inline=0 if fsync else PIECE)
+        self._buffer = DoubleBuffer(
+            self._put, piece_pool or pool, piece=piece, last_pool=pool, inline=0 if fsync else PIECE
+        )
 
     @property
     def pending(self) -> Future[None] | None:
