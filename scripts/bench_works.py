@@ -135,7 +135,6 @@ def _sources(stage: Stage) -> Work:
     mib, port = stage.size, free_port()
     files = stage.folder("files")
     sample = stage.sample(mib).rename(files / "sample")
-    source = stage.stack.enter_context(nginx(stage.directory / "nginx", stage.certificate, serving(port, files)))
     remote, copy = f"http://127.0.0.1:{port}/sample", stage.directory / "copy"
 
     def name_it(where: str) -> Load:
@@ -148,6 +147,7 @@ def _sources(stage: Stage) -> Work:
         copy.unlink()
 
     ours = stage.relay("from a URL", name_it(remote), mib, "--allow-net=127.0.0.0/8", f"--local-root={files}")
+    source = stage.stack.enter_context(nginx(stage.directory / "nginx", stage.certificate, serving(port, files)))
     local = replace(ours, name="from a local path", load=name_it(str(sample)))
     ours.serving += (source,)
     by_hand = replace(ours, name="curl down, curl up", load=carry_it)

@@ -22,6 +22,9 @@ __all__ = ["FULL", "StoredFile", "Writer", "storage_problems"]
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The error numbers of a full disk and of an exhausted quota."""
 
+# Bytes of a file that will be synced after which the disk begins to write. Otherwise all of it waits for the sync.
+_WRITE_BACK: Final = 8 * 1024 * 1024
+
 
 class StoredFile(NamedTuple):
     """A file that was written: its name in its directory, its size in bytes, and its SHA-256 in hexadecimal.
@@ -37,17 +40,33 @@ class StoredFile(NamedTuple):
 class Writer:
     """One file being written to the descriptor ``fd``, which it closes, in threads of ``pool``.
 
-    ``complete`` is true once ``close`` has returned. ``write`` and ``close`` raise ``StorageFull`` or ``Internal``.
+    Pieces have ``piece`` bytes. ``piece_pool`` is the pool for all but the last one, if it is another: the last piece
+    may wait for the disk (``fsync``), the others need a core for their digest. ``complete`` is true once ``close`` has
+    returned. ``write`` and ``close`` raise ``StorageFull`` or ``Internal``.
     """
 
-    def __init__(self, name: str, fd: int, pool: Executor, *, fsync: bool, hashed: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        fd: int,
+        pool: Executor,
+        *,
+        fsync: bool,
+        hashed: bool = True,
+        piece: int = PIECE,
+        piece_pool: Executor | None = None,
+    ) -> None:
         self.name = name
         self.complete = False
         self._fd = fd
         self._fsync = fsync
         self._digest = hashlib.sha256() if hashed else None
         self._size = 0
-        self._buffer = DoubleBuffer(self._put, pool, inline=0 if fsync else PIECE)
+        self._written = 0
+        self._written_back = 0
+        self._buffer = DoubleBuffer(
+            self._put, piece_pool or pool, piece=piece, last_pool=pool, inline=0 if fsync else PIECE
+        )
 
     @property
     def pending(self) -> Future[None] | None:
@@ -77,10 +96,20 @@ class Writer:
                 for block in piece:
                     self._digest.update(block)
             _write_all(self._fd, piece)
+            self._written += sum(map(len, piece))
             if last:
                 if self._fsync:
                     os.fsync(self._fd)
                 self._release()
+            elif self._fsync and self._written - self._written_back >= _WRITE_BACK:
+                self._begin_write_back()
+
+    def _begin_write_back(self) -> None:
+        """Make the kernel write what is new to the disk, without waiting. The sync at the end reports errors."""
+        start, self._written_back = self._written_back, self._written
+        if hasattr(os, "posix_fadvise"):
+            # Linux starts to write dirty pages, and drops only clean ones: what was just written stays in the cache.
+            os.posix_fadvise(self._fd, start, self._written - start, os.POSIX_FADV_DONTNEED)
 
     def _release(self) -> None:
         fd, self._fd = self._fd, -1  # the descriptor is released even if close fails

@@ -17,7 +17,7 @@ from aiorelay.concurrency.timeouts import Watchdog
 __all__ = ["StreamedBody", "UpstreamBody", "WholeBody"]
 
 # Bytes written at once, and bytes that the transport may buffer. The transport and TLS each copy what they cannot send.
-_PIECE = 64 * 1024
+_PIECE = 128 * 1024
 _WRITE_BUFFER = 64 * 1024
 
 

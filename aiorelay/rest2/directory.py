@@ -16,11 +16,12 @@ import os
 import re
 import secrets
 import shutil
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from aiorelay.concurrency.double_buffer import PIECE
 from aiorelay.concurrency.threads import result_of, wait_until_done
 from aiorelay.errors import StartupError
 from aiorelay.files.filenames import numbered, safe
@@ -31,6 +32,11 @@ from aiorelay.observability.logs import log
 __all__ = ["DirectoryStore", "stored"]
 
 _THREADS: Final = 8
+# Threads that hash. One core is left to the event loop: competing with more threads for it makes uploads slower.
+_HASHING_THREADS: Final = max(1, min(_THREADS, (os.cpu_count() or 1) - 1))
+# Bytes of one piece of a file while one form arrives. Each change of threads costs the event loop time; two pieces of
+# every file are in memory, so the more forms arrive, the smaller the pieces of a new file.
+_LARGEST_PIECE: Final = 2 * 1024 * 1024
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # O_EXCL also refuses to follow an existing symbolic link
 _INCOMING: Final = ".incoming-"
@@ -48,7 +54,7 @@ class DirectoryStore:
         self.root = root.absolute()
         self._fsync = fsync
         self._root_fd = -1
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        self._threads = _Threads()
 
     def open(self) -> None:
         """Create the root if it is missing, and remove incomplete uploads of processes that were killed.
@@ -67,14 +73,35 @@ class DirectoryStore:
 
     def close(self) -> None:
         """Close the root. All contexts from ``receive()`` must have ended before."""
-        self._pool.shutdown()
+        self._threads.shutdown()
         if self._root_fd >= 0:
             os.close(self._root_fd)
             self._root_fd = -1
 
     def receive(self, _length: int | None = None) -> "_Incoming":
         """Return the context in which one form's files are received."""
-        return _Incoming(self.root, self._root_fd, self._pool, fsync=self._fsync)
+        return _Incoming(self.root, self._root_fd, self._threads, fsync=self._fsync)
+
+
+class _Threads:
+    """The threads of a store: ``hashing`` for the pieces of files, ``waiting`` for work that waits for the disk.
+
+    ``forms`` is the number of forms that are arriving.
+    """
+
+    def __init__(self) -> None:
+        self.forms = 0
+        self.hashing = ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="store-hashing")
+        self.waiting = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+
+    @property
+    def piece(self) -> int:
+        """The size of the pieces of a new file in bytes."""
+        return max(PIECE, _LARGEST_PIECE // max(1, self.forms))
+
+    def shutdown(self) -> None:
+        self.hashing.shutdown()
+        self.waiting.shutdown()
 
 
 class _Incoming:
@@ -85,10 +112,10 @@ class _Incoming:
     with the OSError as its cause.
     """
 
-    def __init__(self, root: Path, root_fd: int, pool: Executor, *, fsync: bool) -> None:
+    def __init__(self, root: Path, root_fd: int, threads: _Threads, *, fsync: bool) -> None:
         self._root = root
         self._root_fd = root_fd
-        self._pool = pool
+        self._threads = threads
         self._fsync = fsync
         self._writers: list[Writer] = []
         self._numbers: dict[str, int] = {}
@@ -100,15 +127,17 @@ class _Incoming:
         with storage_problems():
             self._name, self._fd = _create_incoming(self._root_fd)
         self._final = self._name.removeprefix(_INCOMING)
+        self._threads.forms += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._threads.forms -= 1
         if self._kept:
             os.close(self._fd)
         else:
-            removal = asyncio.wrap_future(self._pool.submit(self._remove))
+            removal = asyncio.wrap_future(self._threads.waiting.submit(self._remove))
             await wait_until_done(removal)
             removal.result()
 
@@ -116,7 +145,8 @@ class _Incoming:
         """Create a file under the safe form of ``filename``, with a number if the form has that name twice."""
         with storage_problems():
             name, fd = self._create(safe(filename))
-        writer = Writer(name, fd, self._pool, fsync=self._fsync)
+        threads = self._threads
+        writer = Writer(name, fd, threads.waiting, fsync=self._fsync, piece=threads.piece, piece_pool=threads.hashing)
         self._writers.append(writer)
         return writer
 
@@ -129,7 +159,7 @@ class _Incoming:
             raise RuntimeError("a file of the form is not complete")
         with storage_problems():
             if self._fsync:
-                self._publishing = self._pool.submit(self._publish)
+                self._publishing = self._threads.waiting.submit(self._publish)
                 await result_of(self._publishing)
             else:
                 self._publish()
@@ -159,7 +189,7 @@ class _Incoming:
     def _remove(self) -> None:
         """Remove the directory, in a thread, after the pending jobs of this form.
 
-        Those jobs were queued in the pool before this one, so waiting for them here cannot block them.
+        Those jobs were queued before this one, or for other threads, so waiting for them here cannot block them.
         """
         wait(job for job in (self._publishing, *(writer.pending for writer in self._writers)) if job is not None)
         try:

@@ -10,5 +10,6 @@ webhooks       build what tells a receiver of uploads and jobs
 listeners      bind sockets; serve an application over TLS; wait for its requests at the end
 unix_socket    bind a Unix socket, with its mode and owner
 connections    accept connections up to a limit; close idle ones to make room; detect disconnected clients
+tls_reads      read many TLS records at once
 plain_http     tell clients that speak plain HTTP to a TLS port to use https
 """

@@ -11,7 +11,7 @@ import asyncio
 import select
 import socket
 import ssl
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -21,8 +21,9 @@ from aiohttp.typedefs import Handler, Middleware
 from aiorelay.observability.logs import log
 from aiorelay.server.plain_http import is_plain_http, reject
 from aiorelay.server.processes.balance import Balance
+from aiorelay.server.tls_reads import CoalescingProtocol, RecordReader, read_buffer
 
-__all__ = ["Acceptor", "CoalescingProtocol", "Connections", "disconnected", "drop_disconnected", "read_buffer"]
+__all__ = ["Acceptor", "Connections", "disconnected", "drop_disconnected"]
 
 # Seconds to wait after accept() has failed: the usual reason is that the process has no free descriptor.
 _RETRY_DELAY = 0.2
@@ -155,6 +156,8 @@ class Acceptor:
         self._connections = connections
         self._server = server
         self._context = context
+        if context is not None:
+            context.sslobject_class = RecordReader
         self._limit = limit
         self._deadline = deadline
         self._listeners = listeners
@@ -258,52 +261,6 @@ async def _readable(ready: socket.socket) -> None:
         await readable.wait()
     finally:
         loop.remove_reader(ready)
-
-
-# The most bytes that asyncio's TLS transport reads from a socket at once.
-_READ_SIZE = 256 * 1024
-
-
-def read_buffer() -> memoryview:
-    """Return a buffer that all connections of one loop can share."""
-    return memoryview(bytearray(_READ_SIZE))
-
-
-class CoalescingProtocol(asyncio.BufferedProtocol):
-    """Pass all decrypted bytes that are available to ``handler`` in one call.
-
-    TLS records hold at most 16 KiB. For an ``asyncio.Protocol``, asyncio allocates 256 KiB for each record and then
-    joins them. A ``BufferedProtocol`` lets it decrypt the records one after another into one buffer. ``read_buffer`` is
-    filled and emptied within one step of the loop, so all connections can share it. ``on_lost`` is called when the
-    connection has been lost.
-    """
-
-    def __init__(self, handler: web.RequestHandler, read_buffer: memoryview, on_lost: Callable[[], object]) -> None:
-        self._handler = handler
-        self._scratch = read_buffer
-        self._on_lost = on_lost
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._handler.connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._handler.connection_lost(exc)
-        self._on_lost()
-
-    def pause_writing(self) -> None:
-        self._handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._handler.resume_writing()
-
-    def get_buffer(self, _sizehint: int) -> memoryview:
-        return self._scratch
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._handler.data_received(bytes(self._scratch[:nbytes]))
-
-    def eof_received(self) -> None:
-        self._handler.eof_received()
 
 
 _POLL_INTERVAL = 1.0  # seconds

@@ -43,6 +43,22 @@ async def test_blocks_become_pieces_in_order_and_the_last_is_marked(pool: Thread
     assert work.pieces == [(b"a" * (PIECE - 1) + b"bc", False), (b"d", True)]
 
 
+async def test_a_piece_has_the_size_that_was_asked_for(pool: ThreadPoolExecutor) -> None:
+    work = Recorder()
+    await fed(DoubleBuffer(work, pool, piece=3), b"ab", b"cd", b"ef", b"gh", b"i")
+    assert work.pieces == [(b"abcd", False), (b"efgh", False), (b"i", True)]
+
+
+async def test_the_last_piece_can_have_threads_of_its_own(pool: ThreadPoolExecutor) -> None:
+    work = Recorder()
+    with ThreadPoolExecutor(1) as other:
+        await fed(DoubleBuffer(work, pool, piece=2, last_pool=other), b"ab", b"cd", b"e")
+        last = other.submit(threading.get_ident).result()
+    assert work.pieces == [(b"ab", False), (b"cd", False), (b"e", True)]
+    assert last in work.threads
+    assert len(work.threads) > 1
+
+
 async def test_many_small_blocks_are_a_piece_too(pool: ThreadPoolExecutor) -> None:
     work = Recorder()
     await fed(DoubleBuffer(work, pool), *[b"a"] * 1000)

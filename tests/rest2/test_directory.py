@@ -129,6 +129,18 @@ def test_blocks_of_any_lengths_are_written_in_order(
     shutil.rmtree(root)
 
 
+async def test_a_large_file_is_complete_while_others_arrive(store: DirectoryStore) -> None:
+    """Its pieces are larger the fewer forms arrive, and a synced one is written to the disk from time to time."""
+    block = os.urandom(MIB)
+    large, *small = await asyncio.gather(
+        upload(store, "large", *[block] * 20), *(upload(store, f"{number}", b"x" * 100_000) for number in range(5))
+    )
+    path, file = large
+    assert path.read_bytes() == block * 20
+    assert file.sha256 == hashlib.sha256(block * 20).hexdigest()
+    assert all(path.read_bytes() == b"x" * 100_000 for path, _ in small)
+
+
 async def test_a_file_sent_byte_by_byte_is_complete(store: DirectoryStore) -> None:
     content = os.urandom(5000)
     path, _ = await upload(store, "drip", *(content[at : at + 1] for at in range(len(content))))
