@@ -21,7 +21,7 @@ _SAMPLES: dict[str, object] = {
     "listen_unix_owner": ":www-data",
     "only": "rest1",
     "state_dir": "/var/lib/aiorelay",
-    "state": "rediss://relay:secret@state.example.org",
+    "state": "rediss://relay@state.example.org",
     "state_ca": "state-ca.pem",
     "tls_cert": "relay.crt",
     "tls_key": "relay.key",

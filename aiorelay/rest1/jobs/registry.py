@@ -12,7 +12,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
 from aiorelay.concurrency.threads import wait_until_done
@@ -67,12 +67,8 @@ class Job:
         self.changed()
 
     def changed(self) -> None:
-        """Count a change, and let those who wait for news know of it."""
+        """Let those who wait for news know that there are some."""
         self.version += 1
-        self.tell()
-
-    def tell(self) -> None:
-        """Wake those who wait for news."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -179,44 +175,42 @@ class Jobs:
         """Say which jobs are running, and cancel those that other processes want cancelled."""
         while True:
             await asyncio.sleep(self._records.interval)
-            running = [_record(job) for job, _ in self._running.values() if job.running]
+            running = [_record(job) for job, _ in self._running.values()]
             for identity in await self._records.renew(running):
                 if identity in self._running:
                     self._cancel(identity)
 
     async def _run(self, job: Job, work: Work) -> None:
         """Do the work and record how it ended."""
-        state: State = "failed"
+        end: dict[str, Any]
         try:
-            job.answer = await work(job)
+            answer = await work(job)
+            end = {"state": "done", "answer": answer, "total": job.received}
         except asyncio.CancelledError:
-            state = "cancelled" if job.id in self._cancelled else "lost"
+            end = {"state": "cancelled" if job.id in self._cancelled else "lost"}
         except Problem as problem:
-            job.problem = problem_details(problem, request_id.get())
+            end = {"state": "failed", "problem": problem_details(problem, request_id.get())}
         except Exception:  # noqa: BLE001 - the last resort: logged with its traceback
             log.exception("unexpected failure of a job")
-            job.problem = problem_details(
-                Internal("An unexpected error occurred. The log of the relay has the details."), request_id.get()
-            )
-        else:
-            state = "done"
-            job.total = job.received
-        await self._end(job, state)
+            internal = Internal("An unexpected error occurred. The log of the relay has the details.")
+            end = {"state": "failed", "problem": problem_details(internal, request_id.get())}
+        await self._end(job, end)
 
-    async def _end(self, job: Job, state: State) -> None:
-        """Record the end before anyone is told of it: other processes are asked about the job then."""
-        job.state = state
-        job.version += 1
-        record = _record(job, ended=time.time())
-        self._on_end(record)
-        recording = asyncio.create_task(self._records.end(record))
+    async def _end(self, job: Job, end: dict[str, Any]) -> None:
+        """Record the end, the members of ``job`` that change, before anyone is told: other processes may be asked."""
+        running = _record(job)
+        ended = replace(running, version=running.version + 1, ended=time.time(), document={**running.document, **end})
+        self._on_end(ended)
+        recording = asyncio.create_task(self._records.end(ended))
         try:
             await wait_until_done(recording)  # although cancelled meanwhile
             recording.result()
         finally:
             del self._running[job.id]
             self._cancelled.discard(job.id)
-            job.tell()
+            for member, value in end.items():
+                setattr(job, member, value)
+            job.changed()
             job.close()
 
     async def _elsewhere(self, identity: str) -> Job | None:
@@ -262,8 +256,8 @@ class _OtherProcessJob(Job):
         self.answer, self.problem = now.answer, now.problem
 
 
-def _record(job: Job, *, ended: float | None = None) -> Record:
-    return Record(id=job.id, owner=job.owner, version=job.version, ended=ended, document=job.describe())
+def _record(job: Job) -> Record:
+    return Record(id=job.id, owner=job.owner, version=job.version, ended=None, document=job.describe())
 
 
 def _job_of(record: Record) -> Job:
