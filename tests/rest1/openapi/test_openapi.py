@@ -46,7 +46,7 @@ ROUTES = Settings(route=["/a=http://127.0.0.1:1/", "/b/*=http://127.0.0.1:1/,raw
 
 
 def app(*, upload_page: bool = True) -> web.Application:
-    intake = Intake(Access(), Observers(Metrics()), BodyTimeouts(1, 1), UNUSED, most=1, on_piece=lambda: None)
+    intake = Intake(Access(), Observers(Metrics()), BodyTimeouts(1, 1), UNUSED, slots=UNUSED, on_piece=lambda: None)
     forms = FormReader(UNUSED, field="somefile", limits=FormLimits(parts=1, fields_size=1))
     pages = Pages("somefile", upload=upload_page, wants_token=False, resumable=True)
     completion = Completion(UNUSED, forms, UNUSED)
