@@ -110,7 +110,7 @@ class FaultyStorage:
 
     def __init__(self, target: str, *faults: Fault) -> None:
         self._target = URL(target)
-        self._faults = list(faults)
+        self.faults = list(faults)
         self.seen: list[str] = []
         """The operations, in order."""
 
@@ -134,7 +134,7 @@ class FaultyStorage:
         name = operation(request)
         self.seen.append(name)
         exchange = Exchange(request, lambda: self._forward(request))
-        for fault in self._faults:
+        for fault in self.faults:
             if fault.of == name and fault.times:
                 fault.times -= 1
                 fault.met.set()

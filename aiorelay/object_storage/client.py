@@ -160,13 +160,14 @@ class Download:
         self.headers: Mapping[str, str] = response.headers
         self._response = response
 
-    async def read(self) -> bytes:
+    async def read(self, stall: float) -> bytes:
         """Return the bytes of the body that have arrived, at least one, or ``b""`` at its end.
 
-        Raises ``ObjectStorageError`` if the connection breaks.
+        Raises ``ObjectStorageError`` if the connection breaks, or if nothing arrives for ``stall`` seconds.
         """
         with _conversion():
-            return await self._response.content.readany()
+            async with asyncio.timeout(stall):
+                return await self._response.content.readany()
 
     def close(self) -> None:
         """Close the connection, unless the body was read to its end."""

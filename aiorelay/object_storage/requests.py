@@ -16,6 +16,7 @@ __all__ = [
     "Request",
     "Unfinished",
     "completion",
+    "listed_objects",
     "newest_part",
     "text_of",
     "unfinished_uploads",
@@ -133,6 +134,14 @@ def unfinished_uploads(document: bytes) -> list[Unfinished]:
     return [
         Unfinished(_child(each, "Key"), _child(each, "UploadId"), datetime.fromisoformat(_child(each, "Initiated")))
         for each in _elements(document, "Upload")
+    ]
+
+
+def listed_objects(document: bytes) -> list[tuple[str, datetime]]:
+    """Read an answer of ListObjectsV2: the keys, and when the objects were written."""
+    return [
+        (_child(each, "Key"), datetime.fromisoformat(_child(each, "LastModified")))
+        for each in _elements(document, "Contents")
     ]
 
 

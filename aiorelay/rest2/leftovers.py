@@ -36,7 +36,7 @@ _MARK: Final = 12  # hexadecimal digits
 _ABANDONED_AFTER: Final = dt.timedelta(days=1)
 _SWEEP_INTERVAL: Final = 3600.0  # seconds
 _RETRY_INTERVAL: Final = 60.0
-_PATIENCE: Final = Patience(10.0, 5.0)
+_PATIENCE: Final = Patience(5.0, 5.0)
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from yarl import URL
 
 from aiorelay import errors
-from aiorelay.concurrency.timeouts import MinimumRate, Watchdog
+from aiorelay.concurrency.timeouts import MinimumRate
 from aiorelay.object_storage.client import Client, Download
 from aiorelay.object_storage.requests import ObjectStorageError, Request
 from aiorelay.observability.logs import log
@@ -80,7 +80,6 @@ class _ObjectBody(AsyncIterator[bytes]):
         self._key = key
         self._limits = limits
         self._minimum_rate = MinimumRate(limits.min_rate)
-        self._watchdog = Watchdog(limits.idle)
         self._who = f"s3://{bucket}"
         self._etag = ""
         self._received = 0
@@ -140,10 +139,11 @@ class _ObjectBody(AsyncIterator[bytes]):
     async def _read(self, download: Download) -> bytes:
         started = time.monotonic()
         try:
-            with self._watchdog.watching():
-                block = await download.read()
-        except TimeoutError:
-            raise errors.SourceTimeout(f"{self._who} stopped sending in the middle of the object.") from None
+            block = await download.read(self._limits.idle)
+        except ObjectStorageError as error:
+            if error.is_timeout:
+                raise errors.SourceTimeout(f"{self._who} stopped sending in the middle of the object.") from error
+            raise
         if not self._minimum_rate.is_met(time.monotonic() - started, len(block)):
             raise errors.SourceTimeout(f"{self._who} sends too slowly.")
         return block

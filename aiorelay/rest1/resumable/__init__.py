@@ -23,4 +23,5 @@ shared_store           the same in Redis and in segments, shared with other rela
 ├── shared_claims      a newer request takes over from an older one, of whichever relay
 ├── upload_records     what is written down in Redis
 └── segments           where the bytes are kept: what an implementation promises
+object_segments        the bytes of unfinished uploads in object storage
 """
