@@ -92,6 +92,15 @@ class ObjectStorageError(Exception):
         self.hint = hint
         self.is_temporary = (status in _TEMPORARY_STATUSES or code in _TEMPORARY) if temporary is None else temporary
 
+    def refusal(self, setting: str, bucket: str, *permissions: str) -> str:
+        """Return what is wrong with a bucket, and what to do, for the user who has set ``setting``."""
+        advice = self.hint or f"check {setting}, s3-endpoint, the region and the credentials"
+        if self.code == "AccessDenied":
+            advice = f"permit {' and '.join(permissions)}"
+        elif self.code == "NoSuchBucket":
+            advice = "create the bucket"
+        return f"{setting}: s3://{bucket} cannot be used: {self}; {advice}"
+
     @property
     def is_timeout(self) -> bool:
         """Whether there was no answer in time."""

@@ -37,6 +37,13 @@ _ABANDONED_AFTER: Final = dt.timedelta(days=1)
 _SWEEP_INTERVAL: Final = 3600.0  # seconds
 _RETRY_INTERVAL: Final = 60.0
 _PATIENCE: Final = Patience(5.0, 5.0)
+_PERMISSIONS: Final = (
+    "s3:PutObject",
+    "s3:DeleteObject",
+    "s3:AbortMultipartUpload",
+    "s3:ListMultipartUploadParts",
+    "s3:ListBucketMultipartUploads",
+)
 _NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -111,7 +118,7 @@ class Leftovers:
             await self._sweep()
         except ObjectStorageError as error:
             if not error.is_temporary:
-                raise StartupError(self._refusal(error)) from error
+                raise StartupError(error.refusal("store", self._bucket, *_PERMISSIONS)) from error
             log.warning("s3://%s does not answer (%s); uploads fail until it does", self._bucket, error)
             return _RETRY_INTERVAL
         return _SWEEP_INTERVAL
@@ -174,14 +181,6 @@ class Leftovers:
             if text_of(answer.body, "IsTruncated") != "true" or not marker or marker == query["part-number-marker"]:
                 return newest is None or newest < before
             query["part-number-marker"] = marker
-
-    def _refusal(self, error: ObjectStorageError) -> str:
-        advice = {
-            "AccessDenied": "allow s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload, s3:ListMultipartUploadParts "
-            "and s3:ListBucketMultipartUploads",
-            "NoSuchBucket": "create the bucket",
-        }.get(error.code, error.hint or "check --store, --s3-endpoint, the region and the credentials")
-        return f"cannot store files in s3://{self._bucket}: {error}; {advice}"
 
 
 async def abort_upload(client: Client, bucket: str, key: str, upload_id: str, patience: Patience) -> None:

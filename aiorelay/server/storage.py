@@ -1,20 +1,25 @@
-"""Open the store of rest2, and the object storage from which sources are read."""
+"""Open the store of rest2, the unfinished uploads, and the object storage from which sources are read."""
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from aiorelay.object_storage.client import Client
+from aiorelay.rest1.resumable.object_segments import ObjectSegments
+from aiorelay.rest1.resumable.shared_store import SharedUploads
+from aiorelay.rest1.resumable.store import FileUploads
+from aiorelay.rest1.resumable.unfinished import Uploads
 from aiorelay.rest2.bucket import BucketStore, Timeouts
 from aiorelay.rest2.directory import DirectoryStore
 from aiorelay.rest2.leftovers import Leftovers
 from aiorelay.rest2.store import Store
 from aiorelay.settings import Settings
-from aiorelay.settings.places import S3Location
+from aiorelay.settings.buckets import S3Location
 from aiorelay.sources.fetch import FetchLimits
 from aiorelay.sources.objects import ObjectSources
+from aiorelay.state.server import StateServer
 
-__all__ = ["open_object_sources", "open_store"]
+__all__ = ["open_object_sources", "open_store", "open_uploads"]
 
 
 @asynccontextmanager
@@ -44,6 +49,21 @@ async def open_object_sources(settings: Settings, limits: FetchLimits) -> AsyncG
         return
     async with Client(settings.s3_endpoint, setting="s3-source") as client:
         yield ObjectSources(client, settings.s3_source, limits)
+
+
+@asynccontextmanager
+async def open_uploads(settings: Settings, state: StateServer | None) -> AsyncGenerator[Uploads, None]:
+    """Open the unfinished uploads: in the state directory, or in ``spool`` and ``state``. Raises ``StartupError``."""
+    quota, expiry = settings.resumable_quota, settings.upload_expiry
+    async with AsyncExitStack() as stack:
+        if settings.spool is None or state is None:
+            files = FileUploads(settings.state_dir / "uploads", fsync=settings.durable, quota=quota, expiry=expiry)
+            yield await stack.enter_async_context(files)
+            return
+        client = await stack.enter_async_context(Client(settings.s3_endpoint, setting="spool"))
+        segments = ObjectSegments(client, settings.spool.bucket, settings.spool.prefix)
+        await segments.check()
+        yield await stack.enter_async_context(SharedUploads(state, segments, quota=quota, expiry=expiry))
 
 
 async def _bucket(settings: Settings, location: S3Location, stack: AsyncExitStack) -> BucketStore:

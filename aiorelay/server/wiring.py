@@ -49,8 +49,8 @@ from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import FormReader
 from aiorelay.rest1.resumable.completion import Completion
 from aiorelay.rest1.resumable.routes import ResumableRoutes
-from aiorelay.rest1.resumable.store import FileUploads
 from aiorelay.rest1.resumable.transfers import SizeLimits
+from aiorelay.rest1.resumable.unfinished import Uploads
 from aiorelay.rest1.routes import RoutedUploads, Routes
 from aiorelay.rest1.web.pages import Pages
 from aiorelay.rest2.app import Rest2
@@ -58,7 +58,7 @@ from aiorelay.server.connections import Connections
 from aiorelay.server.listeners import Drain, address, serving
 from aiorelay.server.relays import Relays, form_limits, largest_form, on_piece
 from aiorelay.server.resources import Resources
-from aiorelay.server.storage import open_object_sources, open_store
+from aiorelay.server.storage import open_object_sources, open_store, open_uploads
 from aiorelay.server.webhooks import publishing
 from aiorelay.settings import Route, Settings
 from aiorelay.sources.address_rules import Listener
@@ -204,7 +204,8 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         pages = _pages(settings, upload=relay is not None)
         resumable = None
         if settings.resumable and relay is not None:
-            resumable = await _resumable(shared, stack, intake, forms, relay, jobs)
+            uploads = await stack.enter_async_context(open_uploads(settings, state))
+            resumable = _resumable(shared, stack, intake, uploads, forms, relay, jobs)
         sites = SitePolicy(shared.own_hosts(), settings.allow_origin, proxied=intake.access.believes)
         rest1 = Rest1(intake, forms, relay, jobs, pages, resumable, routes, sites)
         connections = Connections(balance=resources.balance)
@@ -243,18 +244,17 @@ async def _routed(route: Route, settings: Settings, relays: Relays, sources: Sou
     return RoutedUploads(route, await relays.open(settings), forms)
 
 
-async def _resumable(
-    shared: ServerContext, stack: AsyncExitStack, intake: Intake, forms: FormReader, relay: Relay, jobs: Jobs
+def _resumable(
+    shared: ServerContext,
+    stack: AsyncExitStack,
+    intake: Intake,
+    uploads: Uploads,
+    forms: FormReader,
+    relay: Relay,
+    jobs: Jobs,
 ) -> ResumableRoutes:
     settings = shared.settings
     pool = stack.enter_context(ThreadPoolExecutor(_THREADS, thread_name_prefix="checksums"))
-    uploads = FileUploads(
-        settings.state_dir / "uploads",
-        fsync=settings.durable,
-        quota=settings.resumable_quota,
-        expiry=settings.upload_expiry,
-    )
-    await stack.enter_async_context(uploads)
     completion = Completion(relay, forms, pool)
     stack.push_async_callback(shared.drain.requests, completion.tasks)
     limits = SizeLimits(file=settings.max_size, form=largest_form(settings))

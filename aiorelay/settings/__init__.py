@@ -2,6 +2,7 @@
 
     kinds         kinds of values: amounts, choices, headers
     places        kinds of values: paths, hosts, networks, origins, URLs, the scanner's address
+    buckets       kinds of values: buckets of object storage, and places in them
     routes        paths of other upload APIs, with settings of their own
     setting       one entry of the table, and ``SettingsError``
     defaults      defaults that depend on the machine or on other settings

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 if TYPE_CHECKING:
     from yarl import URL
 
+    from aiorelay.settings.buckets import S3Location
     from aiorelay.settings.kinds import StatusRange
-    from aiorelay.settings.places import IPNetwork, Owner, S3Location, ScannerAddress
+    from aiorelay.settings.places import IPNetwork, Owner, ScannerAddress
     from aiorelay.settings.routes import Route
 
 __all__ = ["Arguments"]
@@ -32,6 +33,7 @@ class Arguments(TypedDict, total=False):
     loop: Literal["asyncio", "uvloop"] | None
     state_dir: str | PathLike[str] | None
     state: "str | URL | None"
+    spool: "str | S3Location | None"
     state_ca: str | PathLike[str] | None
     tls: bool | None
     tls_cert: str | PathLike[str] | None

@@ -7,7 +7,8 @@ Each function yields the name of a setting, what is wrong with its value, and wh
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from aiorelay.settings.places import S3Location, is_loopback
+from aiorelay.settings.buckets import S3Location
+from aiorelay.settings.places import is_loopback
 from aiorelay.settings.setting import Setting, SettingsError
 
 __all__ = ["check_combinations"]
@@ -43,8 +44,11 @@ def _of_servers(settings: Any) -> _Contradictions:
 def _of_uploads(settings: Any) -> _Contradictions:
     if settings.only == "rest1" and settings.upstream is None and not settings.route:
         yield "only", "has no upload API to send to", "give upstream as well"
-    if settings.s3_endpoint is not None and not settings.s3_source and not isinstance(settings.store, S3Location):
-        yield "s3_endpoint", "has nothing to serve", "give an s3:// store or an s3-source as well"
+    uses_s3 = settings.s3_source or settings.spool or isinstance(settings.store, S3Location)
+    if settings.s3_endpoint is not None and not uses_s3:
+        yield "s3_endpoint", "has nothing to serve", "give an s3:// store, an s3-source or a spool as well"
+    if settings.spool is not None and settings.state is None:
+        yield "spool", "is shared by relays that share no state", "give state as well"
     if "*" in settings.allow_origin and settings.client_ca is not None:
         fault = "lets every page use the client certificates of its visitors"
         yield "allow_origin", fault, "name the origins, or leave out client-ca"

@@ -37,6 +37,7 @@ _SAMPLES: dict[str, object] = {
     "local_root": ["/srv/outgoing"],
     "allow_net": ["10.0.0.0/8", "fd00::/8"],
     "allow_host": ["example.org", "*.example.org"],
+    "spool": "s3://uploads/unfinished",
     "s3_source": ["incoming"],
     "max_uploads_per_client": 8,
     "rate_limit": "100/1m",

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BASE_URL",
-    "BUCKET",
     "CERTIFICATE_NAME",
     "HOST",
     "HOST_PATTERN",
@@ -23,16 +22,14 @@ __all__ = [
     "ORIGIN",
     "OWNER",
     "PATH",
-    "S3_ENDPOINT",
     "SCANNER",
     "STATE",
-    "STORE",
     "UPSTREAM",
     "WEBHOOK",
     "IPNetwork",
     "Owner",
-    "S3Location",
     "ScannerAddress",
+    "from_directory",
     "is_loopback",
     "upload_url",
 ]
@@ -56,10 +53,6 @@ _DATABASE = re.compile(r"/?(?:[0-9]{1,5})?", re.ASCII)
 
 _DIALLED_PORT = count(least=1, most=65535)
 
-# "General purpose bucket naming rules" of the Amazon S3 User Guide.
-_BUCKET = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
-_S3 = "s3://"
-
 _MODE = re.compile(r"0?[0-7]{3}", re.ASCII)
 # User and group names of shadow(5), and numbers.
 _OWNER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*\$?)?(?::([A-Za-z0-9_][A-Za-z0-9_.-]*\$?))?", re.ASCII)
@@ -70,16 +63,6 @@ class Owner(NamedTuple):
 
     user: str | int | None
     group: str | int | None
-
-
-class S3Location(NamedTuple):
-    """A place in object storage: a bucket, and the beginning of keys in it, without slashes at its ends."""
-
-    bucket: str
-    prefix: str
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
 
 
 def is_loopback(host: str) -> bool:
@@ -121,7 +104,8 @@ def _path(value: object) -> Path:
         raise InvalidValueError("cannot be made an absolute path", "begin it with /") from None
 
 
-def _from_directory(text: str, directory: Path) -> str:
+def from_directory(text: str, directory: Path) -> str:
+    """Return the text of a path, made relative to ``directory`` unless it begins with ``~``."""
     return text if not text or text.startswith("~") else str(directory / text)
 
 
@@ -298,25 +282,6 @@ def _jwks(value: object) -> "URL | Path":
     return url
 
 
-def _bucket(value: object) -> str:
-    if not isinstance(value, str) or not _BUCKET.fullmatch(value):
-        raise InvalidValueError("is not a bucket", "write its name alone, without s3://")
-    return value
-
-
-def _store(value: object) -> Path | S3Location:
-    if isinstance(value, S3Location):
-        return value
-    if not isinstance(value, str) or not value.startswith(_S3):
-        return _path(value)
-    bucket, _, prefix = value.removeprefix(_S3).partition("/")
-    prefix = prefix.strip("/")
-    segments = prefix.split("/") if prefix else []
-    if not _BUCKET.fullmatch(bucket) or not prefix.isprintable() or not {"", ".", ".."}.isdisjoint(segments):
-        raise InvalidValueError("is not a place in object storage", "try s3://bucket/prefix")
-    return S3Location(bucket, prefix)
-
-
 def _state(value: object) -> "URL":
     from yarl import URL  # noqa: PLC0415 - see the top of the file
 
@@ -352,7 +317,7 @@ def _show_scanner(scanner: ScannerAddress) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-PATH = Kind("PATH", _path, anchor=_from_directory)
+PATH = Kind("PATH", _path, anchor=from_directory)
 MODE = Kind("MODE", _mode)
 OWNER = Kind("USER:GROUP", _owner, _show_owner)
 HOST = Kind("HOST", _host)
@@ -372,14 +337,7 @@ BASE_URL = Kind("URL", _base_url, mask=_without_secrets)
 JWKS = Kind(
     "URL|PATH",
     _jwks,
-    anchor=lambda text, directory: text if "://" in text else _from_directory(text, directory),
-)
-S3_ENDPOINT = Kind("URL", _base_url, mask=_without_secrets)
-BUCKET = Kind("BUCKET", _bucket)
-STORE = Kind(
-    "PATH|S3-URL",
-    _store,
-    anchor=lambda text, directory: text if text.startswith(_S3) else _from_directory(text, directory),
+    anchor=lambda text, directory: text if "://" in text else from_directory(text, directory),
 )
 STATE = Kind("URL", _state, mask=_without_secrets)
 ICAP = Kind("URL", _icap, mask=_without_secrets)
@@ -387,5 +345,5 @@ SCANNER = Kind(
     "HOST:PORT|PATH",
     _scanner,
     _show_scanner,
-    anchor=lambda text, directory: _from_directory(text, directory) if "/" in text else text,
+    anchor=lambda text, directory: from_directory(text, directory) if "/" in text else text,
 )

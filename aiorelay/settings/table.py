@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Unpack, cast
 
 from aiorelay.settings.arguments import Arguments
+from aiorelay.settings.buckets import BUCKET, SPOOL, STORE, S3Location
 from aiorelay.settings.combinations import check_combinations
 from aiorelay.settings.defaults import ArchiveLimits, default_names, default_state_dir
 from aiorelay.settings.kinds import (
@@ -33,7 +34,6 @@ from aiorelay.settings.kinds import (
 )
 from aiorelay.settings.places import (
     BASE_URL,
-    BUCKET,
     CERTIFICATE_NAME,
     HOST,
     HOST_PATTERN,
@@ -44,15 +44,12 @@ from aiorelay.settings.places import (
     ORIGIN,
     OWNER,
     PATH,
-    S3_ENDPOINT,
     SCANNER,
     STATE,
-    STORE,
     UPSTREAM,
     WEBHOOK,
     IPNetwork,
     Owner,
-    S3Location,
     ScannerAddress,
 )
 from aiorelay.settings.routes import ROUTE, Route, inherited, is_per_route
@@ -110,6 +107,13 @@ class Settings:
         otherwise="off",
     )
     state_ca: Path | None = one("servers", PATH, None, "CA bundle for state (PEM)", otherwise="system trust")
+    spool: S3Location | None = one(
+        "servers",
+        SPOOL,
+        None,
+        "s3://BUCKET/PREFIX for the bytes of unfinished uploads, which relays with the same state continue",
+        otherwise="in state-dir",
+    )
 
     tls: bool = one("TLS", SWITCH, True, "off: both servers speak plain HTTP, on the loopback only, for a proxy there")
     tls_cert: Path | None = one("TLS", PATH, None, "certificate chain to serve (PEM)", otherwise="generated")
@@ -179,7 +183,7 @@ class Settings:
         otherwise="on with store, else off",
     )
     s3_endpoint: "URL | None" = one(
-        "storing", S3_ENDPOINT, None, "base URL of the object storage (https://s3.example.org)", otherwise="AWS"
+        "storing", BASE_URL, None, "base URL of the object storage (https://s3.example.org)", otherwise="AWS"
     )
 
     local_root: tuple[Path, ...] = many("sources", PATH, "directory from which JSON sources may read local files")

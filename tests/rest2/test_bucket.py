@@ -358,7 +358,7 @@ async def test_removal_goes_on_until_the_storage_is_back(place, storing):
 @pytest.mark.parametrize(
     ("store", "environment", "words"),
     [
-        ("s3://no-such-bucket", {}, "NoSuchBucket (404); create the bucket"),
+        ("s3://no-such-bucket", {}, "cannot be used: NoSuchBucket (404); create the bucket"),
         (f"s3://{BUCKET}", {"AWS_ACCESS_KEY_ID": "somebody"}, "InvalidAccessKeyId"),
         (f"s3://{BUCKET}", {"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
         (f"s3://{BUCKET}", {"AWS_ACCESS_KEY_ID": ""}, "there are no credentials. Set AWS_ACCESS_KEY_ID"),

@@ -981,3 +981,39 @@ def test_credentials_of_the_state_are_shown_to_nobody():
 def test_ca_of_the_state_needs_tls(state):
     with pytest.raises(SettingsError, match="no connection with TLS"):
         Settings(state=state, state_ca="ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("text", "location"),
+    [
+        ("s3://uploads", ("uploads", "")),
+        ("s3://uploads/", ("uploads", "")),
+        ("s3://my.uploads-2/a/b c/", ("my.uploads-2", "a/b c")),
+    ],
+)
+def test_a_store_may_be_in_object_storage(text, location):
+    store = Settings(store=text).store
+    assert store == location
+    assert Settings(store=store).store == location
+    assert Settings(store=str(store)).store == location
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["s3://", "s3://ab", "s3://UPLOADS/a", "s3://a..b", "s3://uploads/a//b", "s3://uploads/../b", "s3://uploads/a\tb"],
+)
+def test_a_place_in_object_storage_is_checked(text):
+    with pytest.raises(SettingsError, match="is not a place in object storage"):
+        Settings(store=text)
+
+
+def test_a_spool_needs_a_state():
+    with pytest.raises(SettingsError, match="give state as well"):
+        Settings(spool="s3://uploads/unfinished")
+    assert Settings(spool="s3://uploads/unfinished", state="redis://127.0.0.1").spool == ("uploads", "unfinished")
+
+
+def test_an_endpoint_alone_serves_nothing():
+    with pytest.raises(SettingsError, match="has nothing to serve"):
+        Settings(s3_endpoint="https://s3.example.org")
+    assert Settings(s3_endpoint="https://s3.example.org", s3_source=["incoming"]).s3_source == ("incoming",)

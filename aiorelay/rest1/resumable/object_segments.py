@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncGenerator, Collection
 from typing import Final
 
-from aiorelay.errors import Gone, Internal, Problem, StateUnavailable, StorageFull
+from aiorelay.errors import Gone, Internal, Problem, StartupError, StateUnavailable, StorageFull
 from aiorelay.object_storage.client import Client, Patience
 from aiorelay.object_storage.requests import Answer, ObjectStorageError, Request, listed_objects, text_of
 from aiorelay.observability.logs import log
@@ -23,6 +23,7 @@ __all__ = ["ObjectSegments"]
 _PATIENCE: Final = Patience(4.0, 2.0)
 _PAUSES: Final = (0.1, 0.3, 1.0)  # seconds before a read is resumed
 _AT_ONCE: Final = 16
+_PERMISSIONS: Final = ("s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:ListBucket")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
 
 
@@ -39,6 +40,16 @@ class ObjectSegments:
         self._client = client
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
+
+    async def check(self) -> None:
+        """Raise ``StartupError`` if the bucket cannot be used. One that does not answer may come back."""
+        page = {"list-type": "2", "prefix": self._prefix, "max-keys": "1"}
+        try:
+            await self._client.send(self._bucket, Request("GET", query=page), _PATIENCE)
+        except ObjectStorageError as error:
+            if not error.is_temporary:
+                raise StartupError(error.refusal("spool", self._bucket, *_PERMISSIONS)) from error
+            log.warning("s3://%s does not answer (%s); resumable uploads fail until it does", self._bucket, error)
 
     async def put(self, name: str, content: bytes) -> None:
         """Keep a segment. When this returns, every relay can read it."""
