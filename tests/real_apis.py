@@ -12,11 +12,12 @@ import hashlib
 import hmac
 import json
 import os
+import secrets
 import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from pathlib import Path
 import aiohttp
 
 _PATIENCE = 60.0  # seconds; the object store elects its leader first
+_FIRST_PORT, _PORTS = 10_000, 22_000  # the system gives ports from 32768 on
 ACCESS_KEY, SECRET_KEY, REGION = "reader", "secret-of-the-reader", "us-east-1"
 
 
@@ -122,11 +124,15 @@ def post_policy(bucket: str, key: str, *, most: int, **more: str) -> dict[str, s
 
 
 def _free_ports(number: int) -> list[int]:
-    with_sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in with_sockets]
-    for each in with_sockets:
-        each.close()
-    return ports
+    """Return ports that are free, below those that the system gives to connections meanwhile."""
+    with ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < number:
+            port = _FIRST_PORT + secrets.randbelow(_PORTS)
+            with suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+        return ports
 
 
 @asynccontextmanager
