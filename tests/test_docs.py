@@ -82,6 +82,7 @@ def test_the_dashboard_asks_for_metrics_that_exist():
     metrics.scanned("clamav", "clean")
     metrics.quarantined("lost")
     metrics.state.called("ping", 0.001, succeeded=False)
+    metrics.storage.called("PutObject", 0.001, succeeded=False)
     assert asked <= set(re.findall(r"^(\w+)(?:\{.*\})? ", metrics.render().decode(), re.MULTILINE))
 
 

@@ -5,6 +5,7 @@ import datetime as dt
 import math
 import random
 import ssl
+import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from aiorelay.errors import StartupError
 from aiorelay.object_storage.credentials import KeyChain
 from aiorelay.object_storage.requests import NO_ANSWER, Answer, ObjectStorageError, Request, text_of
 from aiorelay.object_storage.signing import signed
+from aiorelay.observability.metrics import CallMetrics
 
 __all__ = ["Client", "Download", "Patience"]
 
@@ -47,12 +49,14 @@ class Client:
     """A client of one storage, used as an asynchronous context manager.
 
     ``endpoint`` is its base URL, to which the bucket is added as the first segment of the path. None means AWS, with
-    the bucket in the host name. ``setting`` is the setting that is named if the client cannot be opened.
+    the bucket in the host name. ``setting`` is the setting that is named if the client cannot be opened. ``metrics``
+    are those of each attempt, by its operation in S3.
     """
 
-    def __init__(self, endpoint: URL | None, *, setting: str) -> None:
+    def __init__(self, endpoint: URL | None, *, setting: str, metrics: CallMetrics) -> None:
         self._endpoint = endpoint
         self._setting = setting
+        self._metrics = metrics
 
     async def __aenter__(self) -> Self:
         self._keys = await KeyChain.find(self._setting)
@@ -83,7 +87,8 @@ class Client:
         while True:
             progress.attempts += 1
             try:
-                return await self._attempt(bucket, request, progress)
+                with self._observed(request):
+                    return await self._attempt(bucket, request, progress)
             except ObjectStorageError as error:
                 progress.give_up_at = min(progress.give_up_at, progress.last + patience.budget)
                 delay = next(delays)
@@ -97,9 +102,24 @@ class Client:
         Raises ``ObjectStorageError``.
         """
         progress = _Progress(stall)
-        with _conversion():
+        with self._observed(request), _conversion():
             async with progress.watching():
                 return Download(await self._response(bucket, request, progress))
+
+    @contextmanager
+    def _observed(self, request: Request) -> Generator[None, None, None]:
+        """Observe an attempt, unless it is cancelled."""
+        start = time.perf_counter()
+
+        def ended(*, succeeded: bool) -> None:
+            self._metrics.called(request.operation, time.perf_counter() - start, succeeded=succeeded)
+
+        try:
+            yield
+        except ObjectStorageError as error:
+            ended(succeeded=error.is_absent_or_changed)
+            raise
+        ended(succeeded=True)
 
     async def _attempt(self, bucket: str, request: Request, progress: "_Progress") -> Answer:
         with _conversion():

@@ -37,7 +37,19 @@ _TEMPORARY: Final = frozenset(
     }
 )
 _TEMPORARY_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
+_ABSENT_OR_CHANGED: Final = frozenset({"NoSuchKey", "NoSuchUpload", "PreconditionFailed"})
 _FULL: Final = frozenset({"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"})
+
+# Names in the API of S3, by the method and by a parameter of the query.
+_OPERATIONS: Final = {
+    ("POST", "uploads"): "CreateMultipartUpload",
+    ("PUT", "uploadId"): "UploadPart",
+    ("POST", "uploadId"): "CompleteMultipartUpload",
+    ("DELETE", "uploadId"): "AbortMultipartUpload",
+    ("GET", "uploadId"): "ListParts",
+    ("GET", "uploads"): "ListMultipartUploads",
+    ("GET", "list-type"): "ListObjectsV2",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,12 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | bytearray = b""
     sha256: str = ""
+
+    @property
+    def operation(self) -> str:
+        """Its name in the API of S3, such as ``PutObject``."""
+        names = (_OPERATIONS.get((self.method, parameter)) for parameter in self.query)
+        return next(filter(None, names), f"{self.method.title()}{'Object' if self.key else 'Bucket'}")
 
     @property
     def payload_sha256(self) -> str:
@@ -105,6 +123,11 @@ class ObjectStorageError(Exception):
     def is_timeout(self) -> bool:
         """Whether there was no answer in time."""
         return self.code == NO_ANSWER
+
+    @property
+    def is_absent_or_changed(self) -> bool:
+        """Whether the object or upload does not exist, or a condition is not met. The storage itself works."""
+        return self.code in _ABSENT_OR_CHANGED
 
     @property
     def is_throttling(self) -> bool:

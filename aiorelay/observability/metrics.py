@@ -1,5 +1,7 @@
 """Prometheus metrics, in a registry of their own."""
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -7,7 +9,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from aiorelay.observability.logs import UploadRecord
 
-__all__ = ["CONTENT_TYPE", "Metrics", "StateMetrics", "WebhookMetrics"]
+__all__ = ["CONTENT_TYPE", "CallMetrics", "Metrics", "WebhookMetrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -16,6 +18,9 @@ _SECONDS = (0.005, 0.02, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600)
 
 # From the loopback to the timeout of a call.
 _STATE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1, 2)
+
+# From a small request on the loopback to a large part over a slow connection.
+_STORAGE_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60)
 
 
 class Metrics:
@@ -58,7 +63,8 @@ class Metrics:
             "aiorelay_validators_given_up", "Validators that took longer than validator-timeout"
         )
 
-        self.state = StateMetrics(registry)
+        self.state = CallMetrics("aiorelay_state", "the shared state", _STATE_SECONDS, registry)
+        self.storage = CallMetrics("aiorelay_storage", "the object storage", _STORAGE_SECONDS, registry)
         self.webhooks = WebhookMetrics(registry)
 
     def ended(self, upload: UploadRecord) -> None:
@@ -87,20 +93,23 @@ def _collect_process(registry: CollectorRegistry) -> None:
         collector(registry=registry)
 
 
-class StateMetrics:
-    """The metrics of the state that relays share."""
+class CallMetrics:
+    """The metrics of calls to another server: ``NAME_seconds`` and ``NAME_errors_total``, by what a call does.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    ``server`` is what the help texts call it. ``buckets`` are in seconds.
+    """
+
+    def __init__(self, name: str, server: str, buckets: Sequence[float], registry: CollectorRegistry) -> None:
         self._seconds = Histogram(
-            "aiorelay_state_seconds",
-            "Time that a call to the shared state took, by what it does",
+            f"{name}_seconds",
+            f"Time that a call to {server} took, by what it does",
             ["call"],
-            buckets=_STATE_SECONDS,
+            buckets=buckets,
             registry=registry,
         )
         self._errors = Counter(
-            "aiorelay_state_errors_total",
-            "Calls to the shared state that failed, by what they do",
+            f"{name}_errors_total",
+            f"Calls to {server} that failed, by what they do",
             ["call"],
             registry=registry,
         )

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from aiorelay.object_storage.client import Client
+from aiorelay.observability.metrics import CallMetrics
 from aiorelay.rest1.resumable.object_segments import ObjectSegments
 from aiorelay.rest1.resumable.shared_store import SharedUploads
 from aiorelay.rest1.resumable.store import FileUploads
@@ -23,14 +24,16 @@ __all__ = ["open_object_sources", "open_store", "open_uploads"]
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, temporary: Path | None) -> AsyncGenerator[tuple[Store, Path | None], None]:
+async def open_store(
+    settings: Settings, temporary: Path | None, metrics: CallMetrics
+) -> AsyncGenerator[tuple[Store, Path | None], None]:
     """Open the store that ``settings`` name, or else in the directory ``temporary``.
 
     Yields the store, and its directory if it is one. Raises ``StartupError``.
     """
     async with AsyncExitStack() as stack:
         if isinstance(settings.store, S3Location):
-            yield await _bucket(settings, settings.store, stack), None
+            yield await _bucket(settings, settings.store, metrics, stack), None
             return
         root = settings.store or temporary
         if root is None:
@@ -42,17 +45,21 @@ async def open_store(settings: Settings, temporary: Path | None) -> AsyncGenerat
 
 
 @asynccontextmanager
-async def open_object_sources(settings: Settings, limits: FetchLimits) -> AsyncGenerator[ObjectSources, None]:
+async def open_object_sources(
+    settings: Settings, limits: FetchLimits, metrics: CallMetrics
+) -> AsyncGenerator[ObjectSources, None]:
     """Open the object storage of ``s3_source``, if there are any. Raises ``StartupError``."""
     if not settings.s3_source:
         yield ObjectSources(None, (), limits)
         return
-    async with Client(settings.s3_endpoint, setting="s3-source") as client:
+    async with Client(settings.s3_endpoint, setting="s3-source", metrics=metrics) as client:
         yield ObjectSources(client, settings.s3_source, limits)
 
 
 @asynccontextmanager
-async def open_uploads(settings: Settings, state: StateServer | None) -> AsyncGenerator[Uploads, None]:
+async def open_uploads(
+    settings: Settings, state: StateServer | None, metrics: CallMetrics
+) -> AsyncGenerator[Uploads, None]:
     """Open the unfinished uploads: in the state directory, or in ``spool`` and ``state``. Raises ``StartupError``."""
     quota, expiry = settings.resumable_quota, settings.upload_expiry
     async with AsyncExitStack() as stack:
@@ -60,14 +67,14 @@ async def open_uploads(settings: Settings, state: StateServer | None) -> AsyncGe
             files = FileUploads(settings.state_dir / "uploads", fsync=settings.durable, quota=quota, expiry=expiry)
             yield await stack.enter_async_context(files)
             return
-        client = await stack.enter_async_context(Client(settings.s3_endpoint, setting="spool"))
+        client = await stack.enter_async_context(Client(settings.s3_endpoint, setting="spool", metrics=metrics))
         segments = ObjectSegments(client, settings.spool.bucket, settings.spool.prefix)
         await segments.check()
         yield await stack.enter_async_context(SharedUploads(state, segments, quota=quota, expiry=expiry))
 
 
-async def _bucket(settings: Settings, location: S3Location, stack: AsyncExitStack) -> BucketStore:
-    client = await stack.enter_async_context(Client(settings.s3_endpoint, setting="store"))
+async def _bucket(settings: Settings, location: S3Location, metrics: CallMetrics, stack: AsyncExitStack) -> BucketStore:
+    client = await stack.enter_async_context(Client(settings.s3_endpoint, setting="store", metrics=metrics))
     leftovers = Leftovers(client, location.bucket, location.prefix, settings.state_dir)
     await stack.enter_async_context(leftovers)
     timeouts = Timeouts.of(idle=settings.idle_timeout, answer=settings.answer_timeout)

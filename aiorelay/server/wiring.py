@@ -159,7 +159,7 @@ def _jwt_rules(settings: Settings) -> JwtRules:
 async def serve_rest2(shared: ServerContext) -> AsyncGenerator[Path | None, None]:
     """Serve rest2. Yields the directory in which it stores files, if it is one. Raises ``StartupError``."""
     settings, resources = shared.settings, shared.resources
-    async with open_store(settings, resources.temporary_store) as (store, directory):
+    async with open_store(settings, resources.temporary_store, resources.metrics.storage) as (store, directory):
         access = LoopbackOrToken(shared.tokens) if shared.tokens or settings.client_ca else None
         checks = [max_size(settings.max_size)]
         sites = SitePolicy(shared.own_hosts(), (), proxied=Access(None, settings.trusted_proxy).believes)
@@ -195,7 +195,8 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         )
         relays = await _relays(shared, traced, pool, stack)
         relay = None if settings.only == "rest1" and settings.upstream is None else await relays.open(settings)
-        objects = await stack.enter_async_context(open_object_sources(settings, _fetch_limits(settings)))
+        opened = open_object_sources(settings, _fetch_limits(settings), resources.metrics.storage)
+        objects = await stack.enter_async_context(opened)
         sources = Sources(stack.enter_context(_fetcher(shared)), objects, settings.local_root, pool)
         forms = FormReader(sources, field=settings.field, limits=form_limits(settings))
         routes = Routes(intake, [await _routed(each, settings, relays, sources) for each in settings.route])
@@ -204,7 +205,7 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         pages = _pages(settings, upload=relay is not None)
         resumable = None
         if settings.resumable and relay is not None:
-            uploads = await stack.enter_async_context(open_uploads(settings, state))
+            uploads = await stack.enter_async_context(open_uploads(settings, state, resources.metrics.storage))
             resumable = _resumable(shared, stack, intake, uploads, forms, relay, jobs)
         sites = SitePolicy(shared.own_hosts(), settings.allow_origin, proxied=intake.access.believes)
         rest1 = Rest1(intake, forms, relay, jobs, pages, resumable, routes, sites)

@@ -42,6 +42,43 @@ def test_which_failures_are_temporary(status, code, temporary):
     assert error(status, code).is_temporary is temporary
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (404, "NoSuchKey", True),
+        (404, "NoSuchUpload", True),
+        (412, "PreconditionFailed", True),
+        (404, "NoSuchBucket", False),
+        (404, "", False),
+        (403, "AccessDenied", False),
+        (503, "SlowDown", False),
+    ],
+)
+def test_which_failures_are_of_the_object_alone(status, code, expected):
+    assert error(status, code).is_absent_or_changed is expected
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "query", "name"),
+    [
+        ("PUT", "a", {}, "PutObject"),
+        ("GET", "a", {}, "GetObject"),
+        ("HEAD", "a", {}, "HeadObject"),
+        ("DELETE", "a", {}, "DeleteObject"),
+        ("POST", "a", {"uploads": ""}, "CreateMultipartUpload"),
+        ("PUT", "a", {"partNumber": "1", "uploadId": "x"}, "UploadPart"),
+        ("POST", "a", {"uploadId": "x"}, "CompleteMultipartUpload"),
+        ("DELETE", "a", {"uploadId": "x"}, "AbortMultipartUpload"),
+        ("GET", "a", {"uploadId": "x", "part-number-marker": "1"}, "ListParts"),
+        ("GET", "", {"uploads": "", "prefix": "uploadId"}, "ListMultipartUploads"),
+        ("GET", "", {"list-type": "2", "prefix": "a"}, "ListObjectsV2"),
+        ("HEAD", "", {}, "HeadBucket"),
+    ],
+)
+def test_a_request_is_named_as_in_the_api_of_s3(method, key, query, name):
+    assert Request(method, key, query).operation == name
+
+
 def test_a_failure_says_its_code_and_status():
     assert str(error(503, "SlowDown")) == "SlowDown (503)"
 

@@ -352,6 +352,51 @@ async def test_removal_goes_on_until_the_storage_is_back(place, storing):
         assert fault.times == 0
 
 
+# -- metrics
+
+
+async def metrics(relay) -> list[str]:
+    """Return the lines of ``/metrics`` that count requests to the storage, and their failures."""
+    answer = await ask(relay.rest1, relay.tls, request("/metrics", b"", method="GET", content_type=None))
+    counts = re.findall(r"^aiorelay_storage_(?:seconds_count|errors_total).*", answer.body.decode(), re.MULTILINE)
+    return sorted(line.removeprefix("aiorelay_storage_") for line in counts)
+
+
+LARGE_AND_SMALL = [part("somefile", bytes(2 * PART), "a"), part("somefile", b"small", "b")]
+THEIR_COUNTS = [
+    'seconds_count{call="CompleteMultipartUpload"} 1.0',
+    'seconds_count{call="CreateMultipartUpload"} 1.0',
+    'seconds_count{call="ListMultipartUploads"} 1.0',
+    'seconds_count{call="PutObject"} 1.0',
+    'seconds_count{call="UploadPart"} 2.0',
+]
+
+
+async def test_metrics_count_requests_by_their_names_in_s3(place, aiorelay_server):
+    chain = await aiorelay_server(store=place.url, s3_endpoint=place.endpoint)
+    assert (await ask(chain.rest1, chain.tls, request("/upload1", form(*LARGE_AND_SMALL)))).status == 200
+    assert await metrics(chain) == THEIR_COUNTS
+
+
+@pytest.mark.parametrize("act", [answering(503, "SlowDown"), reset_in_body], ids=["slow down", "reset"])
+async def test_metrics_count_each_failed_attempt(place, aiorelay_server, act):
+    async with FaultyStorage(place.endpoint, Fault("UploadPart", act, 2)) as faulty:
+        chain = await aiorelay_server(store=place.url, s3_endpoint=faulty.url)
+        assert (await ask(chain.rest1, chain.tls, request("/upload1", form(*LARGE_AND_SMALL)))).status == 200
+        counts = [*THEIR_COUNTS[:-1], 'seconds_count{call="UploadPart"} 4.0']
+        assert await metrics(chain) == ['errors_total{call="UploadPart"} 2.0', *counts]
+
+
+async def test_metrics_are_the_sum_of_all_processes(place, tmp_path):
+    places = ["--state-dir", str(tmp_path / "state"), "--store", place.url, "--s3-endpoint", place.endpoint]
+    sent = request("/upload1", form(part("somefile", b"small", "a")))
+    async with started("--processes", "2", *FREE_PORTS, *places) as relay:
+        for _ in range(6):  # each on a new connection, to any process
+            assert (await ask(relay.rest1, relay.tls, sent)).status == 200
+        at_the_start = 'seconds_count{call="ListMultipartUploads"} 2.0'
+        assert await metrics(relay) == [at_the_start, 'seconds_count{call="PutObject"} 6.0']
+
+
 # -- starting
 
 

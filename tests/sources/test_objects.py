@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from object_stores import BUCKET, ENVIRONMENT, MIB, Exchange, Fault, FaultyStorage, Place, answering, hang
-from peers import ask, json_request
+from peers import ask, json_request, request
 from real_apis import object_store
 
 import aiorelay
@@ -124,6 +124,21 @@ async def test_several_objects_make_one_form(place, relaying):
 )
 async def test_refusals(storage, relaying, source, expected):
     assert problem(await fetch(await relaying(storage), source)) == expected
+
+
+@pytest.mark.parametrize(
+    ("act", "failures"),
+    [(answering(404, "NoSuchKey"), []), (answering(403, "AccessDenied"), ['{call="GetObject"} 1.0'])],
+    ids=["missing", "denied"],
+)
+async def test_a_missing_object_is_no_failure_in_the_metrics(storage, relaying, act, failures):
+    async with FaultyStorage(storage, Fault("GetObject", act)) as faulty:
+        chain = await relaying(faulty.url)
+        await fetch(chain, f"s3://{BUCKET}/a")
+    answer = await ask(chain.rest1, chain.tls, request("/metrics", b"", method="GET", content_type=None))
+    metrics = answer.body.decode()
+    assert re.findall(r"^aiorelay_storage_seconds_count(.*)", metrics, re.MULTILINE) == ['{call="GetObject"} 1.0']
+    assert re.findall(r"^aiorelay_storage_errors_total(.*)", metrics, re.MULTILINE) == failures
 
 
 async def test_without_source_buckets_objects_are_refused(aiorelay_server):

@@ -25,6 +25,7 @@ from yarl import URL
 
 from aiorelay.errors import Gone, Internal, StateUnavailable, StorageFull
 from aiorelay.object_storage.client import Client
+from aiorelay.observability.metrics import Metrics
 from aiorelay.rest1.resumable.object_segments import ObjectSegments
 
 pytestmark = pytest.mark.slow
@@ -58,14 +59,17 @@ def place(request) -> Place:
 
 @pytest.fixture
 async def segments(place) -> AsyncGenerator[ObjectSegments, None]:
-    async with Client(URL(place.endpoint), setting="spool") as client:
+    async with Client(URL(place.endpoint), setting="spool", metrics=Metrics().storage) as client:
         yield ObjectSegments(client, BUCKET, place.prefix)
 
 
 @pytest.fixture
 async def faulty(place):
     """A factory of segments behind a proxy with a fault."""
-    async with FaultyStorage(place.endpoint) as proxy, Client(URL(proxy.url), setting="spool") as client:
+    async with (
+        FaultyStorage(place.endpoint) as proxy,
+        Client(URL(proxy.url), setting="spool", metrics=Metrics().storage) as client,
+    ):
 
         def make(fault: Fault) -> ObjectSegments:
             proxy.faults.append(fault)
