@@ -15,9 +15,12 @@ from typing import Self
 import aiohttp
 import trustme
 
+from aiorelay import Settings
+
 __all__ = ["BUCKET", "Cluster", "Member"]
 
 BUCKET = "relayed"
+_SPOOL = f"s3://{BUCKET}/unfinished"
 _START_TIMEOUT = 60.0
 _KEYS: Mapping[str, str] = {
     "AWS_ACCESS_KEY_ID": "cluster",
@@ -89,7 +92,6 @@ class Member:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | _KEYS,
                 cwd=self.log.parent,
             )
         try:
@@ -112,7 +114,10 @@ class Member:
 
 @dataclass
 class Cluster:
-    """The members, the balancer's ``url``, the CA ``ca`` to verify it with, and the ``filer`` of the object store."""
+    """The members, the balancer's ``url``, the CA ``ca`` to verify it with, and the ``filer`` of the object store.
+
+    ``shared`` are the settings of what the relays share.
+    """
 
     directory: Path
     relays: list[Member]
@@ -122,6 +127,7 @@ class Cluster:
     url: str
     ca: Path
     filer: str
+    shared: Settings
 
     @property
     def tls(self) -> ssl.SSLContext:
@@ -131,6 +137,7 @@ class Cluster:
     @asynccontextmanager
     async def started(cls, directory: Path, balancer: str, number: int) -> AsyncIterator[Self]:
         """Start all members in ``directory``; stop them at the end."""
+        os.environ.update(_KEYS)
         store, endpoint, filer = _object_store(directory)
         redis, state = _redis(directory)
         ports = _free_ports(2 * number + 1)
@@ -150,14 +157,15 @@ class Cluster:
             stack.push_async_callback(before.stop, signal.SIGKILL)
             await before.start()
             url = f"https://127.0.0.1:{front}"
-            yield cls(directory, relays, redis, store, before, url, directory / "ca.pem", filer)
+            shared = Settings(state=state, spool=_SPOOL, s3_endpoint=endpoint)
+            yield cls(directory, relays, redis, store, before, url, directory / "ca.pem", filer, shared)
 
 
 def _relay(directory: Path, name: str, ports: list[int], endpoint: str, state: str) -> Member:
     command = [
         *(sys.executable, "-m", "aiorelay", f"--rest1-port={ports[0]}", f"--rest2-port={ports[1]}"),
         *(f"--state-dir={directory}/{name}", f"--state={state}", f"--s3-endpoint={endpoint}"),
-        *(f"--store=s3://{BUCKET}/stored", f"--spool=s3://{BUCKET}/unfinished"),
+        *(f"--store=s3://{BUCKET}/stored", f"--spool={_SPOOL}"),
         *("--trusted-proxy=127.0.0.1", "--allow-net=127.0.0.0/8", "--log-level=warning"),
     ]
     return Member(name, command, directory / f"{name}.log", lambda: _answers(f"https://127.0.0.1:{ports[0]}/healthz"))

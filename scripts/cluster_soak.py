@@ -14,6 +14,11 @@ from aiohttp import web
 from cluster_members import BUCKET, Cluster
 from cluster_traffic import LARGE, Traffic, described
 
+from aiorelay.observability.metrics import Metrics
+from aiorelay.rest1.resumable.shared_store import SharedUploads
+from aiorelay.server.storage import open_uploads
+from aiorelay.state.server import StateAddress, open_state
+
 __all__ = ["soak"]
 
 _KILL_INTERVAL = 20.0
@@ -32,6 +37,7 @@ async def soak(cluster: Cluster, seconds: float) -> int:
         elapsed = time.monotonic() - started
         told = await breaking
     faults = [*traffic.faults, *await _drained(cluster)]
+    await _sweep(cluster)
     faults += await _account(cluster, traffic)
     print(f"{elapsed / 60:.1f} minutes, {len(cluster.relays)} relays behind {cluster.balancer.name}: {told}.")
     print(", ".join(f"{count} {kind}" for kind, count in sorted(traffic.done.items())), end=".\n")
@@ -110,6 +116,18 @@ async def _drained(cluster: Cluster) -> list[str]:
         if "Traceback" in line or "never retrieved" in line
     ]
     return faults
+
+
+async def _sweep(cluster: Cluster) -> None:
+    """Sweep the spool as a relay does, but without waiting until what is left there is an hour old."""
+    if cluster.shared.state is None:
+        return
+    async with (
+        open_state(StateAddress(url=cluster.shared.state, ca=None), Metrics().state.called) as state,
+        open_uploads(cluster.shared, state, Metrics().storage) as uploads,
+    ):
+        if isinstance(uploads, SharedUploads):
+            await uploads.sweep(longest_write=0)
 
 
 # -- the account

@@ -190,11 +190,20 @@ class Resumable:
     content: bytes
     location: str = ""
     offset: int = 0
+    said: str = ""
+    """The last answer."""
     broken: float | None = None
     """When the last append broke off that no other has followed yet."""
 
     async def run(self) -> str:
         """Upload, and return how it ended."""
+        try:
+            return await self._run()
+        except asyncio.CancelledError:
+            self.traffic.fail(f"{self.location} was at {self.offset} of {len(self.content)} after {self.said}")
+            raise
+
+    async def _run(self) -> str:
         while not self.location:
             if fault := await self._create():
                 return self.traffic.fail(fault)
@@ -236,6 +245,7 @@ class Resumable:
         with suppress(*_BROKEN):
             async with self._request("PATCH", self.location, headers, _sent(piece, cut=cut)) as answer:
                 body = await answer.read()
+                self.said = f"PATCH {answer.status} {body[:300]!r}"
                 if last and answer.status in {200, 201} and body:
                     return None, self.traffic.ended(answer.status, body, self.content)
                 if answer.status in {200, 201, 204}:
@@ -248,6 +258,7 @@ class Resumable:
         while True:
             with suppress(*_BROKEN):
                 async with self._request("HEAD", self.location, self.protocol.head) as answer:
+                    self.said = f"HEAD {answer.status} {answer.headers}"
                     if answer.status in {200, 204}:
                         return int(answer.headers["Upload-Offset"])
                     if answer.status not in _AGAIN:
@@ -256,18 +267,15 @@ class Resumable:
             await asyncio.sleep(_RETRY_PAUSE)
 
     async def _outcome(self) -> str | None:
-        """Ask how the upload ended, because the answer to its last append was lost. None means that it goes on."""
-        while True:
-            with suppress(*_BROKEN):
-                async with self._request("GET", self.location, {}) as answer:
-                    job = await answer.json() if answer.status == 200 else {}
-                if job.get("state") == "done":
-                    return self.traffic.ended(job["answer"]["status"], job["answer"]["body"].encode(), self.content)
-                if answer.status == 200 and not (job["state"] == "running" and job["received"] == len(self.content)):
-                    return None
-                if answer.status not in {200, *_LOST}:
-                    return self.traffic.fail(f"GET {self.location}: {answer.status}")
-            await asyncio.sleep(_RETRY_PAUSE)
+        """Ask how the upload ended, because the answer to its last append was lost. None means that it has not."""
+        with suppress(*_BROKEN):
+            async with self._request("GET", self.location, {}) as answer:
+                job = await answer.json() if answer.status == 200 else {}
+            if job.get("state") == "done":
+                return self.traffic.ended(job["answer"]["status"], job["answer"]["body"].encode(), self.content)
+            if answer.status not in {200, *_LOST}:
+                return self.traffic.fail(f"GET {self.location}: {answer.status}")
+        return None
 
     def _request(self, method: str, target: str, headers: Mapping[str, str], data: Any = None) -> Any:
         return self.traffic.session.request(method, target, headers=headers, data=data)

@@ -185,13 +185,13 @@ class SharedUploads:
             except Problem as problem:
                 log.warning("cannot sweep unfinished uploads (%s)", problem.code)
 
-    async def sweep(self) -> None:
-        """Remove the uploads that have expired, and the segments that no upload has."""
+    async def sweep(self, *, longest_write: float = _LONGEST_WRITE) -> None:
+        """Remove the uploads that have expired, and segments that no upload has had for ``longest_write`` seconds."""
         for identity in await self._records.due():
             await self._expire(identity)
         known: dict[str, set[str]] = {}
         garbage: set[str] = set()
-        async with contextlib.aclosing(self._storage.older_than(_LONGEST_WRITE)) as names:
+        async with contextlib.aclosing(self._storage.older_than(longest_write)) as names:
             async for name in names:
                 identity = name.partition("/")[0]
                 if identity not in known:
