@@ -28,7 +28,7 @@ def settings():
     variables = {
         each["name"]: RESOURCES["Secret"]["stringData"][each["valueFrom"]["secretKeyRef"]["key"]]
         for each in RELAY["env"]
-        if "valueFrom" in each
+        if each["name"].startswith("AIORELAY_") and "valueFrom" in each
     }
     return read({}, variables, ConfigFile("relay.toml", Path("/etc/aiorelay/config"), values))[0]
 
