@@ -14,6 +14,7 @@ from peers import ask, connected, eventually, form, json_request, part, request,
 from processes import FREE_PORTS, started
 
 from aiorelay.checks.yara.rules import YaraRules
+from aiorelay.checks.yara.scanning import SCRIPT
 from aiorelay.errors import StartupError
 
 pytestmark = pytest.mark.slow
@@ -44,9 +45,15 @@ async def upload(chain, content, filename="a.bin"):
 
 
 def processes(of=None):
-    """Return the ids of the processes that a process, by default this one, has started and that have not ended."""
+    """Return the ids of the scanning processes that a process, by default this one, has started and are not over."""
     main = of or os.getpid()
-    return {int(pid) for pid in Path(f"/proc/{main}/task/{main}/children").read_text().split()}
+    return {pid for pid in map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split()) if scans(pid)}
+
+
+def scans(pid):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return str(SCRIPT).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def matched(*names):
