@@ -52,7 +52,8 @@ def processes(of=None):
 
 def scans(pid):
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return str(SCRIPT).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return str(SCRIPT).encode() in command or not command  # one that has ended and was not waited for has none
     return False
 
 
