@@ -7,13 +7,13 @@
     rest2/           the storing upload API and its store; it meets rest1 over HTTPS only
     webhooks/        events about uploads and jobs: written down, signed, delivered until they are accepted
     sources/         files that the relay reads itself: JSON documents, remote files (``fetch/``), address rules
-    object_storage/  a client of S3
     checks/          checks of a file while it streams: types, ``archives/``, digests, ClamAV, ``icap/``, validators
     certificates/    the generated CA, TLS contexts, the server certificate
     settings/        the table of settings; parsing of text into frozen values
     multipart/       Part and Form, the parser, part heads, framing
     http/            header fields, bodies, middleware, authentication, other origins, problem details
     state/           state that relays share, in Redis: connections, scripts, channels
+    object_storage/  a client of S3
     files/           file names, local files, the spool, the writer
     observability/   logs, metrics, tracing
     concurrency/     work in threads, timeouts, minimum rate

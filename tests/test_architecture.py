@@ -14,10 +14,10 @@ PACKAGE = Path(aiorelay.__file__).parent
 FLOORS = (
     {"errors", "concurrency"},
     {"files", "observability"},
-    {"http", "state"},
+    {"http", "object_storage", "state"},
     {"multipart"},
     {"settings"},
-    {"certificates", "checks", "object_storage"},
+    {"certificates", "checks"},
     {"sources"},
     {"webhooks"},
     {"rest1", "rest2"},

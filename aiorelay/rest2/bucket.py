@@ -22,15 +22,13 @@ from aiorelay.errors import Problem, StorageFailed, StorageFull, StorageUnavaila
 from aiorelay.files.filenames import numbered, safe
 from aiorelay.files.writer import StoredFile
 from aiorelay.object_storage.client import Client, Patience
+from aiorelay.object_storage.multipart_uploads import abort_upload, part_size
 from aiorelay.object_storage.requests import Answer, ObjectStorageError, Request, completion, text_of
 from aiorelay.observability.logs import log
-from aiorelay.rest2.leftovers import Leftovers, abort_upload
+from aiorelay.rest2.leftovers import Leftovers
 
 __all__ = ["BucketStore", "Timeouts"]
 
-_LEAST_PART: Final = 8 * 2**20
-_MOST_PARTS: Final = 10_000
-_MIB: Final = 2**20
 _INLINE: Final = 512 * 1024  # bytes that are hashed faster than a thread is changed
 _THREADS: Final = 4
 _OCTET_STREAM: Final = "application/octet-stream"
@@ -89,7 +87,7 @@ class BucketStore:
         """Return the context in which one form's files are received."""
         largest = self._largest if length is None else min(self._largest, length)
         key = f"{self._prefix}{self._leftovers.owner}{secrets.token_hex(10)}"
-        return _Incoming(self, key, _part_size(largest))
+        return _Incoming(self, key, part_size(largest))
 
     async def removed(self, removal: Coroutine[Any, Any, None]) -> None:
         """Run ``removal`` in a task, and wait for it for a few seconds."""
@@ -318,15 +316,6 @@ class _ObjectWriter:
 
     async def _request(self, request: Request, patience: Patience) -> Answer:
         return await self._store.client.send(self._store.bucket, request, patience)
-
-
-def _part_size(largest: int) -> int:
-    """Return the size of the parts of a file of at most ``largest`` bytes, in bytes.
-
-    All parts but the last have the same size, as some storages require.
-    """
-    needed = -(-largest // _MOST_PARTS)
-    return max(_LEAST_PART, -(-needed // _MIB) * _MIB)
 
 
 def _header(media_type: str | None) -> str:

@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, Self
@@ -20,17 +19,11 @@ from typing import Final, Self
 from aiorelay.errors import StartupError
 from aiorelay.files.locks import claim, try_lock
 from aiorelay.object_storage.client import Client, Patience
-from aiorelay.object_storage.requests import (
-    ObjectStorageError,
-    Request,
-    Unfinished,
-    newest_part,
-    text_of,
-    unfinished_uploads,
-)
+from aiorelay.object_storage.multipart_uploads import abort_all, abort_upload, unfinished
+from aiorelay.object_storage.requests import ObjectStorageError, Request, Unfinished, newest_part, text_of
 from aiorelay.observability.logs import log
 
-__all__ = ["Leftovers", "abort_upload"]
+__all__ = ["Leftovers"]
 
 _MARK: Final = 12  # hexadecimal digits
 _ABANDONED_AFTER: Final = dt.timedelta(days=1)
@@ -95,8 +88,7 @@ class Leftovers:
 
     async def abort_all(self, prefix: str, patience: Patience) -> None:
         """Abort all uploads whose keys begin with ``prefix``. Raises ``ObjectStorageError``."""
-        async for upload in self._unfinished(prefix, patience):
-            await abort_upload(self._client, self._bucket, upload.key, upload.upload_id, patience)
+        await abort_all(self._client, self._bucket, prefix, patience)
 
     def _mark(self) -> None:
         while True:
@@ -136,31 +128,13 @@ class Leftovers:
     async def _sweep(self) -> None:
         """Abort the uploads of dead processes. Raises ``ObjectStorageError``."""
         with _Marks(self._directory, self.owner) as marks:
-            async for upload in self._unfinished(self._prefix, _PATIENCE):
+            async for upload in unfinished(self._client, self._bucket, self._prefix, _PATIENCE):
                 match = self._key.fullmatch(upload.key)
                 if match is None or match[1] in marks.living:
                     continue
                 if match[1] in marks.dead or await self._is_abandoned(upload):
                     await abort_upload(self._client, self._bucket, upload.key, upload.upload_id, _PATIENCE)
             marks.remove_dead()
-
-    async def _unfinished(self, prefix: str, patience: Patience) -> AsyncGenerator[Unfinished, None]:
-        page = {"uploads": "", "prefix": prefix}
-        while True:
-            answer = await self._client.send(self._bucket, Request("GET", query=page), patience)
-            for upload in unfinished_uploads(answer.body):
-                if upload.key.startswith(prefix):  # some storages ignore the prefix
-                    yield upload
-            before, page = (
-                page,
-                {
-                    **page,
-                    "key-marker": text_of(answer.body, "NextKeyMarker"),
-                    "upload-id-marker": text_of(answer.body, "NextUploadIdMarker"),
-                },
-            )
-            if text_of(answer.body, "IsTruncated") != "true" or page == before:
-                return
 
     async def _is_abandoned(self, upload: Unfinished) -> bool:
         """Whether an upload has had no new part for a day."""
@@ -181,15 +155,6 @@ class Leftovers:
             if text_of(answer.body, "IsTruncated") != "true" or not marker or marker == query["part-number-marker"]:
                 return newest is None or newest < before
             query["part-number-marker"] = marker
-
-
-async def abort_upload(client: Client, bucket: str, key: str, upload_id: str, patience: Patience) -> None:
-    """Abort a multipart upload. One that is over already is no error. Raises ``ObjectStorageError``."""
-    try:
-        await client.send(bucket, Request("DELETE", key, {"uploadId": upload_id}), patience)
-    except ObjectStorageError as error:
-        if error.status != 404:
-            raise
 
 
 class _Marks:
