@@ -80,7 +80,7 @@ class Metrics:
         self.scans.labels(scanner, outcome).inc()
 
     def quarantined(self, outcome: str) -> None:
-        """Count a refused file that was kept in quarantine or could not be kept."""
+        """Count a refused file that was kept in quarantine, moved to its bucket, delayed on the way, or lost."""
         self.quarantined_files.labels(outcome).inc()
 
     def render(self) -> bytes:

@@ -1,11 +1,15 @@
-"""Open the store of rest2, the unfinished uploads, and the object storage from which sources are read."""
+"""Open the store of rest2, the unfinished uploads, the quarantine, and the object storage of sources."""
 
+import math
 from collections.abc import AsyncGenerator
+from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from aiorelay.checks.quarantine.bucket import QuarantineBucket
+from aiorelay.checks.quarantine.directory import Quarantine
 from aiorelay.object_storage.client import Client
-from aiorelay.observability.metrics import CallMetrics
+from aiorelay.observability.metrics import CallMetrics, Metrics
 from aiorelay.rest1.resumable.object_segments import ObjectSegments
 from aiorelay.rest1.resumable.shared_store import SharedUploads
 from aiorelay.rest1.resumable.store import FileUploads
@@ -20,7 +24,7 @@ from aiorelay.sources.fetch import FetchLimits
 from aiorelay.sources.objects import ObjectSources
 from aiorelay.state.server import StateServer
 
-__all__ = ["open_object_sources", "open_store", "open_uploads"]
+__all__ = ["open_object_sources", "open_quarantine", "open_store", "open_uploads"]
 
 
 @asynccontextmanager
@@ -71,6 +75,28 @@ async def open_uploads(
         segments = ObjectSegments(client, settings.spool.bucket, settings.spool.prefix)
         await segments.check()
         yield await stack.enter_async_context(SharedUploads(state, segments, quota=quota, expiry=expiry))
+
+
+@asynccontextmanager
+async def open_quarantine(
+    settings: Settings, pool: Executor, metrics: Metrics
+) -> AsyncGenerator[Quarantine | None, None]:
+    """Open the quarantine of ``settings``, if there is one. Raises ``StartupError``.
+
+    If it is in object storage, files are kept in the state directory until they are moved there.
+    """
+    place, limit, expiry = settings.quarantine, settings.quarantine_max_size, settings.quarantine_expiry
+    if place is None:
+        yield None
+    elif isinstance(place, S3Location):
+        waiting = Quarantine(settings.state_dir / "quarantine", limit=limit, expiry=math.inf, pool=pool)
+        client = Client(settings.s3_endpoint, setting="quarantine", metrics=metrics.storage)
+        bucket = QuarantineBucket(client, place, waiting, expiry=expiry, on_outcome=metrics.quarantined)
+        async with client, waiting.opened(), bucket.moving():
+            yield waiting
+    else:
+        async with Quarantine(place, limit=limit, expiry=expiry, pool=pool).opened() as quarantine:
+            yield quarantine
 
 
 async def _bucket(settings: Settings, location: S3Location, metrics: CallMetrics, stack: AsyncExitStack) -> BucketStore:

@@ -19,7 +19,6 @@ from yarl import URL
 
 from aiorelay.certificates import tls
 from aiorelay.certificates.identity import Identity
-from aiorelay.checks.quarantine.directory import Quarantine
 from aiorelay.checks.size import max_size
 from aiorelay.errors import StartupError
 from aiorelay.http.authentication import Access, LoopbackOrToken, TokenAuthentication, TokenVerifier
@@ -58,7 +57,7 @@ from aiorelay.server.connections import Connections
 from aiorelay.server.listeners import Drain, address, serving
 from aiorelay.server.relays import Relays, form_limits, largest_form, on_piece
 from aiorelay.server.resources import Resources
-from aiorelay.server.storage import open_object_sources, open_store, open_uploads
+from aiorelay.server.storage import open_object_sources, open_quarantine, open_store, open_uploads
 from aiorelay.server.webhooks import publishing
 from aiorelay.settings import Route, Settings
 from aiorelay.sources.address_rules import Listener
@@ -218,13 +217,10 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
 
 
 async def _relays(shared: ServerContext, traced: Tracing, pool: Executor, stack: AsyncExitStack) -> Relays:
-    settings, quarantine = shared.settings, None
-    if settings.quarantine is not None:
-        limit, expiry = settings.quarantine_max_size, settings.quarantine_expiry
-        opened = Quarantine(settings.quarantine, limit=limit, expiry=expiry, pool=pool).opened()
-        quarantine = await stack.enter_async_context(opened)
+    metrics = shared.resources.metrics
+    quarantine = await stack.enter_async_context(open_quarantine(shared.settings, pool, metrics))
     embedded, on_reload = shared.urls.get("rest2"), shared.reloads.append
-    return Relays(shared.identity, embedded, shared.resources.metrics, traced, pool, stack, on_reload, quarantine)
+    return Relays(shared.identity, embedded, metrics, traced, pool, stack, on_reload, quarantine)
 
 
 def _pages(settings: Settings, *, upload: bool) -> Pages:

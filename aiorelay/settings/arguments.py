@@ -93,7 +93,7 @@ class Arguments(TypedDict, total=False):
     yara_max_size: int | str | None
     validator: str | Sequence[str] | None
     validator_timeout: float | str | None
-    quarantine: str | PathLike[str] | None
+    quarantine: "str | PathLike[str] | S3Location | None"
     quarantine_max_size: int | str | None
     quarantine_expiry: float | str | None
     archive_max_ratio: int | None

@@ -44,9 +44,10 @@ def _of_servers(settings: Any) -> _Contradictions:
 def _of_uploads(settings: Any) -> _Contradictions:
     if settings.only == "rest1" and settings.upstream is None and not settings.route:
         yield "only", "has no upload API to send to", "give upstream as well"
-    uses_s3 = settings.s3_source or settings.spool or isinstance(settings.store, S3Location)
-    if settings.s3_endpoint is not None and not uses_s3:
-        yield "s3_endpoint", "has nothing to serve", "give an s3:// store, an s3-source or a spool as well"
+    in_buckets = any(isinstance(place, S3Location) for place in (settings.store, settings.spool, settings.quarantine))
+    if settings.s3_endpoint is not None and not settings.s3_source and not in_buckets:
+        advice = "give an s3:// store, an s3-source, a spool or an s3:// quarantine as well"
+        yield "s3_endpoint", "has nothing to serve", advice
     if settings.spool is not None and settings.state is None:
         yield "spool", "is shared by relays that share no state", "give state as well"
     if "*" in settings.allow_origin and settings.client_ca is not None:

@@ -300,13 +300,17 @@ class Settings:
     validator_timeout: float = one(
         "checks", time(), 60, "longest wait for a validator (each block, the verdict) and for YARA"
     )
-    quarantine: Path | None = one(
-        "checks", PATH, None, "directory in which files that checks refuse are kept", otherwise="off"
+    quarantine: Path | S3Location | None = one(
+        "checks",
+        STORE,
+        None,
+        "where files that checks refuse are kept: a directory, or s3://BUCKET/PREFIX with the extra [s3]",
+        otherwise="off",
     )
     quarantine_max_size: int = one(
-        "checks", size(least=1), "10GiB", "most bytes in the quarantine, files that are being checked included"
+        "checks", size(least=1), "10GiB", "most bytes of the quarantine on the disk, files being checked included"
     )
-    quarantine_expiry: float = one("checks", time(), "720h", "how long a file is kept in the quarantine")
+    quarantine_expiry: float = one("checks", time(), "720h", "how long a quarantined file is kept on the disk")
     archive_max_ratio: int | None = one(
         "checks",
         count(least=1),

@@ -1017,3 +1017,11 @@ def test_an_endpoint_alone_serves_nothing():
     with pytest.raises(SettingsError, match="has nothing to serve"):
         Settings(s3_endpoint="https://s3.example.org")
     assert Settings(s3_endpoint="https://s3.example.org", s3_source=["incoming"]).s3_source == ("incoming",)
+    quarantined = Settings(s3_endpoint="https://s3.example.org", quarantine="s3://evidence/refused").quarantine
+    assert quarantined == ("evidence", "refused")
+
+
+def test_a_quarantine_is_a_directory_or_in_object_storage(tmp_path):
+    assert Settings(quarantine=tmp_path).quarantine == tmp_path
+    with pytest.raises(SettingsError, match="is not a place in object storage"):
+        Settings(quarantine="s3://EVIDENCE")

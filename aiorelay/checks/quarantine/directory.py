@@ -6,15 +6,15 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 from aiorelay.checks.quarantine.sample import Room, Sample
 from aiorelay.errors import StartupError
-from aiorelay.files.locks import try_lock
+from aiorelay.files.locks import claim, try_lock
 from aiorelay.files.writer import FULL
 from aiorelay.observability.logs import log
 
@@ -27,10 +27,12 @@ _INTERVAL: Final = 600.0  # seconds between removals of expired files, at most
 class Quarantine:
     """The directory ``root``: at most ``limit`` bytes, each file for ``expiry`` seconds.
 
-    Other files in the directory are left alone. Threads of ``pool`` write to the disk.
+    Other files in the directory are left alone. Threads of ``pool`` write to the disk. ``changed`` is set when a file
+    was kept.
     """
 
     def __init__(self, root: Path, *, limit: int, expiry: float, pool: Executor) -> None:
+        self.changed: Final = asyncio.Event()
         self._root = root
         self._expiry = expiry
         self._pool = pool
@@ -58,7 +60,42 @@ class Quarantine:
 
     def sample(self) -> Sample:
         """Return the record of a new file."""
-        return Sample(self._root, self._room, self._pool)
+        return Sample(self._root, self._room, self._pool, self.changed.set)
+
+    def kept(self) -> list[str]:
+        """Return the ids of all kept files. Raises OSError."""
+        return sorted(name for name, endings in _entries(self._root).items() if ".json" in endings)
+
+    @contextmanager
+    def claimed(self, name: str) -> Generator[BinaryIO | None, None, None]:
+        """Open a kept file, for this process alone. None if another uses it or it was removed. Raises OSError."""
+        try:
+            file = (self._root / name).open("rb")
+        except FileNotFoundError:
+            yield None
+            return
+        with file:
+            yield file if claim(file.fileno()) else None
+
+    def verdict(self, name: str) -> bytes:
+        """Return the verdict of a kept file. Raises OSError."""
+        return (self._root / f"{name}.json").read_bytes()
+
+    def age(self, name: str) -> float:
+        """Return the time in seconds since a file was kept. Raises OSError."""
+        return time.time() - (self._root / f"{name}.json").stat().st_mtime
+
+    async def remove(self, name: str) -> None:
+        """Remove a kept file and its verdict. Raises OSError."""
+        self._room.kept -= await asyncio.to_thread(self._remove, name)
+
+    def _remove(self, name: str) -> int:
+        """Remove a kept file, its verdict first: without a verdict it is not taken for complete. Return its size."""
+        file = self._root / name
+        size = file.stat().st_size
+        (self._root / f"{name}.json").unlink(missing_ok=True)
+        file.unlink()
+        return size
 
     async def _clean_repeatedly(self) -> None:
         while True:

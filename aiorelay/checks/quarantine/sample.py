@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Final
@@ -46,13 +46,17 @@ class Room:
 
 
 class Sample:
-    """The bytes of one file on their way to ``directory``. Threads of ``pool`` write to the disk."""
+    """The bytes of one file on their way to ``directory``. Threads of ``pool`` write to the disk.
 
-    def __init__(self, directory: Path, room: Room, pool: Executor) -> None:
+    ``on_kept`` is called when the file was kept and is no longer in use.
+    """
+
+    def __init__(self, directory: Path, room: Room, pool: Executor, on_kept: Callable[[], object]) -> None:
         self.id = secrets.token_hex(16)
         self._directory = directory
         self._room = room
         self._pool = pool
+        self._on_kept = on_kept
         self._blocks: list[bytes] = []
         self._size = 0
         self._writer: Writer | None = None
@@ -108,6 +112,8 @@ class Sample:
             if not self._kept:  # in a thread: removing a large file takes a while
                 await wait_until_done(asyncio.get_running_loop().run_in_executor(self._pool, self._remove))
             os.close(self._lock)
+            if self._kept:
+                self._on_kept()
         self._blocks.clear()
         self._room.release(self._size)
         self._size = 0
