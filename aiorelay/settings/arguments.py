@@ -33,8 +33,8 @@ class Arguments(TypedDict, total=False):
     loop: Literal["asyncio", "uvloop"] | None
     state_dir: str | PathLike[str] | None
     state: "str | URL | None"
-    spool: "str | S3Location | None"
     state_ca: str | PathLike[str] | None
+    spool: "str | S3Location | None"
     tls: bool | None
     tls_cert: str | PathLike[str] | None
     tls_key: str | PathLike[str] | None
