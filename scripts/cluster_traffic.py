@@ -213,6 +213,8 @@ class Resumable:
             acknowledged, ended = await self._append(self.content[self.offset : self.offset + size], last=last)
             if ended is None and acknowledged is None:
                 self.broken = self.broken or time.monotonic()
+                if last:  # the answer was lost, perhaps that of an upload that is stored
+                    self.traffic.maybe.append(described(self.content))
                 ended = await self._outcome() if last else None
                 acknowledged = await self._asked_offset() if ended is None else None
             if ended is not None:
