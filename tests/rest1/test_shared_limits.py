@@ -16,7 +16,7 @@ from aiorelay.rest1.rate_limits import Rate
 from aiorelay.rest1.redis_counters import RedisCounters
 from aiorelay.state.server import Script, StateAddress, open_state
 
-pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.slow]
+pytestmark = pytest.mark.needs("redis-server")
 
 FORM = form(part("somefile", "content", "a.txt"))
 UPLOAD = request("/upload1", FORM)

@@ -27,7 +27,7 @@ from aiorelay.rest1.redis_counters import RedisCounters
 from aiorelay.state.server import Script as LuaScript
 from aiorelay.state.server import StateAddress, StateServer, open_state
 
-pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.slow]
+pytestmark = pytest.mark.needs("redis-server")
 
 SCALING = (Path(__file__).parents[3] / "docs/scaling.md").read_text()
 BLOCK = b"x" * 512 * 1024

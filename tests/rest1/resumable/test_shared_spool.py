@@ -17,7 +17,7 @@ from processes import FREE_PORTS, Process, started
 from real_apis import object_store
 from resumable_requests import Draft, Requests, Tus, path_of
 
-pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.slow]
+pytestmark = pytest.mark.needs("redis-server")
 
 SEED = 16
 MOVES = 8

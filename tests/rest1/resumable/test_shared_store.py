@@ -21,7 +21,7 @@ from aiorelay.rest1.resumable.shared_store import SharedUploads
 from aiorelay.rest1.resumable.unfinished import Upload
 from aiorelay.state.server import Script, StateAddress, open_state
 
-pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.slow]
+pytestmark = pytest.mark.needs("redis-server")
 
 KEYS = Script("keys", "return redis.call('KEYS', '*')")
 LIVES = Script(

@@ -12,7 +12,7 @@ from peers import connected
 from real_apis import object_store
 from resumable_requests import code, path_of
 
-pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.slow]
+pytestmark = pytest.mark.needs("redis-server")
 
 CONTENT = bytes(range(256)) * 2000
 
