@@ -33,7 +33,8 @@ def _relay(stage: Stage) -> Work:
     ours.compare(RATE, 1.0, proxied)
     ours.compare(CPU, 1.12, proxied, at_most=True)
     ours.compare(RATE, 4.0, pair := _flask_pair(stage, load))
-    return Work(f"{mib} MiB, one client", RATE, [dav, alone, ours, stage.bare(load, mib), proxied, pair], proxied)
+    two = stage.relay("relay, two processes", load, mib, "--processes=2")
+    return Work(f"{mib} MiB, one client", RATE, [dav, alone, ours, two, stage.bare(load, mib), proxied, pair], proxied)
 
 
 def _dav(stage: Stage) -> Case:

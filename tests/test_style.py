@@ -35,6 +35,7 @@ OTHER_FLAGS = {
     "gunicorn": {"timeout"},
     "podman": {"cap-drop", "env", "file", "name", "publish", "read-only", "stop-timeout", "tag", "tmpfs", "volume"},
     "python -m http.server": {"bind"},
+    "scripts/cluster": {"soak"},
     "systemd": {"follow", "now", "offline", "unit"},
     "a boundary": {"boundary"},
 }
