@@ -75,9 +75,10 @@ def _parallel(stage: Stage) -> Work:
     _, proxied = stage.rest2_and_nginx(load, mib)
     one = stage.relay("relay", load, mib)
     two = stage.relay("relay, two processes", load, mib, "--processes=2")
+    three = stage.relay("relay, three processes", load, mib, "--processes=3")
     one.compare(RATE, 0.8, proxied)
     two.compare(RATE, 0.95, proxied)
-    return Work(f"8 x {each} MiB at once", RATE, [one, two, proxied], proxied)
+    return Work(f"8 x {each} MiB at once", RATE, [one, two, three, proxied], proxied)
 
 
 def _small(stage: Stage) -> Work:
