@@ -11,12 +11,19 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any, Final, Self
 
-from aiorelay.errors import Gone, NotFound, OffsetMismatch, Problem, Superseded
+from aiorelay.errors import Gone, Problem, Superseded
 from aiorelay.observability.logs import log
 from aiorelay.rest1.resumable.segments import Segments
 from aiorelay.rest1.resumable.shared_appending import SharedAppending, remove_segments
 from aiorelay.rest1.resumable.shared_claims import SharedClaim, SharedClaims
-from aiorelay.rest1.resumable.unfinished import Upload, UploadProtocol
+from aiorelay.rest1.resumable.unfinished import (
+    Upload,
+    UploadProtocol,
+    check_kept,
+    check_offset,
+    check_unfinished,
+    no_such_upload,
+)
 from aiorelay.rest1.resumable.upload_records import ID, FoundUpload, Lives, UploadRecords
 from aiorelay.state.server import StateServer
 
@@ -109,15 +116,9 @@ class SharedUploads:
     async def find(self, identity: str, owner: str | None, protocol: UploadProtocol | None = None) -> Upload:
         found = await self._find(identity)
         if found is None or found.upload.owner != owner or protocol not in {None, found.upload.protocol}:
-            raise NotFound("There is no such upload, or not any more.")
-        upload = found.upload
-        if upload.ended is not None and upload.expires <= found.now:
-            raise NotFound("There is no such upload, or not any more.")
-        removed = upload.ended is not None and upload.outcome is None
-        expired = upload.ended is None and upload.expires <= found.now and not found.is_held
-        if removed or expired:
-            raise Gone("The upload was removed or has expired; begin a new upload.")
-        return upload
+            raise no_such_upload()
+        check_kept(found.upload, found.now, is_held=found.is_held)
+        return found.upload
 
     @contextlib.asynccontextmanager
     async def appending(
@@ -157,10 +158,7 @@ class SharedUploads:
         return await self._records.find(identity) if ID.fullmatch(identity) else None
 
     async def _unfinished(self, identity: str, owner: str | None) -> Upload:
-        upload = await self.find(identity, owner)
-        if upload.ended is not None:
-            raise Gone("The upload has ended; begin a new upload.")
-        return upload
+        return check_unfinished(await self.find(identity, owner))
 
     async def _begin(self, identity: str, owner: str | None, claim: SharedClaim, offset: int | None) -> SharedAppending:
         """Return the writer of an upload: nothing is in the upload that was not acknowledged, if ``offset`` is."""
@@ -169,10 +167,7 @@ class SharedUploads:
         appending = SharedAppending(upload, segments, claim, self._records, self._storage)
         if offset is None:
             return appending
-        if offset != upload.offset:
-            raise OffsetMismatch(
-                f"The upload goes on at offset {upload.offset}.", offset=upload.offset, provided=offset
-            )
+        check_offset(upload, offset)
         if offset < upload.size:  # the last byte comes again, to be delivered again
             await appending.truncate(offset)
         return appending

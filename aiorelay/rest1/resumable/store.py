@@ -16,13 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from aiorelay.errors import Gone, NotFound, OffsetMismatch, Problem, StartupError, StorageFull, Superseded
+from aiorelay.errors import Gone, Problem, StartupError, StorageFull, Superseded
 from aiorelay.files.writer import storage_problems
 from aiorelay.observability.logs import log
 from aiorelay.rest1.resumable.appending import Disk, FileAppending, Quota
 from aiorelay.rest1.resumable.claims import Claims
 from aiorelay.rest1.resumable.files import UploadFiles
-from aiorelay.rest1.resumable.unfinished import Upload, UploadProtocol
+from aiorelay.rest1.resumable.unfinished import (
+    Upload,
+    UploadProtocol,
+    check_kept,
+    check_offset,
+    check_unfinished,
+    no_such_upload,
+)
 
 __all__ = ["FileUploads"]
 
@@ -121,7 +128,7 @@ class FileUploads:
         with storage_problems():
             upload = self._files.read(identity)
             if upload is None or upload.owner != owner or protocol not in {None, upload.protocol}:
-                raise NotFound("There is no such upload, or not any more.")
+                raise no_such_upload()
             if upload.ended is None:
                 try:
                     size, written = self._files.last_byte(identity)
@@ -129,7 +136,10 @@ class FileUploads:
                     upload = self._files.read(identity) or upload
                 else:
                     upload = replace(upload, size=size, expires=written + self._expiry)
-        return self._unless_over(upload)
+        if upload.ended is not None:
+            upload = replace(upload, expires=upload.ended + self._kept)
+        check_kept(upload, time.time(), is_held=upload.id in self._claims)
+        return upload
 
     @contextlib.asynccontextmanager
     async def appending(
@@ -176,23 +186,8 @@ class FileUploads:
             async for block in blocks:
                 yield block
 
-    def _unless_over(self, upload: Upload) -> Upload:
-        now = time.time()
-        if upload.ended is not None:
-            upload = replace(upload, expires=upload.ended + self._kept)
-        if upload.ended is not None and upload.expires <= now:
-            raise NotFound("There is no such upload, or not any more.")
-        removed = upload.ended is not None and upload.outcome is None
-        expired = upload.ended is None and upload.expires <= now and upload.id not in self._claims
-        if removed or expired:
-            raise Gone("The upload was removed or has expired; begin a new upload.")
-        return upload
-
     async def _unfinished(self, identity: str, owner: str | None) -> Upload:
-        upload = await self.find(identity, owner)
-        if upload.ended is not None:
-            raise Gone("The upload has ended; begin a new upload.")
-        return upload
+        return check_unfinished(await self.find(identity, owner))
 
     async def _begin(self, identity: str, owner: str | None, fd: int, offset: int | None) -> Upload:
         """Return the upload as its new writer finds it: nothing in it that was not acknowledged, if ``offset`` is."""
@@ -200,10 +195,7 @@ class FileUploads:
         upload = replace(upload, size=await self._disk.run(self._files.settle, identity, fd))
         if offset is None:
             return upload
-        if offset != upload.offset:
-            raise OffsetMismatch(
-                f"The upload goes on at offset {upload.offset}.", offset=upload.offset, provided=offset
-            )
+        check_offset(upload, offset)
         if offset < upload.size:  # the last byte comes again, to be delivered again
             await self._disk.run(self._files.truncate, identity, fd, offset)
         return replace(upload, size=offset)

@@ -1,7 +1,7 @@
 """What an unfinished upload is, and what is done with it, wherever it is kept.
 
 There are two makers of ``Uploads`` and ``Appending``: ``store`` keeps uploads in files, for the processes of one
-machine. ``shared_store`` keeps them in Redis and in ``Pieces``, for the relays of several machines.
+machine. ``shared_store`` keeps them in Redis and in ``Segments``, for the relays of several machines.
 """
 
 import asyncio
@@ -11,7 +11,18 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-__all__ = ["Appending", "Upload", "UploadProtocol", "Uploads"]
+from aiorelay.errors import Gone, NotFound, OffsetMismatch
+
+__all__ = [
+    "Appending",
+    "Upload",
+    "UploadProtocol",
+    "Uploads",
+    "check_kept",
+    "check_offset",
+    "check_unfinished",
+    "no_such_upload",
+]
 
 UploadProtocol = Literal["http", "tus"]
 """The protocol that made an upload: the draft of the IETF, or tus."""
@@ -55,6 +66,37 @@ class Upload:
         if self.complete and self.ended is None and not self.partial:
             return max(self.size - 1, 0)
         return self.size
+
+
+def no_such_upload() -> NotFound:
+    """Return the problem for an upload that is not known, or not to this client."""
+    return NotFound("There is no such upload, or not any more.")
+
+
+def check_kept(upload: Upload, now: float, *, is_held: bool) -> None:
+    """Raise ``NotFound`` or ``Gone`` for an upload that is over at the time ``now``.
+
+    One that ``is_held`` by a request does not expire.
+    """
+    if upload.ended is not None and upload.expires <= now:
+        raise no_such_upload()
+    removed = upload.ended is not None and upload.outcome is None
+    expired = upload.ended is None and upload.expires <= now and not is_held
+    if removed or expired:
+        raise Gone("The upload was removed or has expired; begin a new upload.")
+
+
+def check_unfinished(upload: Upload) -> Upload:
+    """Return an upload that has not ended. Raises ``Gone``."""
+    if upload.ended is not None:
+        raise Gone("The upload has ended; begin a new upload.")
+    return upload
+
+
+def check_offset(upload: Upload, offset: int) -> None:
+    """Raise ``OffsetMismatch`` if the upload does not go on at ``offset``."""
+    if offset != upload.offset:
+        raise OffsetMismatch(f"The upload goes on at offset {upload.offset}.", offset=upload.offset, provided=offset)
 
 
 class Appending(Protocol):
