@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
 from itertools import count
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import Any, TypeVar
 
-__all__ = ["Threads", "result_of", "wait_until_done"]
+__all__ = ["Threads", "result_of", "to_its_end", "wait_until_done"]
 
 _Result = TypeVar("_Result")
 
@@ -38,6 +38,13 @@ async def wait_until_done(job: asyncio.Future[Any]) -> None:
         job.exception()
     if cancelled is not None:
         raise cancelled
+
+
+async def to_its_end(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Do ``work`` although we are cancelled meanwhile, and return or raise what it did."""
+    task = asyncio.create_task(work)
+    await wait_until_done(task)
+    return task.result()
 
 
 class Threads(Executor):

@@ -1,6 +1,5 @@
 """Record the bytes of each file while it is checked, and keep them if it is refused."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Final, Literal
@@ -8,7 +7,7 @@ from typing import Final, Literal
 from aiorelay.checks.pipeline import Check, CheckFactory
 from aiorelay.checks.quarantine.directory import Quarantine
 from aiorelay.checks.quarantine.sample import LostSampleError, Sample
-from aiorelay.concurrency.threads import wait_until_done
+from aiorelay.concurrency.threads import to_its_end
 from aiorelay.errors import ArchiveRefused, Infected, Problem, Refused, Unscannable
 from aiorelay.multipart.form import Part
 from aiorelay.observability.logs import log, request_id
@@ -78,10 +77,8 @@ class _RecordedCheck:
             "media_type": self._part.media_type,
             "complete": complete,
         }
-        keeping = asyncio.create_task(self._sample.keep(verdict))
-        await wait_until_done(keeping)
         try:
-            keeping.result()
+            await to_its_end(self._sample.keep(verdict))
         except LostSampleError as lost:
             log.warning("a refused file was not kept in quarantine: %s", lost)
             self._on_outcome("lost")

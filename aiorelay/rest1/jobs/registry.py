@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self
 
-from aiorelay.concurrency.threads import wait_until_done
+from aiorelay.concurrency.threads import to_its_end
 from aiorelay.errors import Internal, NotFound, Problem, StateUnavailable
 from aiorelay.http.problem_details import problem_details
 from aiorelay.observability.logs import log, request_id
@@ -201,10 +201,8 @@ class Jobs:
         running = _record(job)
         ended = replace(running, version=running.version + 1, ended=time.time(), document={**running.document, **end})
         self._on_end(ended)
-        recording = asyncio.create_task(self._records.end(ended))
         try:
-            await wait_until_done(recording)  # although cancelled meanwhile
-            recording.result()
+            await to_its_end(self._records.end(ended))
         finally:
             del self._running[job.id]
             self._cancelled.discard(job.id)

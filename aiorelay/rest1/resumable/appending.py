@@ -9,12 +9,12 @@ The next request for the upload ends this one, even from another process: see ``
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
-from aiorelay.concurrency.threads import wait_until_done
+from aiorelay.concurrency.threads import to_its_end, wait_until_done
 from aiorelay.errors import Internal, Problem, StorageFull
 from aiorelay.files.writer import Writer, storage_problems
 from aiorelay.rest1.resumable.claims import Claim
@@ -145,7 +145,7 @@ class FileAppending:
             raise
 
     async def flush(self) -> Upload:
-        await _to_its_end(self._flush())
+        await to_its_end(self._flush())
         return self.upload
 
     async def truncate(self, size: int) -> None:
@@ -242,10 +242,3 @@ async def _close(writer: Writer) -> None:
         await writer.close()
     finally:
         writer.abandon()
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do ``work`` although we are cancelled meanwhile, and raise what it raised."""
-    task = asyncio.create_task(work)
-    await wait_until_done(task)
-    task.result()

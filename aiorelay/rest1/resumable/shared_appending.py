@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from aiorelay.concurrency.threads import wait_until_done
+from aiorelay.concurrency.threads import to_its_end, wait_until_done
 from aiorelay.errors import Problem, StateUnavailable
 from aiorelay.observability.logs import log
 from aiorelay.rest1.resumable.segments import Segments
@@ -28,8 +28,6 @@ _LONGEST_WAIT: Final = 5.0
 # How often it is tried to write down how a delivery ended, and the seconds between.
 _ATTEMPTS: Final = 5
 _PAUSE: Final = 0.5
-
-_Result = TypeVar("_Result")
 
 
 class SharedAppending:
@@ -96,7 +94,7 @@ class SharedAppending:
 
     async def flush(self) -> Upload:
         try:
-            await _to_its_end(self._flush())
+            await to_its_end(self._flush())
         except Problem as problem:
             self._fail(problem)
             raise
@@ -133,12 +131,12 @@ class SharedAppending:
     async def end(self, outcome: dict[str, Any] | None) -> Upload:
         self._gathered.clear()
         with contextlib.suppress(Problem):  # what was not kept is not needed any more
-            await _to_its_end(self._wait())
+            await to_its_end(self._wait())
         if outcome is None:
-            ended = await _to_its_end(self._records.end(self._upload.id, self._claim.number, None))
+            ended = await to_its_end(self._records.end(self._upload.id, self._claim.number, None))
             self._claim.held(ended)
         else:
-            ended = await _to_its_end(self._record_outcome(outcome))
+            ended = await to_its_end(self._record_outcome(outcome))
         self._upload = replace(self.upload, ended=ended, outcome=outcome)
         await remove_segments(self._storage, {segment.name for segment in self._segments})
         self._received = self._written
@@ -231,10 +229,3 @@ async def remove_segments(storage: Segments, names: set[str]) -> None:
             await storage.remove(names)
     except Problem as problem:
         log.warning("segments of unfinished uploads could not be removed (%s); they are removed later", problem.code)
-
-
-async def _to_its_end(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Do ``work`` although we are cancelled meanwhile, and return or raise what it did."""
-    task = asyncio.create_task(work)
-    await wait_until_done(task)
-    return task.result()
