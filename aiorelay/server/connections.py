@@ -21,7 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 from aiorelay.observability.logs import log
 from aiorelay.server.plain_http import is_plain_http, reject
 from aiorelay.server.processes.balance import Balance
-from aiorelay.server.tls_reads import CoalescingProtocol, RecordReader, read_buffer
+from aiorelay.server.tls_reads import CoalescingProtocol, RecordReader, SharedReads
 
 __all__ = ["Acceptor", "Connections", "disconnected", "drop_disconnected"]
 
@@ -161,7 +161,7 @@ class Acceptor:
         self._limit = limit
         self._deadline = deadline
         self._listeners = listeners
-        self._scratch = read_buffer()
+        self._reads = SharedReads()
         for listener in listeners:
             listener.setblocking(False)
         if connections.balance is not None:
@@ -245,7 +245,7 @@ class Acceptor:
                     return
                 unless_taken_over.pop_all()
                 await loop.connect_accepted_socket(
-                    lambda: CoalescingProtocol(handler, self._scratch, lambda: self._connections.closed(handler)),
+                    lambda: CoalescingProtocol(handler, self._reads, lambda: self._connections.closed(handler)),
                     connection,
                     ssl=self._context,
                     ssl_handshake_timeout=self._deadline if self._context is not None else None,

@@ -24,7 +24,7 @@ BACKLOG = 1024
 """Connections that wait to be accepted."""
 # A lower bound for the limit of connections, for processes with very few descriptors.
 _MIN_CONNECTIONS = 4
-# Bytes of a body to buffer before reading is paused. One read of TLS brings up to 256 KiB, so a larger buffer gains
+# Bytes of a body to buffer before reading is paused. One read of TLS brings up to 512 KiB, so a larger buffer gains
 # nothing.
 _READ_AHEAD = 64 * 1024
 # The longest time to flush the buffers of closed connections, in seconds.

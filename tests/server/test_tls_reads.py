@@ -1,13 +1,15 @@
 """Many TLS records are read in one call."""
 
+import asyncio
 import ssl
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from aiorelay.certificates.tls import Certificates, client_context
-from aiorelay.server.tls_reads import RecordReader
+from aiorelay.server.tls_reads import CoalescingProtocol, RecordReader, SharedReads
 
 SIZE = 256 * 1024
 
@@ -71,3 +73,62 @@ def test_a_record_that_was_changed_on_the_way_is_an_error(connection: Connection
 def test_without_a_buffer_one_record_is_returned(connection: Connection) -> None:
     connection.client.write(b"x" * 40_000)
     assert connection.server.read(SIZE) == b"x" * 16_384
+
+
+# What asyncio reads from a socket at once, and the beginning of a record that it read before.
+ASYNCIO_READ = (256 + 16) * 1024
+BLOCK = bytes(1024 * 1024)
+
+
+class Handler(asyncio.Protocol):
+    """Notes the largest block of data that it is given, and whether that is more than asyncio reads at once."""
+
+    def __init__(self) -> None:
+        self.largest = 0
+        self.got_much = asyncio.Event()
+        self.lost = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.largest = max(self.largest, len(data))
+        if self.largest > ASYNCIO_READ:
+            self.got_much.set()
+
+
+@asynccontextmanager
+async def connected(directory: Path, handler: Handler, shared: SharedReads) -> AsyncIterator[asyncio.StreamWriter]:
+    """Connect to a server that reads for ``handler``. Return the client's writer."""
+    certificates = Certificates(directory, ["localhost"])
+    certificates.context.sslobject_class = RecordReader
+
+    def protocol() -> CoalescingProtocol:
+        return CoalescingProtocol(handler, shared, handler.lost.set)
+
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(protocol, "localhost", 0, ssl=certificates.context) as server:
+        port = server.sockets[0].getsockname()[1]
+        context = client_context([certificates.ca], system_trust=False)
+        _, writer = await asyncio.open_connection("localhost", port, ssl=context)
+        yield writer
+        writer.transport.abort()
+        await handler.lost.wait()
+
+
+async def test_a_connection_that_brings_much_is_read_in_larger_amounts_until_it_is_closed(tmp_path: Path) -> None:
+    shared, handler = SharedReads(), Handler()
+    async with asyncio.timeout(60), connected(tmp_path, handler, shared) as writer:
+        while not handler.got_much.is_set():
+            writer.write(BLOCK)
+            await writer.drain()
+        assert shared.large == 1
+    assert shared.large == 0
+
+
+async def test_if_many_connections_are_read_so_others_are_not(tmp_path: Path) -> None:
+    shared, handler = SharedReads(), Handler()
+    shared.large = 16
+    async with asyncio.timeout(60), connected(tmp_path, handler, shared) as writer:
+        for _ in range(32):
+            writer.write(BLOCK)
+            await writer.drain()
+    assert 0 < handler.largest <= ASYNCIO_READ
+    assert shared.large == 16
