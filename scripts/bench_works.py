@@ -78,7 +78,7 @@ def _parallel(stage: Stage) -> Work:
     three = stage.relay("relay, three processes", load, mib, "--processes=3")
     one.compare(RATE, 0.8, proxied)
     two.compare(RATE, 0.95, proxied)
-    return Work(f"8 x {each} MiB at once", RATE, [one, two, three, proxied], proxied)
+    return Work(f"8 x {each} MiB at once", RATE, [one, two, three, stage.bare(load, mib), proxied], proxied)
 
 
 def _small(stage: Stage) -> Work:
