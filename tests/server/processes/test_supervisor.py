@@ -345,6 +345,7 @@ class TestEnd:
             await half_uploads(process)
             await eventually(lambda: storing(process, tmp_path) == 1)
             assert await process.stop() == 1
+        assert "unfinished requests were cancelled after 0.3 s; a longer --grace" in process.log
 
     async def test_if_the_supervisor_is_killed_the_others_end_their_uploads_and_go(self, tmp_path, half_uploads):
         temporary = tmp_path / "tmp"
