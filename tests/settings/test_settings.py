@@ -496,15 +496,16 @@ def test_the_settings_of_jwts_belong_together(changed: dict[str, str | None], re
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"webhook": "https://a.example/"}, "is given without a secret to sign events with"),
+        ({"webhook": "https://a.example/"}, "'https://a.example/' is given without a secret"),
+        ({"spool": "s3://bucket/a"}, "'s3://bucket/a' is shared by relays that share no state"),
         ({"webhook_secret_file": "/secret"}, "has no receiver"),
         ({"webhook_allow_net": "10.0.0.0/8"}, "has no receiver"),
         ({"webhook": "ftp://a.example/", "webhook_secret_file": "/s"}, "is not an http or https URL"),
         ({"webhook": "https://me:s3cret@a.example/", "webhook_secret_file": "/s"}, "contains credentials"),
     ],
-    ids=["no secret", "secret only", "network only", "scheme", "credentials"],
+    ids=["no secret", "spool", "secret only", "network only", "scheme", "credentials"],
 )
-def test_the_settings_of_webhooks_belong_together(given: dict[str, str], reason: str) -> None:
+def test_a_setting_without_what_it_belongs_to_is_refused(given: dict[str, str], reason: str) -> None:
     assert reason in fault(**given)
     assert "s3cret" not in fault(**given)
 
