@@ -412,13 +412,16 @@ def _webhooks_arguments(parser: Parser) -> None:
         choices=_WEBHOOK_ACTIONS,
         help="list: print the events that were not accepted; send-again: send them again, by the relay that runs",
     )
-    parser.add_argument("ids", metavar="ID", nargs="*", help="with send-again, only these events")
+    ids = parser.add_argument("ids", metavar="ID", nargs="*", help="with send-again, only these events")
+    ids.required = False  # else argparse names it among what is missing
 
 
 def _webhooks(options: argparse.Namespace) -> int:
     settings, _ = _settings(options)
     from aiorelay.cli.webhooks import listed, send_again  # noqa: PLC0415 - only this command needs it
 
+    if not settings.state_dir.is_dir():
+        raise StartupError(f"state-dir: {settings.state_dir} is no directory; give the state-dir of the relay")
     if options.action == "list":
         if options.ids:
             raise UsageError(f"unrecognized arguments: {options.ids[0]}; list takes no ID")

@@ -107,6 +107,7 @@ def _claims(token: str, header: dict[str, Any], keys: KeySet, rules: JwtRules) -
     algorithm = header["alg"]
     key = keys.find(header.get("kid"), algorithm)
     if key is None:
+        log.info("A JWT is not valid: no key of jwks has its kid and alg.")
         return None
     try:
         claims: dict[str, Any] = jwt.decode(

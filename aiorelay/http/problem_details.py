@@ -48,7 +48,7 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     except web.HTTPNotFound:
         return problem_response(NotFound(f"There is no resource at {request.path}."), request_id.get())
     except web.HTTPMethodNotAllowed as refused:
-        allowed = refused.headers[hdrs.ALLOW]
+        allowed = ", ".join(refused.headers[hdrs.ALLOW].split(","))
         not_allowed = MethodNotAllowed(f"{request.path} supports only {allowed}.", headers={"Allow": allowed})
         return problem_response(not_allowed, request_id.get())
     except ClientGone:

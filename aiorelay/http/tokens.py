@@ -47,16 +47,16 @@ class Tokens:
 
     def refresh(self) -> None:
         """Read the file again if it has changed."""
+        version = None
         try:
             version = _version(self._path)
             if version != self._seen:
-                self._seen = version
                 self._names = _read(self._path)
                 log.info("read %d tokens again", len(self._names))
         except StartupError as problem:
-            if self._seen is not None:
-                self._seen = None
+            if version != self._seen:
                 log.error("the tokens stay as they were: %s", problem)
+        self._seen = version
 
 
 def is_token_name(name: str) -> bool:

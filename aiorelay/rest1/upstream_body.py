@@ -73,6 +73,9 @@ class UpstreamBody(aiohttp.Payload):
 
     def _open(self, writer: AbstractStreamWriter) -> None:
         self._writer, self._transport = writer, writer.transport
+        # aiohttp's task that called this fails if it cannot write the last chunk, and may be awaited by nobody.
+        if (task := asyncio.current_task()) is not None:
+            task.add_done_callback(_take_exception)
         if self._transport is not None:
             self._transport.set_write_buffer_limits(_WRITE_BUFFER)
 
@@ -168,6 +171,12 @@ class StreamedBody(UpstreamBody):
         with suppress(asyncio.CancelledError):  # aiohttp cancels this when the response is complete before the body
             await wait_until_done(self._is_over)
         self._is_over.result()  # raises if cancelled: returning would send a valid end of the body
+
+
+def _take_exception(task: asyncio.Task[object]) -> None:
+    """Mark the exception of a task as handled. The exchange fails too, with the reason."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _pieces(block: bytes | memoryview) -> Iterator[memoryview]:

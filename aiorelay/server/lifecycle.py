@@ -15,6 +15,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -135,9 +136,10 @@ async def _run(settings: Settings) -> int:
 def obeying_signals(control: Control, on_signal: Callable[[], object]) -> Generator[None, None, None]:
     """Call ``on_signal`` in the loop for each SIGINT and SIGTERM, which are ignored afterwards. Reload for SIGHUP."""
     loop = asyncio.get_running_loop()
+    context = copy_context()  # a signal interrupts any task, whose request it has nothing to do with
     # Not add_signal_handler: closing the loop restores the default action, and a signal would then kill the process.
     for number in _SIGNALS:
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal, context=context))
     # This also sets the wakeup fd, so that any signal wakes the loop.
     loop.add_signal_handler(signal.SIGHUP, control.reload)
     try:
@@ -159,7 +161,11 @@ async def run_until_stopped(
         on_ready(_ready_lines(chain, settings, shared.identity.name))
         gc.freeze()  # the objects made so far live until the end; collections need not scan them
         await control.stop.wait()
-    return 0 if shared.drain.complete else 1
+    if shared.drain.complete:
+        return 0
+    grace = f"after {settings.grace:g} s; a longer --grace gives them time"
+    logs.log.error("unfinished requests were cancelled %s", "by a second signal" if control.cut.is_set() else grace)
+    return 1
 
 
 @asynccontextmanager

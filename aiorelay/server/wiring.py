@@ -107,6 +107,7 @@ class ServerContext:
         self._for_each_identity(Identity.reload)
         for reload in self.reloads:
             reload()
+        logs.log.info("certificates, tokens and rules were loaded again; other settings need a restart")
 
     @asynccontextmanager
     async def renewing_certificates(self) -> AsyncGenerator[None, None]:

@@ -11,6 +11,7 @@ __all__ = ["BUCKET", "SPOOL", "STORE", "S3Location"]
 
 # "General purpose bucket naming rules" of the Amazon S3 User Guide.
 _BUCKET = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
+_BUCKET_RULE = "3 to 63 lower-case letters, digits, dots and hyphens"
 _S3 = "s3://"
 
 
@@ -26,7 +27,7 @@ class S3Location(NamedTuple):
 
 def _bucket(value: object) -> str:
     if not isinstance(value, str) or not _BUCKET.fullmatch(value):
-        raise InvalidValueError("is not a bucket", "write its name alone, without s3://")
+        raise InvalidValueError("is not a bucket", f"write its name alone, without s3://; it has {_BUCKET_RULE}")
     return value
 
 
@@ -38,7 +39,8 @@ def _location(value: object) -> S3Location:
     segments = prefix.split("/") if prefix else []
     is_url = isinstance(value, str) and value.startswith(_S3)
     if not is_url or not _BUCKET.fullmatch(bucket) or not prefix.isprintable() or {"", ".", ".."} & {*segments}:
-        raise InvalidValueError("is not a place in object storage", "try s3://bucket/prefix")
+        advice = f"try s3://bucket/prefix, where the bucket's name has {_BUCKET_RULE}"
+        raise InvalidValueError("is not a place in object storage", advice)
     return S3Location(bucket, prefix)
 
 

@@ -21,7 +21,8 @@ def check_combinations(settings: Any, table: Mapping[str, Setting]) -> None:
     for find in (_of_servers, _of_uploads, _of_tokens, _of_webhooks):
         for name, fault, advice in find(settings):
             setting, value = table[name], getattr(settings, name)
-            quoted = setting.show(value) if setting.is_switch or setting.repeated else setting.kind.quote(value)
+            shown = value if isinstance(value, int) else setting.show(value)
+            quoted = setting.show(value) if setting.is_switch or setting.repeated else setting.kind.quote(shown)
             raise SettingsError(setting.key, f"{quoted} {fault}", advice, origin=f"argument {name}")
 
 

@@ -78,7 +78,7 @@ class Kind:
 
 _AMOUNT = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,20}))? ?([A-Za-z]*)", re.ASCII)
 _STATUSES = re.compile(r"([2-5][0-9]{2})(?:-([2-5][0-9]{2}))?", re.ASCII)
-_WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
+_WHOLE = re.compile(r"-?[0-9]{1,12}", re.ASCII)
 
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _DECIMAL = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -187,8 +187,10 @@ def count(*, least: int, most: int = 10**9 - 1, noun: str = "whole number") -> K
 
     def accept(value: object) -> int:
         number: object = int(value) if isinstance(value, str) and _WHOLE.fullmatch(value.strip()) else value
-        if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+        if not isinstance(number, int) or isinstance(number, bool):
             raise InvalidValueError(f"is not a {noun}", f"it goes from {least} to {most}")
+        if not least <= number <= most:
+            raise InvalidValueError("is out of range", f"it goes from {least} to {most}")
         return number
 
     return Kind("N", accept)

@@ -31,7 +31,7 @@ def program(*arguments: str, **options: object) -> subprocess.CompletedProcess[s
 MISUSES = [
     (["--max-size", "12 parsecs"], "aiorelay: max-size: '12 parsecs' is not a size (flag --max-size); try 500, 64KiB"),
     (["config", "--rest1-port=x"], "aiorelay: rest1-port: 'x' is not a port (flag --rest1-port); it goes from 0 to"),
-    (["config", "--rest1-port", "-1"], "aiorelay: rest1-port: '-1' is not a port (flag --rest1-port); it goes from 0"),
+    (["config", "--rest1-port", "-1"], "aiorelay: rest1-port: '-1' is out of range (flag --rest1-port); it goes from"),
     (
         ["ca", "--tls-key", "/k"],
         "aiorelay: tls-key: '/k' is a key without a certificate (flag --tls-key); give tls-cert",

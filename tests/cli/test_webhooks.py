@@ -30,9 +30,23 @@ def test_list_prints_a_line_for_each(state, capsys):
     assert lines == ["msg_1 2026-01-31T12:00:00.000Z upload.stored mine", "msg_2 - - -"]
 
 
-def test_list_prints_nothing_without_a_state_directory(tmp_path, capsys):
-    assert main(["webhooks", "list", "--state-dir", str(tmp_path / "none")]) == 0
+def test_list_prints_nothing_without_dead_letters(tmp_path, capsys):
+    assert main(["webhooks", "list", "--state-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("action", ["list", "send-again"])
+def test_a_state_directory_that_does_not_exist_is_one_line_and_status_1(tmp_path, capsys, action):
+    assert main(["webhooks", action, "--state-dir", str(tmp_path / "none")]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"aiorelay: state-dir: {tmp_path}/none is no directory; give the state-dir of the relay")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_action_is_required(capsys):
+    assert main(["webhooks"]) == 2
+    assert "the following arguments are required: list|send-again. " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,12 @@ def test_any_other_token_is_of_nobody(make):
     assert who(make()) is None
 
 
+def test_the_log_says_that_no_key_fits(caplog):
+    caplog.set_level("INFO")
+    assert who(RSA.sign({"kid": "unknown"})) is None
+    assert caplog.messages == ["A JWT is not valid: no key of jwks has its kid and alg."]
+
+
 def test_a_token_without_kid_is_of_nobody_if_two_keys_fit():
     keys = parse_key_set(key_set(RSA, Key.make("RS256", "b")))
     assert who(RSA.sign({"kid": None}), keys=keys) is None

@@ -82,6 +82,18 @@ def test_a_file_that_breaks_leaves_the_tokens_as_they_were(token_file, content):
     assert tokens.who("b0b==") == "bob"
 
 
+@pytest.mark.parametrize("break_it", [lambda file: file.write_text("no colon"), Path.unlink], ids=["broken", "gone"])
+def test_a_wrong_file_is_logged_once_until_it_changes(token_file, caplog, break_it):
+    tokens = Tokens(token_file)
+    break_it(token_file)
+    for _ in range(3):
+        assert tokens.who("b0b==") == "bob"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    token_file.write_text("carol:n3w")
+    assert tokens.who("n3w") == "carol"
+    assert tokens.who("b0b==") is None
+
+
 def test_a_file_that_vanishes_leaves_the_tokens_as_they_were(token_file):
     tokens = Tokens(token_file)
     token_file.unlink()

@@ -615,6 +615,7 @@ async def test_other_methods_are_not_allowed(relay, target, method, allowed):
     answer = await relay.refused(request(target, b"" if method == "HEAD" else FORM, method=method))
     assert answer.status == 405
     assert answer["Allow"].replace(" ", "") == allowed
+    assert answer.json()["detail"] == f"{target} supports only {', '.join(allowed.split(','))}."
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import os
 import socket
@@ -303,6 +304,18 @@ async def test_early_success_of_an_upstream_that_takes_no_more_of_the_body_is_a_
     async with connected(chain.rest1, chain.tls) as client:
         answer = await client.ask(request("/upload1", LARGE))
     assert_problem(answer, 502, "connection_terminated")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_an_upstream_that_closes_early_leaves_no_exception_that_nobody_handles(relay, chunked):
+    unhandled = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context["message"]))
+    _, chain = await relay(answering_and_closing(DONE))
+    for _ in range(10):
+        async with connected(chain.rest1, chain.tls) as client:
+            assert (await client.ask(request("/upload1", LARGE, chunked=chunked))).status == 502
+    gc.collect()
+    assert unhandled == []
 
 
 async def test_early_success_of_an_upstream_that_closes_is_no_success_before_the_verdict(relay):

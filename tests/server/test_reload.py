@@ -38,6 +38,7 @@ async def test_a_new_certificate_is_served_and_a_broken_one_is_not(tmp_path, aut
         relay.send(signal.SIGHUP)
         while await served(relay.rest1) != second:
             pass
+        await relay.logged("certificates, tokens and rules were loaded again; other settings need a restart")
         file.write_text("nonsense")
         relay.send(signal.SIGHUP)
         await relay.logged("cannot reload the certificate, the old one stays in use")

@@ -17,7 +17,9 @@ from processes import FREE_PORTS, Process, started
 
 import aiorelay
 from aiorelay.certificates import tls
+from aiorelay.observability import logs
 from aiorelay.server.connections import Connections
+from aiorelay.server.lifecycle import Control, obeying_signals
 from aiorelay.server.listeners import Drain, listening, serving
 
 pytestmark = pytest.mark.slow
@@ -243,6 +245,7 @@ class TestEnd:
             await client.send(UPLOAD[:-1])
             await uploading(process, tmp_path)
             assert await process.stop() == 1
+        assert "ERROR   unfinished requests were cancelled after 0.3 s; a longer --grace" in process.log
         assert left_behind(tmp_path) == []
 
     @pytest.mark.parametrize("mode", ["stream", "spool"])
@@ -256,6 +259,7 @@ class TestEnd:
             process.send(signal.SIGTERM)
             await process.logged("shutting down")
             assert await process.stop(signal.SIGINT) == 1
+        assert "ERROR   unfinished requests were cancelled by a second signal" in process.log
         assert left_behind(tmp_path) == []
 
     async def test_the_upstream_never_receives_the_end_of_a_cancelled_upload(self, relay, recorder):
@@ -267,6 +271,19 @@ class TestEnd:
             assert await process.stop() == 1
         await upstream.connections[0].cut.wait()
         assert not upstream.requests
+
+    async def test_a_signal_is_not_logged_as_part_of_the_request_that_it_interrupts(self):
+        seen = asyncio.get_running_loop().create_future()
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with obeying_signals(Control(), lambda: seen.set_result(logs.request_id.get())):
+                logs.request_id.set("interrupted")
+                signal.raise_signal(signal.SIGTERM)
+                assert await seen == "-"
+        finally:
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     async def test_a_large_answer_is_sent_completely(self, relay, recorder):
         body = os.urandom(4_000_000)

@@ -2,7 +2,7 @@
 
 FILE      ─▶ POST /upload1, multipart: a resumable upload, if the server accepts those
 -, a pipe ─▶ POST /upload1, multipart, in one request
-http(s):… ─▶ POST /upload2, JSON ─▶ 200, the answer
+URL       ─▶ POST /upload2, JSON ─▶ 200, the answer
                                  └▶ 202, a job, which is followed to its end
 """
 
@@ -35,7 +35,7 @@ from aiorelay.observability.logs import ignore_writes_to_broken_connections
 
 __all__ = ["SendOptions", "send"]
 
-_REMOTE = re.compile(r"https?://", re.IGNORECASE)
+_REMOTE = re.compile(r"(?:https?|s3)://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class SendOptions:
 def send(
     options: SendOptions, sources: Sequence[str], report: Callable[[SendResult], object], *, progress: bool
 ) -> bool:
-    """Send each of ``sources`` (paths, "-", or http and https URLs) and call ``report`` with each result.
+    """Send each of ``sources`` (paths, "-", or http, https and s3 URLs) and call ``report`` with each result.
 
     ``progress`` shows progress bars on standard error. Return whether all sources were stored. Raises StartupError if a
     CA file cannot be used.

@@ -296,11 +296,12 @@ async def test_url_that_fails_while_it_is_fetched_is_one_line(aiorelay_server, r
     assert (json.loads(out)["status"], json.loads(out)["problem"]["title"]) == (502, "The source failed")
 
 
-async def test_relay_without_jobs_answers_synchronously(recorder, send):
+@pytest.mark.parametrize("url", ["https://example.org/a", "s3://bucket/a"])
+async def test_relay_without_jobs_answers_synchronously(recorder, send, url):
     api = await recorder()
-    status, out, _ = await send("https://example.org/a", "--to", api.url, "--field", "k=v")
+    status, out, _ = await send(url, "--to", api.url, "--field", "k=v")
     assert (status, out) == (0, '{"status": "done"}\n')
-    assert api.requests[0].json() == {"k": "v", "somefile": "https://example.org/a"}
+    assert api.requests[0].json() == {"k": "v", "somefile": url}
     assert api.requests[0]["Prefer"] == "respond-async"
 
 

@@ -142,7 +142,7 @@ class TestStart:
     @pytest.mark.parametrize(
         ("arguments", "status", "sentence"),
         [
-            (["--processes", "0"], 2, "processes: '0' is not a whole number .*; it goes from 1 to 128"),
+            (["--processes", "0"], 2, "processes: '0' is out of range .*; it goes from 1 to 128"),
             (["--processes", "4", "--max-jobs", "3"], 2, "max-jobs: 3 is less than processes"),
             (["--rest1-port", "{taken}"], 1, "Cannot listen on 127.0.0.1 port {taken}"),
             (["--store", "{file}/below"], 1, "cannot store files in .*below"),
@@ -345,6 +345,7 @@ class TestEnd:
             await half_uploads(process)
             await eventually(lambda: storing(process, tmp_path) == 1)
             assert await process.stop() == 1
+        assert "unfinished requests were cancelled after 0.3 s; a longer --grace" in process.log
 
     async def test_if_the_supervisor_is_killed_the_others_end_their_uploads_and_go(self, tmp_path, half_uploads):
         temporary = tmp_path / "tmp"
