@@ -10,7 +10,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiorelay.http.hop_by_hop import HOP_BY_HOP
 
-__all__ = ["CONTENT_DIGESTS", "add_trace", "drop_client_claims", "end_to_end", "replace_all", "uniform_field_names"]
+__all__ = ["CONTENT_DIGESTS", "add_trace", "drop_client_claims", "end_to_end", "replace_all"]
 
 # Digests of the content as the client framed it (RFC 9530; RFC 3230; RFC 1864): wrong for a body that is framed anew.
 CONTENT_DIGESTS = frozenset({"content-digest", "repr-digest", "digest", "content-md5"})
@@ -79,12 +79,6 @@ def replace_all(headers: "CIMultiDict[str]", added: Iterable[tuple[str, str]]) -
     for name, _ in added:
         headers.popall(name, None)
     headers.extend(added)
-
-
-def uniform_field_names(headers: "CIMultiDict[str]") -> "CIMultiDict[str]":
-    """Give all fields of one name the spelling of the first: aiohttp's client drops fields that are spelt otherwise."""
-    spelling: dict[str, str] = {}
-    return CIMultiDict((spelling.setdefault(name.lower(), name), value) for name, value in headers.items())
 
 
 def _utf_8(value: str) -> str:

@@ -16,8 +16,8 @@ app                    routes and handlers
 │   ├── progress       record bytes, files and phases of an upload
 │   └── delivery       send a form streamed or spooled; retry a spooled one
 │       └── upstream   one POST to the upload API
-│           ├── upstream_body         bodies that aiohttp's client writes: whole, or streamed
 │           ├── held_back             the last block of a body, sent slowly until the verdict
+│           ├── upstream_exchange     one request and its answer, on one connection
 │           └── upstream_connection   which connections are used again; answers read although one broke
 │               └── keep_alive        how long an idle connection may be used again, pure
 ├── answers            pass an answer back, or serialize it for a job

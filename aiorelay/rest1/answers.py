@@ -13,12 +13,13 @@ from aiorelay.concurrency.timeouts import Watchdog
 from aiorelay.errors import UpstreamFailed, UpstreamTimeout
 from aiorelay.http.fields import end_to_end, replace_all
 from aiorelay.observability.logs import log
+from aiorelay.rest1.upstream_exchange import UpstreamAnswer
 
 __all__ = ["MAX_SERIALIZED_BODY", "SerializedAnswer", "pass_back", "serialize_response", "strip_default_headers"]
 
 
 async def pass_back(
-    request: web.Request, answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]], watchdog: Watchdog
+    request: web.Request, answer: UpstreamAnswer, added: Iterable[tuple[str, str]], watchdog: Watchdog
 ) -> web.StreamResponse:
     """Give ``answer`` to the client of ``request``, with the headers ``added``.
 
@@ -43,7 +44,7 @@ async def pass_back(
 class _UpstreamResponse(web.StreamResponse):
     """The upstream's status and end-to-end headers, and which of them it has ``said``."""
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+    def __init__(self, answer: UpstreamAnswer) -> None:
         super().__init__(status=answer.status, reason=answer.reason, headers=end_to_end(answer.headers))
         self.said = frozenset(name.lower() for name in answer.headers)
         # One that is here whole leaves in one write. Private to aiohttp; were it to go, there would be two.
@@ -78,7 +79,7 @@ MAX_SERIALIZED_BODY: Final = 64 * 1024
 
 
 async def serialize_response(
-    answer: aiohttp.ClientResponse, added: Iterable[tuple[str, str]], *, most: int = MAX_SERIALIZED_BODY
+    answer: UpstreamAnswer, added: Iterable[tuple[str, str]], *, most: int = MAX_SERIALIZED_BODY
 ) -> dict[str, Any]:
     """The ``status``, ``headers`` (pairs, so that repeated ones stay) and ``body`` of an answer, read to its end.
 
@@ -107,7 +108,7 @@ async def serialize_response(
     }
 
 
-async def _read_beginning(answer: aiohttp.ClientResponse, most: int) -> bytes:
+async def _read_beginning(answer: UpstreamAnswer, most: int) -> bytes:
     body = bytearray()
     try:
         async for block in answer.content.iter_any():

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 
-import aiohttp
 from multidict import CIMultiDict
 
 from aiorelay.errors import UpstreamProblem
@@ -17,6 +16,7 @@ from aiorelay.multipart.framing import FramedBody
 from aiorelay.observability.logs import log
 from aiorelay.rest1.target import Target
 from aiorelay.rest1.upstream import Upstream
+from aiorelay.rest1.upstream_exchange import UpstreamAnswer
 
 __all__ = ["Delivery"]
 
@@ -60,7 +60,7 @@ class Delivery:
         headers: "CIMultiDict[str]",
         target: Target,
         on_sent: Callable[[int], object] = lambda _bytes: None,
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    ) -> AbstractAsyncContextManager[UpstreamAnswer]:
         """Send a body as ``Upstream.post`` does. Raises what that and ``Spool.write`` raise."""
         if self._spooled == "never" or (self._spooled == "unknown-length" and framed.length is not None):
             return self._upstream.post(framed, headers, target, on_sent)
@@ -69,7 +69,7 @@ class Delivery:
     @asynccontextmanager
     async def _post_spooled(
         self, framed: FramedBody, headers: "CIMultiDict[str]", target: Target, on_sent: Callable[[int], object]
-    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    ) -> AsyncGenerator[UpstreamAnswer, None]:
         async with AsyncExitStack() as stack:
             spool = await stack.enter_async_context(self._spool())
             async for block in framed.blocks:
@@ -77,7 +77,7 @@ class Delivery:
             await spool.end()
 
             @asynccontextmanager
-            async def one_try() -> AsyncGenerator[aiohttp.ClientResponse, None]:
+            async def one_try() -> AsyncGenerator[UpstreamAnswer, None]:
                 async with aclosing(spool.read()) as blocks:
                     body = FramedBody(framed.boundary, spool.size, blocks)
                     post = self._upstream.post(body, headers.copy(), target, on_sent, notice=self._notice)
@@ -88,11 +88,11 @@ class Delivery:
 
     async def _answer(
         self,
-        one_try: Callable[[], AbstractAsyncContextManager[aiohttp.ClientResponse]],
+        one_try: Callable[[], AbstractAsyncContextManager[UpstreamAnswer]],
         stack: AsyncExitStack,
         *,
         repeatable: bool,
-    ) -> aiohttp.ClientResponse:
+    ) -> UpstreamAnswer:
         """Try until there is an answer to pass back, which ``stack`` keeps open."""
         for attempt in range(1, _TRIES):
             async with AsyncExitStack() as trying:

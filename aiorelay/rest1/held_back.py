@@ -52,9 +52,11 @@ class HeldBack:
         """Whether the whole body is held."""
         return self._ended
 
-    def whole(self) -> bytes:
-        """Return the held bytes."""
-        return b"".join(self._held)
+    def take(self) -> bytes:
+        """Remove and return the held bytes."""
+        held = b"".join(self._held)
+        self._held.clear()
+        return held
 
     async def write_to(self, put: Put) -> None:
         """Write the whole body with ``put``, in order. While a block is awaited, another task may call ``put``."""

@@ -8,7 +8,6 @@ from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
-import aiohttp
 from yarl import URL
 
 from aiorelay.checks.pipeline import CheckFactory, checked
@@ -21,6 +20,7 @@ from aiorelay.rest1.pieces import watch_fields
 from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.public_addresses import public_fields
 from aiorelay.rest1.upload_request import UploadRequest, upstream_fields
+from aiorelay.rest1.upstream_exchange import UpstreamAnswer
 from aiorelay.settings.kinds import StatusRange
 
 __all__ = ["Relay", "RelayedAnswer"]
@@ -30,7 +30,7 @@ __all__ = ["Relay", "RelayedAnswer"]
 class RelayedAnswer:
     """The upload API's answer, to be read, and the header fields that the relay adds to it."""
 
-    response: aiohttp.ClientResponse
+    response: UpstreamAnswer
     added: list[tuple[str, str]]
 
 

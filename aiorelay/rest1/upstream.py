@@ -6,36 +6,32 @@ blocks ─▶ HeldBack ─▶ POST ─▶ answer     an exception in the blocks 
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeAlias
+from typing import Self
 
 import aiohttp
 from aiohttp import hdrs
+from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
 from aiorelay.concurrency.threads import wait_until_done
 from aiorelay.concurrency.timeouts import Watchdog
 from aiorelay.errors import UpstreamFailed, UpstreamProblem, UpstreamTimeout
-from aiorelay.http.fields import replace_all, uniform_field_names
+from aiorelay.http.fields import replace_all
 from aiorelay.multipart.framing import FramedBody
 from aiorelay.observability.logs import log
 from aiorelay.observability.tracing import NO_TRACING, Tracing
 from aiorelay.rest1.held_back import HeldBack
 from aiorelay.rest1.keep_alive import KeepAlive
 from aiorelay.rest1.target import Target
-from aiorelay.rest1.upstream_body import StreamedBody, UpstreamBody, WholeBody
 from aiorelay.rest1.upstream_connection import Connector
+from aiorelay.rest1.upstream_exchange import Exchange, UpstreamAnswer
 
 __all__ = ["Upstream", "UpstreamTimeouts"]
-
-# Header fields that aiohttp would add. Those of the client are passed on; missing ones are not added.
-_NO_AUTO_HEADERS = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
-
-_Request: TypeAlias = Callable[[UpstreamBody], Coroutine[Any, Any, aiohttp.ClientResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,31 +71,26 @@ class Upstream:
         self._server_name = server_name
         self._headers = tuple(headers)
         self._timeouts = timeouts
-        self._watchdog = Watchdog(timeouts.idle)
+        self._connecting = aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect)
+        self._writes = Watchdog(timeouts.idle)
+        self._answers = Watchdog(timeouts.answer)
         self._server_keep_alive = server_keep_alive
         self._tracing = tracing
         self._redirect_warned = False
 
     async def __aenter__(self) -> Self:
-        self._keep_alive = KeepAlive(asyncio.get_running_loop().time, self._server_keep_alive)
+        self._loop = loop = asyncio.get_running_loop()
+        self._keep_alive = KeepAlive(loop.time, self._server_keep_alive)
         self._connector = Connector(self._keep_alive, ssl=self._context if self.url.scheme == "https" else True)
-        self._session = aiohttp.ClientSession(
-            connector=self._connector,
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.answer
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_NO_AUTO_HEADERS,
-            auto_decompress=False,
-            trust_env=False,
-            max_line_size=32 * 1024,
-            max_field_size=32 * 1024,
+        # For the connector, which connects for a request. What is sent is another one.
+        self._any_request = aiohttp.ClientRequest(
+            hdrs.METH_POST, self.url, loop=loop, server_hostname=self._server_name
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._connector.unwatch()
-        await self._session.close()
+        await self._connector.close()
 
     def post(
         self,
@@ -109,7 +100,7 @@ class Upstream:
         on_sent: Callable[[int], object] = lambda _bytes: None,
         *,
         notice: float = 0.0,
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    ) -> AbstractAsyncContextManager[UpstreamAnswer]:
         """Send a body, and return the response as a context manager.
 
         A body of at most ``held_back.LIMIT`` bytes is read to its end before the connection is opened. ``target`` is
@@ -121,7 +112,7 @@ class Upstream:
 
     def patch(
         self, url: URL, framed: FramedBody, headers: "CIMultiDict[str]"
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    ) -> AbstractAsyncContextManager[UpstreamAnswer]:
         """Send a body to ``url``, which has the same origin, with PATCH (RFC 5789). Otherwise like ``post``."""
         return self._request(hdrs.METH_PATCH, url, framed, headers, lambda _bytes: None, 0.0)
 
@@ -134,42 +125,45 @@ class Upstream:
         headers: "CIMultiDict[str]",
         on_sent: Callable[[int], object],
         notice: float,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[UpstreamAnswer]:
         held_back = HeldBack(framed.blocks)
         await held_back.look_ahead()
         replace_all(headers, self._headers)
         with self._tracing.exchange(method, url, headers) as answered:
-            request = partial(self._exchange, method, url, headers)
-            if held_back.is_whole and not notice:
-                whole = WholeBody(held_back.whole(), framed.length, on_sent, self._watchdog)
-                answering = self._send_whole(whole, request)
-            else:
-                answering = self._send_streamed(held_back, StreamedBody(framed.length, on_sent), request, notice)
-            async with answering as answer:
+            exchange = await self._connect(on_sent)
+            try:
+                await exchange.begin(method, url, headers, framed.length, answer_timeout=self._timeouts.answer)
+                answer = await self._send(exchange, held_back, notice)
                 answered(answer.status)
                 self._warn_of_redirect(answer.status)
                 yield answer
+            finally:
+                exchange.end()
 
-    @asynccontextmanager
-    async def _send_whole(self, body: WholeBody, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
-        answer = None
+    async def _connect(self, on_sent: Callable[[int], object]) -> Exchange:
         try:
-            answer = await self._answer(request(body), body)
-            yield answer
-        finally:
-            body.disconnect(answer)
+            connection = await self._connector.connect(self._any_request, [], self._connecting)
+            return Exchange(connection, self._loop, on_sent)
+        except (aiohttp.ClientError, OSError, TimeoutError) as failure:
+            self._keep_alive.reset()
+            raise _problem(failure, reached=False, incomplete=True) from failure
 
-    @asynccontextmanager
-    async def _send_streamed(
-        self, held_back: HeldBack, body: StreamedBody, request: _Request, notice: float
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        exchange = asyncio.create_task(request(body))
-        exchange.add_done_callback(body.exchange_ended)
+    async def _send(self, exchange: Exchange, held_back: HeldBack, notice: float) -> UpstreamAnswer:
+        """Send the body and return the answer to it."""
+        is_accepting = True
+        if held_back.is_whole and not notice:
+            try:
+                if await exchange.put_at_once(held_back.take()):
+                    return await self._answer(exchange.answer(), exchange)
+            except (OSError, aiohttp.ClientError):
+                is_accepting = False
+        answering = asyncio.create_task(exchange.answer())
         try:
-            await self._write_streamed(held_back, body, exchange, notice)
-            yield await self._answer(exchange, body)
+            await self._write_unless_refused(held_back, exchange, answering, notice, is_accepting=is_accepting)
+            return await self._answer(answering, exchange)
         finally:
-            await _end(exchange, body)
+            answering.cancel()
+            await wait_until_done(answering)
 
     def _warn_of_redirect(self, status: int) -> None:
         """Warn once: a client that follows a redirect sends its body around the relay (RFC 9110, section 15.4)."""
@@ -177,23 +171,20 @@ class Upstream:
             self._redirect_warned = True
             log.warning("the upload API redirects (%d), and clients would bypass the relay; correct --upstream", status)
 
-    async def _answer(self, exchange: Awaitable[aiohttp.ClientResponse], body: UpstreamBody) -> aiohttp.ClientResponse:
+    async def _answer(self, answering: Awaitable[UpstreamAnswer], exchange: Exchange) -> UpstreamAnswer:
         """Wait for the head of the response. The timeout applies to the whole head, not to each read."""
         try:
-            async with asyncio.timeout(None) as waiting:
-                body.when_sent(partial(_reschedule, waiting, self._timeouts.answer))
-                answer = await exchange
-        except (aiohttp.ClientError, OSError, TimeoutError) as failure:
+            with self._answers.watching():
+                answer = await answering
+        except (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError) as failure:
             self._keep_alive.reset()
-            if body.is_stalled:
-                raise self._stalled() from failure
-            cause = aiohttp.SocketTimeoutError() if waiting.expired() else failure
-            raise _problem(cause, reached=body.reached, incomplete=not body.is_whole) from failure
+            cause = aiohttp.SocketTimeoutError() if isinstance(failure, TimeoutError) else failure
+            raise _problem(cause, reached=exchange.reached, incomplete=not exchange.is_whole) from failure
         if answer.status < 200:  # RFC 9110, section 15.2: not final, and the request has no Upgrade
             raise UpstreamFailed(
                 "The upload API answered with a status that is not final.", error="http_protocol_error"
             )
-        if _is_success(answer.status) and not await self._is_whole(body):
+        if _is_success(answer.status) and not exchange.is_whole:
             raise UpstreamFailed(
                 "The upload API answered before it had received the whole body, and read no more of it.",
                 error="connection_terminated",
@@ -215,53 +206,41 @@ class Upstream:
         writer.transport.abort()
         return True
 
-    async def _is_whole(self, body: UpstreamBody) -> bool:
-        """Whether the connection accepts all of a body. A body may still be in its buffer after an early response."""
-        return body.is_whole or (body.is_written and await self._is_accepted(body.flush()))
-
-    async def _exchange(
-        self, method: str, url: URL, headers: "CIMultiDict[str]", body: UpstreamBody
-    ) -> aiohttp.ClientResponse:
-        return await self._session.request(
-            method,
-            url,
-            data=body,
-            headers=uniform_field_names(headers),
-            allow_redirects=False,
-            server_hostname=self._server_name,
-        )
-
-    async def _write_streamed(
-        self, held_back: HeldBack, body: StreamedBody, exchange: "asyncio.Task[aiohttp.ClientResponse]", notice: float
+    async def _write_unless_refused(
+        self,
+        held_back: HeldBack,
+        exchange: Exchange,
+        answering: "asyncio.Task[UpstreamAnswer]",
+        notice: float,
+        *,
+        is_accepting: bool,
     ) -> None:
         """Write the body to its end, or until the upstream refuses it."""
         try:
             async with asyncio.timeout(None) as sending:
-                exchange.add_done_callback(lambda done: _stop_if_final(done, sending))
-                await body.opened
+                answering.add_done_callback(partial(_stop_if_final, sending))
                 if notice:
                     await asyncio.sleep(notice)
-                await self._write(held_back, body)
+                await self._write(held_back, exchange, is_accepting=is_accepting)
         except TimeoutError:
             if not sending.expired():
                 raise
 
-    async def _write(self, held_back: HeldBack, body: StreamedBody) -> None:
-        is_accepting = True
-
+    async def _write(self, held_back: HeldBack, exchange: Exchange, *, is_accepting: bool) -> None:
         async def put(block: bytes | memoryview) -> None:
             # If the upstream accepts no more data, keep reading the body: a failed check is the more useful answer.
             nonlocal is_accepting
             if is_accepting:
-                is_accepting = await self._is_accepted(body.put(block))
+                is_accepting = await self._is_accepted(exchange.put(block))
 
         await held_back.write_to(put)
-        body.finish(whole=is_accepting and await self._is_accepted(body.flush()))
+        if is_accepting:
+            await self._is_accepted(exchange.finish())
 
     async def _is_accepted(self, writing: Awaitable[None]) -> bool:
         """Await ``writing``. Return false if the connection has failed. Raises ``UpstreamTimeout``."""
         try:
-            with self._watchdog.watching():
+            with self._writes.watching():
                 await writing
         except TimeoutError:
             raise self._stalled() from None
@@ -270,7 +249,7 @@ class Upstream:
         return True
 
     def _stalled(self) -> UpstreamTimeout:
-        detail = f"The upload API accepted no data for {self._watchdog.seconds:g} s."
+        detail = f"The upload API accepted no data for {self._writes.seconds:g} s."
         return UpstreamTimeout(detail, error="connection_write_timeout", incomplete=True)
 
 
@@ -279,25 +258,12 @@ def _is_success(status: int) -> bool:
     return status < 300 or status == 303
 
 
-def _stop_if_final(exchange: "asyncio.Task[aiohttp.ClientResponse]", sending: asyncio.Timeout) -> None:
+def _stop_if_final(sending: asyncio.Timeout, answering: "asyncio.Task[UpstreamAnswer]") -> None:
     """Stop the sending if the exchange has failed or the response is a refusal."""
-    if not exchange.cancelled() and (exchange.exception() is not None or not _is_success(exchange.result().status)):
-        _reschedule(sending, 0)
-
-
-def _reschedule(timeout: asyncio.Timeout, seconds: float) -> None:
-    with suppress(RuntimeError):  # what it limits has already ended
-        timeout.reschedule(asyncio.get_running_loop().time() + seconds)
-
-
-async def _end(exchange: "asyncio.Task[aiohttp.ClientResponse]", body: StreamedBody) -> None:
-    """Release the connection, even if cancelled. Abort it if the exchange is not complete."""
-    body.release()
-    exchange.cancel()
-    try:
-        await wait_until_done(exchange)
-    finally:
-        body.disconnect(None if exchange.cancelled() or exchange.exception() is not None else exchange.result())
+    if answering.cancelled() or (answering.exception() is None and _is_success(answering.result().status)):
+        return
+    with suppress(RuntimeError):  # the sending has already ended
+        sending.reschedule(0)
 
 
 # Failures of the upstream, first match: end of the detail, and error type of RFC 9209, section 2.3.
@@ -318,7 +284,7 @@ _FAILURES: tuple[tuple[type[Exception], type[UpstreamProblem], str, str], ...] =
         "cannot be reached. Check that it is running.",
         "connection_refused",
     ),
-    (aiohttp.ClientResponseError, UpstreamFailed, "answered with invalid HTTP.", "http_protocol_error"),
+    (HttpProcessingError, UpstreamFailed, "answered with invalid HTTP.", "http_protocol_error"),
     (
         aiohttp.ClientOSError,
         UpstreamFailed,

@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 from aiorelay.rest1.keep_alive import LONGEST, WATCH, KeepAlive
+from aiorelay.rest1.upstream_exchange import WRITE_BUFFER
 
 __all__ = ["Connector"]
 
@@ -120,6 +121,7 @@ class RecoveringProtocol(asyncio.Protocol):
             return None
         recovering = cls(transport, protocol, duplicate, keep_alive)
         transport.set_protocol(recovering)
+        transport.set_write_buffer_limits(WRITE_BUFFER)
         return recovering
 
     def is_reusable(self) -> bool:

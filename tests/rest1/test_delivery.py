@@ -325,7 +325,7 @@ def post(tmp_path, pool):
             )
             framed = FramedBody(b"b", None, blocks_of(body))
             async with delivery.post(framed, CIMultiDict(headers), Target()) as given:
-                return given.status, await given.read()
+                return given.status, await given.content.read()
 
     return post
 

@@ -280,7 +280,6 @@ async def test_end_to_end_headers_go_on_and_the_others_do_not(relay):
     ours |= {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"}
     rest = [(name, value) for name, value in passed_on.headers if name.lower() not in ours]
     passed[passed.index(("X-Latin", "caf\udce9"))] = ("X-Latin", "café")
-    passed[passed.index(("x-own", "2"))] = ("X-Own", "2")
     assert sorted(rest) == sorted(passed)
     assert [value for name, value in rest if name.lower() == "x-own"] == ["1", "2"]
     assert passed_on["Host"] == f"127.0.0.1:{relay.upstream.port}"

@@ -13,9 +13,11 @@ from yarl import URL
 
 from aiorelay.cli.send.results import Answer, SendError
 from aiorelay.errors import UpstreamProblem
+from aiorelay.http.grammar import essence
 from aiorelay.multipart.framing import FramedBody
 from aiorelay.rest1.target import Target
 from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
+from aiorelay.rest1.upstream_exchange import UpstreamAnswer
 
 __all__ = ["Endpoint", "Reply", "Unanswered"]
 
@@ -84,7 +86,7 @@ class Endpoint:
             kind = SendError if problem.error == "tls_certificate_error" else Unanswered
             raise kind(_message(problem, self.url)) from problem
 
-    async def _reply(self, response: aiohttp.ClientResponse) -> Reply:
+    async def _reply(self, response: UpstreamAnswer) -> Reply:
         if 300 <= response.status < 400 and hdrs.LOCATION in response.headers:
             target = response.headers[hdrs.LOCATION]
             raise SendError(f"The server redirects to {target}. Repeat with --to {target}.")
@@ -101,9 +103,10 @@ class Endpoint:
             raise Unanswered(
                 f"The connection was lost during the answer (status {response.status}). Try again."
             ) from error
-        return Reply(Answer(response.status, response.content_type, body), response.headers, self._job(response))
+        media_type = essence(response.headers.get(hdrs.CONTENT_TYPE, ""))
+        return Reply(Answer(response.status, media_type, body), response.headers, self._job(response))
 
-    def _job(self, response: aiohttp.ClientResponse) -> URL | None:
+    def _job(self, response: UpstreamAnswer) -> URL | None:
         applied = response.headers.get("Preference-Applied", "").lower()
         if response.status != 202 or not applied.startswith("respond-async") or hdrs.LOCATION not in response.headers:
             return None
