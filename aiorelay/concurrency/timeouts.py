@@ -22,8 +22,7 @@ class Watchdog:
         """
         return _Wait(self)
 
-    def begin(self, wait: "_Wait") -> None:
-        loop = asyncio.get_running_loop()
+    def begin(self, wait: "_Wait", loop: asyncio.AbstractEventLoop) -> None:
         self._waits[wait] = deadline = loop.time() + self.seconds
         if self._timer is None:
             self._timer = loop.call_at(deadline, self._look, loop)
@@ -58,7 +57,7 @@ class _Wait:
             raise RuntimeError("only a task can be watched")
         self._task = task
         self._cancelling = task.cancelling()
-        self._watchdog.begin(self)
+        self._watchdog.begin(self, task.get_loop())
 
     def __exit__(
         self, _kind: type[BaseException] | None, failure: BaseException | None, _traceback: TracebackType | None

@@ -61,10 +61,14 @@ class HeldBack:
     async def write_to(self, put: Put) -> None:
         """Write the whole body with ``put``, in order. While a block is awaited, another task may call ``put``."""
         if not self._ended:
+            loop = asyncio.get_running_loop()
             slow_sending = asyncio.create_task(self._send_slowly(put))
             try:
                 while not self._ended:
+                    self._waiting_since = loop.time()
+                    self._sent_slowly = 0
                     await self._read()
+                    self._waiting_since = None
                     while self._held and self._size - len(self._held[0]) >= LIMIT:
                         await put(self._take(len(self._held[0])))
             finally:
@@ -73,10 +77,7 @@ class HeldBack:
             await put(self._held[0] if len(self._held) == 1 else b"".join(self._held))
 
     async def _read(self) -> None:
-        self._waiting_since = asyncio.get_running_loop().time()
-        self._sent_slowly = 0
         block = await anext(self._blocks, None)
-        self._waiting_since = None
         if block is None:
             self._ended = True
         else:

@@ -6,6 +6,7 @@ blocks ─▶ HeldBack ─▶ POST ─▶ answer     an exception in the blocks 
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         self._loop = loop = asyncio.get_running_loop()
-        self._keep_alive = KeepAlive(loop.time, self._server_keep_alive)
+        self._keep_alive = KeepAlive(time.monotonic, self._server_keep_alive)
         self._connector = Connector(self._keep_alive, ssl=self._context if self.url.scheme == "https" else True)
         # For the connector, which connects for a request. What is sent is another one.
         self._any_request = aiohttp.ClientRequest(

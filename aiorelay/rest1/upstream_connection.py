@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 import ssl
+import time
 from functools import partial
 from typing import Any, Self
 
@@ -66,7 +67,7 @@ class Connector(aiohttp.TCPConnector):
                 self._begin_watch(recovering.duplicate())
             recovering.retire()
         else:
-            recovering.idle_since = asyncio.get_running_loop().time()
+            recovering.idle_since = time.monotonic()
 
     def _begin_watch(self, idle: socket.socket | None) -> None:
         """Keep a connection open without reusing it, to measure when the server closes it."""
@@ -91,7 +92,7 @@ class RecoveringProtocol(asyncio.Protocol):
 
     asyncio closes a transport at the first failed write and stops reading. Linux keeps the bytes received before the
     reset. A duplicate of the socket, which stays open longer than the transport, can read them. ``idle_since`` is the
-    loop's time at the end of the last exchange, or None during an exchange.
+    monotonic time at the end of the last exchange, or None during an exchange.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class RecoveringProtocol(asyncio.Protocol):
         """Whether it is new, or idle within the limit without data or an end of the connection received."""
         if self.idle_since is None:
             return True
-        if asyncio.get_running_loop().time() - self.idle_since > self._keep_alive.limit():
+        if time.monotonic() - self.idle_since > self._keep_alive.limit():
             return False
         try:
             self._duplicate.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -173,7 +174,7 @@ class RecoveringProtocol(asyncio.Protocol):
                 self._protocol.data_received(rest)
         self._protocol.connection_lost(exc)
         if self.idle_since is not None and not closed_by_relay:
-            idle = asyncio.get_running_loop().time() - self.idle_since
+            idle = time.monotonic() - self.idle_since
             if idle < self._keep_alive.limit():  # otherwise the relay closed it
                 self._keep_alive.server_closed(idle)
 
