@@ -6,12 +6,12 @@ A file that never fills a piece is written on the event loop, where the write co
 unless it must be synced.
 """
 
-import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
 from aiorelay.concurrency.double_buffer import PIECE, DoubleBuffer
@@ -116,15 +116,20 @@ class Writer:
         os.close(fd)
 
 
-@contextlib.contextmanager
-def storage_problems() -> Iterator[None]:
+class _StorageProblems(AbstractContextManager[object]):
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            if error.errno in FULL:
+                raise StorageFull("The server has no room for the file. Try again later.") from error
+            raise Internal("The server could not store the file; its log says why.") from error
+
+
+_STORAGE_PROBLEMS = _StorageProblems()
+
+
+def storage_problems() -> AbstractContextManager[object]:
     """Turn an OSError into the ``StorageFull`` or ``Internal`` that the client gets, with the error as its cause."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise StorageFull("The server has no room for the file. Try again later.") from error
-        raise Internal("The server could not store the file; its log says why.") from error
+    return _STORAGE_PROBLEMS
 
 
 def _write_all(fd: int, piece: Sequence[bytes | memoryview]) -> None:

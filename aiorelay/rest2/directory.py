@@ -150,8 +150,8 @@ class _Incoming:
         self._writers.append(writer)
         return writer
 
-    async def keep(self) -> Path:
-        """Publish all files at once, and return their final directory.
+    async def keep(self) -> str:
+        """Publish all files at once, and return the path of their final directory.
 
         Every writer must have been closed. After the return, the files are not removed by this object.
         """
@@ -164,7 +164,7 @@ class _Incoming:
             else:
                 self._publish()
         self._kept = True
-        return self._root / self._final
+        return f"{self._root}/{self._final}"
 
     def _create(self, wanted: str) -> tuple[str, int]:
         name, number = wanted, self._numbers.get(wanted, 1)

@@ -8,7 +8,6 @@
 """
 
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Protocol
 
 from aiorelay.files.writer import StoredFile
@@ -32,7 +31,7 @@ class Incoming(Protocol):
     def file(self, filename: str, media_type: str | None, /) -> FileWriter:
         """Create a file under the safe form of ``filename``, with a number if the form has that name twice."""
 
-    async def keep(self) -> Path | str:
+    async def keep(self) -> str:
         """Publish all files, and return the location that their names are appended to.
 
         Every writer must have been closed. After the return, the files are not removed. Raises a ``Problem``.

@@ -6,7 +6,6 @@ record, record, record ─▶ RecordReader ─▶ one buffer ─▶ CoalescingPr
 import asyncio
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
 from aiohttp import web
@@ -49,11 +48,11 @@ class RecordReader(ssl.SSLObject):
             return read_record(len)
         view = memoryview(buffer)
         size: int = read_record(len, view)
-        count = size
-        with suppress(ssl.SSLWantReadError, ssl.SSLSyscallError):  # asyncio reads again, and gets the error then
-            while count and size < len:
-                count = read_record(len - size, view[size:])
+        try:
+            while 0 < size < len and (count := read_record(len - size, view[size:])):
                 size += count
+        except (ssl.SSLWantReadError, ssl.SSLSyscallError):
+            return size  # asyncio reads again, and gets the error then
         return size
 
 

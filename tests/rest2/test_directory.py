@@ -69,7 +69,7 @@ async def upload(store: DirectoryStore, filename: str, *blocks: bytes) -> tuple[
         for block in blocks:
             await writer.write(block)
         file = await writer.close()
-        directory = await incoming.keep()
+        directory = Path(await incoming.keep())
     return directory / file.name, file
 
 
@@ -154,7 +154,7 @@ async def test_all_files_of_a_form_appear_at_once(store: DirectoryStore, root: P
             await writer.write(name.encode())
             await writer.close()
             assert stored(root) == []
-        directory = await incoming.keep()
+        directory = Path(await incoming.keep())
         assert stored(root) == [directory / "a.txt", directory / "b.txt"]
     assert [path.read_text() for path in stored(root)] == ["a.txt", "b.txt"]
 
@@ -427,7 +427,7 @@ async def test_a_second_store_in_this_process_does_not_sweep_the_first(root: Pat
         async with first.receive() as incoming:
             await incoming.file("a").close()
             with opened(root):
-                directory = await incoming.keep()
+                directory = Path(await incoming.keep())
         assert stored(root) == [directory / "a"]
 
 
