@@ -47,7 +47,8 @@ def safe(name: str) -> str:
     and no trailing dots or spaces. The function is idempotent.
     """
     name = _SURROGATE.sub("\ufffd", last_component(name))
-    name = "".join(character for character in name if unicodedata.category(character) not in _INVISIBLE)
+    if not name.isprintable():
+        name = "".join(character for character in name if unicodedata.category(character) not in _INVISIBLE)
     name = _RESERVED.sub("_", unicodedata.normalize("NFC", name))
     name = _truncated(name.lstrip(_STRIPPED_AT_START).rstrip(_STRIPPED_AT_END))
     if _WINDOWS_DEVICE.match(name):

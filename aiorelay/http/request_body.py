@@ -89,9 +89,11 @@ class RequestBody:
     def _arrived(self) -> bytes | None:
         """Return what has arrived and was not read, ``b""`` at the end, or None if it has to be waited for."""
         content = self._request.content
-        if self._awaited or content.exception() is not None:
+        if self._awaited:
             return None
-        return content.read_nowait() or (b"" if content.at_eof() else None)
+        if content.at_eof():
+            return b""
+        return None if content.exception() is not None else content.read_nowait() or None
 
     async def _receive(self) -> bytes:
         for _ in range(self._timeouts.looks):
