@@ -39,13 +39,12 @@ class _OpenConnection:
 class Connections:
     """The connections of one server, ordered by when they were accepted or ended their last request.
 
-    ``busy`` holds the connections with a request in flight, ``in_flight`` the tasks of these requests. A handshake is
-    slow after ``slow_after`` seconds. ``balance`` shares new connections with other processes.
+    ``in_flight`` holds the tasks of the requests in flight, each with its connection. A handshake is slow after
+    ``slow_after`` seconds. ``balance`` shares new connections with other processes.
     """
 
     def __init__(self, slow_after: float = 1.0, *, balance: Balance | None = None) -> None:
-        self.busy: set[web.RequestHandler] = set()
-        self.in_flight: set[asyncio.Task[object]] = set()
+        self.in_flight: dict[asyncio.Task[object], web.RequestHandler] = {}
         self.balance = balance
         self._slow_after = slow_after
         self._open: dict[web.RequestHandler, _OpenConnection] = {}
@@ -61,13 +60,13 @@ class Connections:
         if handler in self._open:
             self._open[handler].silent = False
 
-    def request_started(self, handler: web.RequestHandler) -> None:
-        """Record that a connection has a request in flight."""
-        self.busy.add(handler)
+    def request_started(self, task: asyncio.Task[object], handler: web.RequestHandler) -> None:
+        """Record that a connection has a request in flight until ``task`` ends; then it is the last in the order."""
+        self.in_flight[task] = handler
+        task.add_done_callback(self._request_ended)
 
-    def request_ended(self, handler: web.RequestHandler) -> None:
-        """Record that a connection is idle again, and move it to the end of the order."""
-        self.busy.discard(handler)
+    def _request_ended(self, task: asyncio.Task[object]) -> None:
+        handler = self.in_flight.pop(task)
         if handler in self._open:
             self._open[handler] = self._open.pop(handler)
 
@@ -77,16 +76,9 @@ class Connections:
 
         @web.middleware
         async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
-            task, protocol = asyncio.current_task(), request.protocol
-
-            def end(task: asyncio.Task[object]) -> None:
-                self.in_flight.discard(task)
-                self.request_ended(protocol)
-
+            task = asyncio.current_task()
             if task is not None:
-                self.in_flight.add(task)
-                self.request_started(protocol)
-                task.add_done_callback(end)
+                self.request_started(task, request.protocol)
             return await handler(request)
 
         return track
@@ -131,8 +123,9 @@ class Connections:
         return next((handler for handler, connection in pending if connection.opened_at <= opened_before), None)
 
     def _longest_idle(self) -> web.RequestHandler | None:
+        busy = set(self.in_flight.values())
         idle = (handler for handler, each in self._open.items() if each.silent or each.handshake.done())
-        return next((handler for handler in idle if handler not in self.busy), None)
+        return next((handler for handler in idle if handler not in busy), None)
 
 
 class Acceptor:

@@ -6,7 +6,7 @@ import resource
 import socket
 import ssl
 from asyncio.trsock import TransportSocket
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
 from aiohttp import web
@@ -100,7 +100,7 @@ class Drain:
         self._cut = cut
         self._deadline: float | None = None
 
-    async def requests(self, in_flight: set[asyncio.Task[object]]) -> None:
+    async def requests(self, in_flight: Collection[asyncio.Task[object]]) -> None:
         """Wait for the requests in flight, including new ones. Then cancel the rest and wait until they have ended."""
         while in_flight and await self._wait(in_flight, self._seconds_left()):
             pass
@@ -166,7 +166,7 @@ async def serving(
         shutdown_timeout=0.1,
     )
     async with AsyncExitStack() as stack:
-        stack.callback(asyncio.create_task(drop_disconnected(connections.busy)).cancel)
+        stack.callback(asyncio.create_task(drop_disconnected(connections.in_flight.values())).cancel)
         # Requests that began while connections were closed.
         stack.push_async_callback(drain.requests, connections.in_flight)
         stack.push_async_callback(_close, runner, drain)

@@ -94,8 +94,7 @@ async def two_at_once():
             connections = Connections(slow_after)
 
             async def answer(request):
-                connections.request_started(request.protocol)
-                asyncio.current_task().add_done_callback(lambda _task: connections.request_ended(request.protocol))
+                connections.request_started(asyncio.current_task(), request.protocol)
                 return web.Response()
 
             server = web.Server(answer)
