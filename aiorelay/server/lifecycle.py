@@ -13,6 +13,7 @@ import shlex
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import copy_context
@@ -160,6 +161,9 @@ async def run_until_stopped(
         control.on_reload = shared.reload
         on_ready(_ready_lines(chain, settings, shared.identity.name))
         gc.freeze()  # the objects made so far live until the end; collections need not scan them
+        # The loop would keep a list of the open asynchronous generators and close them at its end. No request is left
+        # then. The loop still closes those that are garbage-collected.
+        sys.set_asyncgen_hooks(firstiter=None)
         await control.stop.wait()
     if shared.drain.complete:
         return 0
