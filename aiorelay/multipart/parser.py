@@ -227,10 +227,12 @@ def _find(delimiter: bytes, block: bytes, start: int) -> int:
     delimiter.
     """
     dashes = delimiter[2:]
-    if block.find(dashes, start) < 0:
+    first = block.find(dashes, start)
+    if first < 0:
         return -1
-    after_lf = block.find(b"\n" + dashes, start)
-    after_cr = block.find(b"\r" + dashes, start, len(block) if after_lf < 0 else after_lf)
+    line_end = max(start, first - 1)  # of the line that the first dashes may follow
+    after_lf = block.find(b"\n" + dashes, line_end)
+    after_cr = block.find(b"\r" + dashes, line_end, len(block) if after_lf < 0 else after_lf)
     if after_cr < 0 and after_lf < 0:
         return -1
     if after_cr >= 0 or after_lf == start or block[after_lf - 1 : after_lf] != b"\r":
