@@ -97,7 +97,8 @@ class Exchange:
         self._sent = len(content)
         if self._transport.get_write_buffer_size():
             return False
-        await self.finish()
+        await self._writer.write_eof()  # at most five bytes, which do not have to wait
+        self._accepted()
         return True
 
     async def put(self, block: bytes | memoryview) -> None:
@@ -118,9 +119,7 @@ class Exchange:
             self._transport.set_write_buffer_limits(1)
             await self._writer.drain()
             self._transport.set_write_buffer_limits(WRITE_BUFFER)
-        self.is_whole = True
-        self._on_sent(self._sent)
-        self._reuse()
+        self._accepted()
 
     async def answer(self) -> UpstreamAnswer:
         """Wait for the head of the answer: the first that is not interim, or that switches protocols.
@@ -142,6 +141,11 @@ class Exchange:
         if self._connection.protocol is not None:
             self._transport.abort()
             self._connection.close()
+
+    def _accepted(self) -> None:
+        self.is_whole = True
+        self._on_sent(self._sent)
+        self._reuse()
 
     def _answered(self) -> None:
         self._is_answered = True
