@@ -6,20 +6,21 @@ The log must not contain tokens, query values or contents of files.
 import json
 import logging
 import re
+import secrets
 import sys
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TextIO, TypeVar
+from typing import Any, Final, TextIO, TypeVar
 
 from multidict import MultiMapping
 
 from aiorelay.errors import Problem, UpstreamProblem
 
 __all__ = [
+    "PHASES",
     "REQUEST_ID",
     "ServerLog",
     "Stopwatch",
@@ -48,7 +49,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 def set_request_id(headers: "MultiMapping[str]") -> str:
     """Set and return ``request_id``: the client's X-Request-ID if it is acceptable, else a new one."""
     given = headers.get(REQUEST_ID, "")
-    identity = given if _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
+    identity = given if _ACCEPTABLE_ID.fullmatch(given) else secrets.token_hex(16)
     request_id.set(identity)
     return identity
 
@@ -71,11 +72,15 @@ def ignore_writes_to_broken_connections() -> None:
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
+PHASES: Final = ("receive", "check", "forward", "wait")
+"""What an upload spends its time in."""
+
+
 class Stopwatch:
-    """The time an upload spends in each phase. ``lap`` adds the time since the last lap to a phase."""
+    """The time an upload spends in each of ``PHASES``. ``lap`` adds the time since the last lap to a phase."""
 
     def __init__(self) -> None:
-        self.phases = dict.fromkeys(("receive", "check", "forward", "wait"), 0.0)
+        self.phases = dict.fromkeys(PHASES, 0.0)
         self._mark = time.monotonic()
 
     def lap(self, phase: str) -> None:

@@ -6,7 +6,7 @@ Form ─▶ checked ─▶ framed ─▶ delivered ─▶ RelayedAnswer
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import aiohttp
 from yarl import URL
@@ -82,8 +82,8 @@ class Relay:
         async with aclosing(form.parts):
             framed = await framing(form)
             fields = upstream_fields(asked, framed, is_job=progress.is_job)
-            timed = replace(framed, blocks=progress.timed(framed.blocks))
-            async with self._delivery.post(timed, fields, asked.target, progress.forwarded) as response:
+            framed.blocks = progress.timed(framed.blocks)
+            async with self._delivery.post(framed, fields, asked.target, progress.forwarded) as response:
                 progress.answered(response.status, stored=self.means_stored(response.status))
                 public = public_fields(response.headers, str(response.url), self._public) if self._public else []
                 yield RelayedAnswer(response, [*wanted.told(), *public])

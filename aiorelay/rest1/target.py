@@ -25,6 +25,8 @@ class Target:
 
     def url(self, base: URL) -> URL:
         """Return the URL of the request to the upload API at ``base``."""
+        if self.rest is None and not self.query:
+            return base
         text, mark, query = str(base).partition("?")
         if self.rest is not None:
             text = f"{text.removesuffix('/')}/{self.rest}"
