@@ -20,10 +20,16 @@ _UNKNOWN = "unknown"  # RFC 7239, section 6.2
 
 
 def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ()) -> "CIMultiDict[str]":
-    """Return the end-to-end fields of a message, except those named in ``without`` (in lower case)."""
-    named = {option.strip().lower() for line in headers.getall(hdrs.CONNECTION, ()) for option in line.split(",")}
-    dropped = HOP_BY_HOP | named | set(without)
-    return CIMultiDict((name, _utf_8(value)) for name, value in headers.items() if name.lower() not in dropped)
+    """Return the end-to-end fields of a message, except those named in ``without``."""
+    fields = CIMultiDict(headers)
+    for name in (*HOP_BY_HOP, *without):
+        fields.popall(name, None)
+    for line in headers.getall(hdrs.CONNECTION, ()):
+        for option in line.split(","):
+            fields.popall(option.strip(), None)
+    if not all(map(str.isascii, fields.values())):
+        fields = CIMultiDict((name, _utf_8(value)) for name, value in fields.items())
+    return fields
 
 
 def drop_client_claims(headers: "CIMultiDict[str]") -> None:
@@ -102,7 +108,10 @@ def _utf_8(value: str) -> str:
 
 def _append(headers: "CIMultiDict[str]", name: str, value: str) -> None:
     """Append to a list: in one field, as most servers expect, or in another one if that would be too long for many."""
-    fields = [*headers.popall(name, ()), value]
+    if name not in headers:
+        headers[name] = value
+        return
+    fields = [*headers.popall(name), value]
     joined = ", ".join(fields)
     headers.extend([(name, joined)] if len(joined) <= _LONG else [(name, field) for field in fields])
 

@@ -5,7 +5,7 @@ request ─▶ under_way ─▶ UploadRequest, UploadRecord ─▶ body ─▶ B
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from typing import Final
 
 from aiohttp import web
@@ -95,21 +95,22 @@ class Intake:
             if not fields or field in fields
         ]
 
-    @asynccontextmanager
-    async def body(
+    def body(
         self, request: web.Request, asked: UploadRequest, checks: Sequence[Check]
-    ) -> AsyncGenerator[Body, None]:
+    ) -> AbstractAsyncContextManager[Body]:
         """The body of a request, judged by ``checks`` and counted towards the quota. Raises ``WrongContentType``."""
         body = RequestBody(request, self.timeouts)
         if (meter := self.limits.meter(asked.principal)) is not None:
             checks = [meter, *checks]
-        if not checks:
-            yield Body(body.length, body.read)
-            return
-        async with aclosing(through_checks(body, checks)) as blocks:
-            yield Body(body.length, lambda: anext(blocks, b""))
+        return _judged(body, checks) if checks else nullcontext(Body(body.length, body.read))
 
     def metered(self, form: Form, asked: UploadRequest) -> Form:
         """Return a form whose files the relay fetches itself, with their bytes counted towards the quota."""
         meter = self.limits.meter(asked.principal)
         return form if meter is None else checked(form, [lambda _part: meter])
+
+
+@asynccontextmanager
+async def _judged(body: RequestBody, checks: Sequence[Check]) -> AsyncGenerator[Body, None]:
+    async with aclosing(through_checks(body, checks)) as blocks:
+        yield Body(body.length, lambda: anext(blocks, b""))
