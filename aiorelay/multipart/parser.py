@@ -65,7 +65,7 @@ class _Scanner:
             yield part
             if self._in_part:
                 raise AssertionError(f"the part {part.name!r} was not read to its end")
-        if self._at < len(self._block) or await self._read():
+        if self._at < len(self._block):
             raise MalformedForm("The form has bytes after its last boundary.")
 
     async def _part(self) -> Part:
@@ -111,15 +111,15 @@ class _Scanner:
         return False
 
     async def _skip_crlfs(self) -> bytes:
-        """Skip CRLFs and return them. Clients send up to two before and after a form."""
+        """Skip CRLFs up to other bytes or the end, and return them. Clients send up to two before and after a form."""
         skipped = 0
-        while skipped < _MAX_HEAD:
+        while True:
             if len(rest := self._block[self._at : self._at + 2]) < 2:
                 block = await self._read()
                 if not block:
                     break
                 self._block, self._at = rest + block, 0
-            elif rest != b"\r\n":
+            elif rest != b"\r\n" or skipped >= _MAX_HEAD:
                 break
             else:
                 self._at += 2
