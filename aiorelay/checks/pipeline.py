@@ -8,6 +8,7 @@
     media_type       the type that the first bytes show (``signatures`` is its table)
     digests          the checksum that the client gave
     wanted_digests   the checksum that the client asks for
+    required_file    a file in the form field that must carry one
     archives         what a zip or tar would unpack to
     clamav           the verdict of a ClamAV daemon
     validators       the user's own, named ``package.module:name``
