@@ -1,10 +1,9 @@
 """Middleware and hooks of both servers: request ids, ``Expect: 100-continue``, unrouted paths, slow readers."""
 
-import asyncio
-
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from aiorelay.concurrency.timeouts import Watchdog
 from aiorelay.observability.logs import REQUEST_ID, request_id, set_request_id
 
 __all__ = ["add_catch_all_route", "add_request_id", "defer_100_continue", "identify_request", "response_timeout"]
@@ -24,8 +23,8 @@ async def add_request_id(_request: web.Request, response: web.StreamResponse) ->
     response.headers[REQUEST_ID] = request_id.get()
 
 
-def response_timeout(idle: float) -> Middleware:
-    """A middleware that drops a client which takes longer than ``idle`` seconds for 64 KiB of an answer, on average.
+def response_timeout(watchdog: Watchdog) -> Middleware:
+    """A middleware that drops a client which takes longer for 64 KiB of an answer than ``watchdog`` allows, on average.
 
     The handler of a streamed answer has to watch it itself.
     """
@@ -35,7 +34,7 @@ def response_timeout(idle: float) -> Middleware:
         response = await handler(request)
         if isinstance(response, web.Response):
             try:
-                async with asyncio.timeout(idle * (1 + (response.content_length or 0) // _BLOCK)):
+                with watchdog.watching(1 + (response.content_length or 0) // _BLOCK):
                     await response.prepare(request)
                     await response.write_eof()
             except TimeoutError:

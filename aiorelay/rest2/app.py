@@ -58,7 +58,7 @@ class Rest2:
         app = web.Application(
             middlewares=[
                 track,
-                response_timeout(self._timeouts.idle),
+                response_timeout(self._timeouts.answers),
                 identify_request,
                 reject_ambiguous_requests(FROM_RELAYS),
                 problem_middleware,
