@@ -9,8 +9,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, TextIO, TypeVar
@@ -101,7 +100,7 @@ class UploadRecord:
     """The data of one upload for its line in the log.
 
     ``continues`` says that the upload can go on with another request, whatever becomes of this one. ``seconds`` is the
-    duration, once the record has ended.
+    duration, once the record has ended. ``on_end`` is called then.
     """
 
     endpoint: str
@@ -117,7 +116,7 @@ class UploadRecord:
     started: float = field(default_factory=time.monotonic)
     continues: bool = False
     seconds: float = 0.0
-    _on_end: "Callable[[UploadRecord], object] | None" = None
+    on_end: "Callable[[UploadRecord], object] | None" = None
 
     def answered(self, status: int, *, stored: bool) -> None:
         """Record the upstream's status, and whether it means that the upload is stored."""
@@ -141,21 +140,9 @@ class UploadRecord:
         self.status = status
         self.outcome = "repeated"
 
-    @contextmanager
-    def recording(self, on_end: "Callable[[UploadRecord], object]") -> Iterator[None]:
-        """Record the upload during the context, and end the record with it. ``on_end`` is called once, by ``end``."""
-        self._on_end = on_end
-        try:
-            yield
-        except Problem as problem:
-            self.failed(problem)
-            raise
-        finally:
-            self.end()
-
     def end(self) -> None:
         """Write the log line and call ``on_end``, once: before the answer goes out, or when the context ends."""
-        on_end, self._on_end = self._on_end, None
+        on_end, self.on_end = self.on_end, None
         if on_end is not None:
             self.seconds = round(time.monotonic() - self.started, _DECIMALS)
             self.write()

@@ -63,7 +63,6 @@ class Metrics:
         self.validators_given_up = counter(
             "aiorelay_validators_given_up", "Validators that took longer than validator-timeout"
         )
-
         self.state = CallMetrics("aiorelay_state", "the shared state", _STATE_SECONDS, registry)
         self.storage = CallMetrics("aiorelay_storage", "the object storage", _STORAGE_SECONDS, registry)
         self.webhooks = WebhookMetrics(registry)
