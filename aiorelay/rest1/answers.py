@@ -29,10 +29,14 @@ async def pass_back(
     replace_all(response.headers, added)
     try:
         await response.prepare(request)
-        async for block in answer.content.iter_any():
+        if answer.content.is_eof():
             with watchdog.watching():
-                await response.write(block)
-        await response.write_eof()
+                await response.write_eof(answer.content.read_nowait())
+        else:
+            async for block in answer.content.iter_any():
+                with watchdog.watching():
+                    await response.write(block)
+            await response.write_eof()
     except (aiohttp.ClientError, OSError, TimeoutError) as broken:
         log.warning("the answer could not be passed back whole: %s", type(broken).__name__)
         if request.transport is not None:
@@ -64,8 +68,8 @@ def _unsaid(headers: Container[str]) -> list[str]:
     return [name for name in (hdrs.CONTENT_TYPE, hdrs.SERVER) if name not in headers]
 
 
-async def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Remove what aiohttp adds to an answer by default; a signal handler for ``on_response_prepare``.
+def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Remove what aiohttp adds to an answer by default.
 
     To an HTTP/1.0 client, an answer of unknown length ends with the connection (RFC 9112, section 6.3), which aiohttp
     would keep open if asked to.

@@ -69,21 +69,21 @@ class Intake:
         Raises ``Unauthenticated``, ``BadDigest``, ``ShuttingDown``, ``Busy``, ``RateLimited``, and what ``on_piece``
         raises.
         """
-        client = self.access.client(request)
-        upload = UploadRecord(endpoint, client=client, continues=continues)
+        sender = self.access.sender(request)
+        upload = UploadRecord(endpoint, client=sender.client, continues=continues)
         request[_IS_UPLOAD] = True
         with self._observers.upload(upload, request):
             upload.who = self.access.who(request)
             if is_piece(request.headers, query(request), resumable=resumable):
                 self._on_piece()
-            asked = parse_request(request, self.access, endpoint=endpoint, who=upload.who, client=client)
+            asked = parse_request(request, self.access, endpoint=endpoint, who=upload.who, sender=sender)
             if self.draining:
                 raise ShuttingDown("The relay takes no more uploads; try again soon.")
             with self._slots.hold(asked.principal), self.metrics.uploads_in_flight.track_inprogress():
                 yield asked, upload
 
-    async def await_events(self, request: web.BaseRequest, _response: web.StreamResponse) -> None:
-        """Hold the answer to an upload back until its event is safe; a signal handler for ``on_response_prepare``."""
+    async def await_events(self, request: web.BaseRequest) -> None:
+        """Hold the answer to an upload back until its event is safe."""
         if request.get(_IS_UPLOAD):
             await self._observers.publisher.written()
 

@@ -43,7 +43,7 @@ def is_piece(headers: Mapping[str, str], query: str, *, resumable: bool = False)
 
 
 class PieceFields:
-    """A ``CheckFactory`` that reads the fields of one form. It calls ``on_piece`` once if they declare a piece of a file.
+    """A ``CheckFactory`` that reads the fields of one form, and calls ``on_piece`` once if they declare a piece.
 
     ``on_piece`` may raise. ``form_ended`` is to be called when all parts have ended.
     """

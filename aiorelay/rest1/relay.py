@@ -77,7 +77,7 @@ class Relay:
         """Send a form, and give the answer for as long as the context lasts. Raises the first ``Problem``."""
         wanted, pieces = WantedDigests(asked.wanted_digest, self._pool), PieceFields(self._on_piece)
         required = RequiredFile(self._field)
-        factories = [progress.received, required, pieces, wanted, *self._checks, progress.checked]
+        factories: list[CheckFactory] = [progress.received, required, pieces, wanted, *self._checks, progress.checked]
         form = checked(form, factories, at_end=[pieces.form_ended, required.form_ended])
         async with aclosing(form.parts):
             framed = await framing(form)

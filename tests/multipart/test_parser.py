@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from multipart_readers import READERS
 
 from aiorelay.errors import MalformedForm, Problem, TooLarge, TooManyParts, Truncated
-from aiorelay.multipart.form import Form
 from aiorelay.multipart.framing import frame
 from aiorelay.multipart.parser import FormLimits, read_form
 
