@@ -61,18 +61,16 @@ def add_trace(
     """
     _append(headers, hdrs.VIA, f"{version.major}.{version.minor} aiorelay")
     peer = peer.partition("%")[0]
-    named = [client] if client != peer else []
     elements = [f"for={_node(peer)}"]
     if host:
         elements.append(f'host="{host}"')
         headers.setdefault("X-Forwarded-Host", host)
-    if hdrs.FORWARDED not in headers:
+    if client != peer:
         proto = headers.get("X-Forwarded-Proto", "")
         named_scheme = f";proto={proto}" if proto in {"http", "https"} else ""
-        headers.extend([(hdrs.FORWARDED, f"for={_node(each)}{named_scheme}") for each in named])
+        headers.setdefault(hdrs.FORWARDED, f"for={_node(client)}{named_scheme}")
+        headers.setdefault("X-Forwarded-For", client)
     _append(headers, hdrs.FORWARDED, ";".join([*elements, f"proto={scheme}"]))
-    if "X-Forwarded-For" not in headers:
-        headers.extend([("X-Forwarded-For", each) for each in named])
     if _node(peer) != _UNKNOWN:  # readers of X-Forwarded-For expect addresses only
         _append(headers, "X-Forwarded-For", peer)
     headers.setdefault("X-Forwarded-Proto", scheme)

@@ -247,5 +247,5 @@ def _extended(value: bytes) -> str:
 
 def _quote(name: str) -> str:
     # UTF-8 cannot encode a lone surrogate, which JSON can contain; U+FFFD replaces it.
-    whole = name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    whole = name if name.isascii() else name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return whole.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

@@ -6,7 +6,7 @@ Form ─▶ checked ─▶ framed ─▶ delivered ─▶ RelayedAnswer
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import aiohttp
 from yarl import URL
@@ -26,8 +26,7 @@ from aiorelay.settings.kinds import StatusRange
 __all__ = ["Relay", "RelayedAnswer"]
 
 
-@dataclass(frozen=True, slots=True)
-class RelayedAnswer:
+class RelayedAnswer(NamedTuple):
     """The upload API's answer, to be read, and the header fields that the relay adds to it."""
 
     response: aiohttp.ClientResponse

@@ -1,8 +1,7 @@
 """What one request asks of the relay, parsed once: nothing below the handlers holds the framework's request."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
@@ -30,8 +29,7 @@ _FRAMING = frozenset({"host", "expect", "content-length", "content-type"})
 _RESPOND_ASYNC: Final = "respond-async"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadRequest:
+class UploadRequest(NamedTuple):
     """What a request asks for.
 
     ``endpoint`` is the route's path, as the log names it. ``who`` is the authenticated name, or None; ``principal`` is
