@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 from multidict import MultiMapping
 
 from aiorelay.errors import Unauthenticated
@@ -101,12 +101,19 @@ class Access:
         self._tokens = tokens
         self._trusted = trusted
 
-    @web.middleware
-    async def prepare(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Wait, as a middleware, until the token of a request can be verified: ``who`` does not wait."""
-        if self._tokens is not None:
-            await self._tokens.prepare(request.headers)
-        return await handler(request)
+    @property
+    def middlewares(self) -> list[Middleware]:
+        """Middleware that waits until the token of a request can be verified: ``who`` does not wait."""
+        tokens = self._tokens
+        if tokens is None:
+            return []
+
+        @web.middleware
+        async def prepare(request: web.Request, handler: Handler) -> web.StreamResponse:
+            await tokens.prepare(request.headers)
+            return await handler(request)
+
+        return [prepare]
 
     def who(self, request: web.BaseRequest) -> str | None:
         """Return the name of the token, or else of the client certificate, or None. Raises ``Unauthenticated``."""

@@ -6,16 +6,9 @@ from aiohttp.typedefs import Handler, Middleware
 from aiorelay.concurrency.timeouts import Watchdog
 from aiorelay.observability.logs import REQUEST_ID, request_id, set_request_id
 
-__all__ = ["add_catch_all_route", "add_request_id", "defer_100_continue", "identify_request", "response_timeout"]
+__all__ = ["add_catch_all_route", "add_request_id", "defer_100_continue", "identify_and_time"]
 
 _BLOCK = 64 * 1024
-
-
-@web.middleware
-async def identify_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its id for the log: the client's own if it is acceptable, else a new one."""
-    set_request_id(request.headers)
-    return await handler(request)
 
 
 async def add_request_id(_request: web.Request, response: web.StreamResponse) -> None:
@@ -23,14 +16,16 @@ async def add_request_id(_request: web.Request, response: web.StreamResponse) ->
     response.headers[REQUEST_ID] = request_id.get()
 
 
-def response_timeout(watchdog: Watchdog) -> Middleware:
-    """A middleware that drops a client which takes longer for 64 KiB of an answer than ``watchdog`` allows, on average.
+def identify_and_time(watchdog: Watchdog) -> Middleware:
+    """A middleware that gives each request its id for the log, and each answer a timeout.
 
-    The handler of a streamed answer has to watch it itself.
+    The id is the client's own if it is acceptable, else a new one. A client is dropped that takes longer for 64 KiB of
+    an answer than ``watchdog`` allows, on average. The handler of a streamed answer has to watch it itself.
     """
 
     @web.middleware
     async def send(request: web.Request, handler: Handler) -> web.StreamResponse:
+        set_request_id(request.headers)
         response = await handler(request)
         if isinstance(response, web.Response):
             try:

@@ -19,8 +19,7 @@ from aiorelay.http.middleware import (
     add_catch_all_route,
     add_request_id,
     defer_100_continue,
-    identify_request,
-    response_timeout,
+    identify_and_time,
 )
 from aiorelay.http.problem_details import problem_middleware
 from aiorelay.http.request_smuggling import FROM_CLIENTS, reject_ambiguous_requests
@@ -76,12 +75,11 @@ class Rest1:
         app = web.Application(
             middlewares=[
                 track,
-                response_timeout(self._intake.timeouts.answers),
-                identify_request,
+                identify_and_time(self._intake.timeouts.answers),
                 reject_ambiguous_requests(FROM_CLIENTS),
                 problem_middleware,
                 self._sites.guard,
-                self._intake.access.prepare,
+                *self._intake.access.middlewares,
             ]
         )
         app.on_response_prepare.append(self._prepare_answer)
