@@ -9,6 +9,7 @@
     size             ``max-size``
     digests          Content-Digest, Repr-Digest, and ``sha256`` of a JSON source
     wanted_digests   Want-Repr-Digest
+    required_file    the form field that must carry a file
     verdicts         the outcomes of scanners, and what follows from them
     scanner_sockets  the connection to a scanner
     clamav           a virus scan by a ClamAV daemon

@@ -8,6 +8,7 @@
     media_type       the type that the first bytes show (``signatures`` is its table)
     digests          the checksum that the client gave
     wanted_digests   the checksum that the client asks for
+    required_file    a file in the form field that must carry one
     archives         what a zip or tar would unpack to
     clamav           the verdict of a ClamAV daemon
     validators       the user's own, named ``package.module:name``
@@ -71,13 +72,16 @@ CheckFactory = Callable[[Part], Check | None]
 """Makes the check of one part, or returns None if it does not apply to it; may raise a ``Problem`` at once."""
 
 
-def checked(form: Form, factories: Sequence[CheckFactory]) -> Form:
+def checked(form: Form, factories: Sequence[CheckFactory], at_end: Sequence[Callable[[], object]] = ()) -> Form:
     """Return ``form`` with the bytes of each part passing through the checks that ``factories`` make for it.
 
-    A part without checks stays the same object. A file input with an empty name is a file only if it has bytes:
-    factories are called for it when its first bytes have arrived, and not at all if there are none.
+    A file input with an empty name is a file only if it has bytes: factories are called for it when its first bytes
+    have arrived, and not at all if there are none. When all parts have ended, ``at_end`` are called in order; each may
+    raise a ``Problem``.
     """
-    return Form(form.boundary, _checked_parts(form.parts, factories), form.length) if factories else form
+    if not factories and not at_end:
+        return form
+    return Form(form.boundary, _checked_parts(form.parts, factories, at_end), form.length)
 
 
 def with_checks(part: Part, checks: Sequence[Check]) -> Part:
@@ -196,30 +200,33 @@ def _trail(exception: BaseException) -> str:
 
 
 async def _checked_parts(
-    parts: AsyncGenerator[Part, None], factories: Sequence[CheckFactory]
+    parts: AsyncGenerator[Part, None], factories: Sequence[CheckFactory], at_end: Sequence[Callable[[], object]]
 ) -> AsyncGenerator[Part, None]:
     async with aclosing(parts):
         async for part in parts:
-            begun = part if part.filename != "" else await _begun(part)
-            if begun is None:
-                yield part
-                continue
             still_open: list[Check] = []
             try:
-                for factory in factories:
-                    if (check := factory(begun)) is not None:
-                        still_open.append(check)  # noqa: PERF401 - to be closed if the next factory raises
-                checks = tuple(still_open)
-                yield replace(begun, chunks=_through(begun.chunks, checks, still_open)) if checks else begun
+                if part.filename != "" or await _has_bytes(part):
+                    for factory in factories:
+                        if (check := factory(part)) is not None:
+                            still_open.append(check)  # noqa: PERF401 - to be closed if the next factory raises
+                if still_open:
+                    part.chunks = _through(part.chunks, tuple(still_open), still_open)
+                yield part
             finally:
                 # Here too: if reading ends before a part's first block, the generator of its chunks never starts.
                 await _close(still_open)
+    for verdict in at_end:
+        verdict()
 
 
-async def _begun(part: Part) -> Part | None:
-    """Return ``part`` once its first block has arrived; None if it has none."""
+async def _has_bytes(part: Part) -> bool:
+    """Wait for the first block of ``part``, which remains its first. Return false if there is none."""
     first = await anext(part.chunks, None)
-    return None if first is None else replace(part, chunks=_preceded(first, part.chunks))
+    if first is None:
+        return False
+    part.chunks = _preceded(first, part.chunks)
+    return True
 
 
 async def _preceded(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

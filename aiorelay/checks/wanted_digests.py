@@ -26,8 +26,9 @@ def preferred_algorithm(values: Iterable[str]) -> str | None:
 
     None if there is none, or if the field is malformed: it is a preference, and such a field is ignored (RFC 9651).
     """
+    line = ", ".join(values)
     try:
-        members = parse_dictionary(", ".join(values))
+        members = parse_dictionary(line) if line else {}
     except ValueError:
         return None
     weights = {name: weight for name, weight in members.items() if type(weight) is int and 0 <= weight <= 10}

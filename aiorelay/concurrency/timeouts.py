@@ -15,12 +15,12 @@ class Watchdog:
         self._waits: dict[_Wait, float] = {}  # with their deadlines, in order of both
         self._timer: asyncio.TimerHandle | None = None
 
-    def watching(self) -> "_Wait":
-        """Return a context manager that raises ``TimeoutError`` when the time is up; it can be entered once.
+    def watching(self, times: int = 1) -> "_Wait":
+        """Return a context manager that raises ``TimeoutError`` after ``times * seconds``; it can be entered once.
 
         As with ``asyncio.timeout``, the code within is cancelled and the error is raised on leaving.
         """
-        return _Wait(self)
+        return _Wait(self, times)
 
     def begin(self, wait: "_Wait", loop: asyncio.AbstractEventLoop) -> None:
         self._waits[wait] = deadline = loop.time() + self.seconds
@@ -31,24 +31,29 @@ class Watchdog:
         self._waits.pop(wait, None)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the waits whose deadline has passed, and call again at the next deadline."""
+        """End or prolong the waits whose deadline has passed, and call again at the next deadline."""
         now = loop.time()
-        self._timer = None
         for wait, deadline in list(self._waits.items()):
             if deadline > now:
-                self._timer = loop.call_at(deadline, self._look, loop)
                 break
             del self._waits[wait]
-            wait.cut_short()
+            if wait.is_prolonged():
+                self._waits[wait] = now + self.seconds
+            else:
+                wait.cut_short()
+        self._timer = None
+        if self._waits:
+            self._timer = loop.call_at(next(iter(self._waits.values())), self._look, loop)
 
 
 class _Wait:
     """One wait of the task that enters it. It ends as ``asyncio.Timeout`` does."""
 
-    __slots__ = ("_cancelling", "_is_cut_short", "_task", "_watchdog")
+    __slots__ = ("_cancelling", "_is_cut_short", "_task", "_times", "_watchdog")
 
-    def __init__(self, watchdog: Watchdog) -> None:
+    def __init__(self, watchdog: Watchdog, times: int) -> None:
         self._watchdog = watchdog
+        self._times = times
         self._is_cut_short = False
 
     def __enter__(self) -> None:
@@ -70,6 +75,11 @@ class _Wait:
             and isinstance(failure, asyncio.CancelledError)
         ):
             raise TimeoutError from failure
+
+    def is_prolonged(self) -> bool:
+        """Whether the wait goes on for another time, now that one has passed."""
+        self._times -= 1
+        return self._times > 0
 
     def cut_short(self) -> None:
         self._is_cut_short = True

@@ -6,10 +6,10 @@ A request is from the owner of its token, else of its client certificate, else f
 import ipaddress
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 from multidict import MultiMapping
 
 from aiorelay.errors import Unauthenticated
@@ -19,10 +19,10 @@ from aiorelay.http.grammar import read_parameters, split_list_from_end
 __all__ = [
     "Access",
     "LoopbackOrToken",
+    "Sender",
     "TokenAuthentication",
     "TokenVerifier",
     "client_address",
-    "peer_of",
     "subject",
 ]
 
@@ -80,6 +80,14 @@ class TokenAuthentication:
         return Unauthenticated(detail, headers={hdrs.WWW_AUTHENTICATE: self.field.challenge(headers, error)})
 
 
+class Sender(NamedTuple):
+    """Where a request comes from: its ``peer``, whether that is a trusted proxy, and the address of the ``client``."""
+
+    peer: str
+    client: str
+    is_trusted: bool
+
+
 class Access:
     """Identifies the clients of the relay: by ``tokens`` if given, else by client certificate.
 
@@ -93,12 +101,19 @@ class Access:
         self._tokens = tokens
         self._trusted = trusted
 
-    @web.middleware
-    async def prepare(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Wait, as a middleware, until the token of a request can be verified: ``who`` does not wait."""
-        if self._tokens is not None:
-            await self._tokens.prepare(request.headers)
-        return await handler(request)
+    @property
+    def middlewares(self) -> list[Middleware]:
+        """Middleware that waits until the token of a request can be verified: ``who`` does not wait."""
+        tokens = self._tokens
+        if tokens is None:
+            return []
+
+        @web.middleware
+        async def prepare(request: web.Request, handler: Handler) -> web.StreamResponse:
+            await tokens.prepare(request.headers)
+            return await handler(request)
+
+        return [prepare]
 
     def who(self, request: web.BaseRequest) -> str | None:
         """Return the name of the token, or else of the client certificate, or None. Raises ``Unauthenticated``."""
@@ -107,13 +122,14 @@ class Access:
         transport = request.transport
         return None if transport is None else subject(transport.get_extra_info("peercert"))
 
-    def client(self, request: web.BaseRequest) -> str:
-        """Return the client's address; see ``client_address``."""
-        return client_address(peer_of(request), request.headers, self._trusted)
+    def sender(self, request: web.BaseRequest) -> Sender:
+        """Return where a request comes from; see ``client_address``."""
+        peer = _peer_of(request)
+        return Sender(peer, client_address(peer, request.headers, self._trusted), _is_trusted(peer, self._trusted))
 
     def believes(self, request: web.BaseRequest) -> bool:
         """Whether the request comes from a trusted proxy, which may name the client."""
-        return _is_trusted(peer_of(request), self._trusted)
+        return _is_trusted(_peer_of(request), self._trusted)
 
 
 class LoopbackOrToken:
@@ -143,16 +159,18 @@ def _is_local(peer: tuple[str, int], here: tuple[str, int]) -> bool:
 
 def subject(certificate: Mapping[str, object] | None) -> str | None:
     """The common name of a verified client certificate (``ssl.SSLSocket.getpeercert``), or else its serial number."""
-    names = (certificate or {}).get("subject", ())
+    if not certificate:
+        return None
+    names = certificate.get("subject", ())
     pairs = dict(pair for name in names for pair in name) if isinstance(names, tuple) else {}
-    return pairs.get("commonName") or (str(certificate.get("serialNumber")) if certificate else None)
+    return pairs.get("commonName") or str(certificate.get("serialNumber"))
 
 
 # The peer of a connection to a Unix socket, which has no address. It is trusted: the file mode says who may connect.
 _UNIX = "unix"
 
 
-def peer_of(request: web.BaseRequest) -> str:
+def _peer_of(request: web.BaseRequest) -> str:
     """Return the address of the connection's other end, ``unix`` on a Unix socket, or else ``unknown``."""
     peer = None if request.transport is None else request.transport.get_extra_info("peername")
     if isinstance(peer, str | bytes):  # the client may choose it

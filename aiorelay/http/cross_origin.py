@@ -133,19 +133,18 @@ class SitePolicy:
 
     def check(self, request: web.BaseRequest) -> None:
         """Refuse a request that a page may not send. Raises ``UnknownHost`` or ``OriginRefused``."""
-        proxied = self._proxied(request)
         host = request.headers.get(hdrs.HOST)
-        if host and not proxied and _is_on_loopback(request) and not self._hosts.include(host):
+        if host and _is_on_loopback(request) and not self._hosts.include(host) and not self._proxied(request):
             raise UnknownHost(
                 f"{host} is not a name of this server. If it should be, add it with public-name. "
                 "For a proxy in front of the server, set trusted-proxy."
             )
         origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site")
-        if origin is not None and _is_allowed(origin, self._origins):
+        if origin is site is None or (origin is not None and _is_allowed(origin, self._origins)):
             return
         if request.method in _SAFE_METHODS and not _is_preflight(request):
             return
-        if is_cross_site(site, origin, own_origin(request.scheme, request.headers, proxied=proxied)):
+        if is_cross_site(site, origin, own_origin(request.scheme, request.headers, proxied=self._proxied(request))):
             page = "another site" if origin is None else f"the origin {origin}"
             log.warning("refused %s %s for a page of %r", request.method, request.rel_url.raw_path, origin or site)
             raise OriginRefused(
@@ -153,8 +152,8 @@ class SitePolicy:
                 "To permit an origin, set allow-origin."
             )
 
-    async def add_fields(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Put the fields of CORS on an answer, in place of the upload API's; a handler for ``on_response_prepare``."""
+    def add_fields(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Put the fields of CORS on an answer, in place of the upload API's."""
         if not self._origins:
             return
         exposed = response.headers.getall("Access-Control-Expose-Headers", [])

@@ -20,10 +20,16 @@ _UNKNOWN = "unknown"  # RFC 7239, section 6.2
 
 
 def end_to_end(headers: "CIMultiDictProxy[str]", *, without: Iterable[str] = ()) -> "CIMultiDict[str]":
-    """Return the end-to-end fields of a message, except those named in ``without`` (in lower case)."""
-    named = {option.strip().lower() for line in headers.getall(hdrs.CONNECTION, ()) for option in line.split(",")}
-    dropped = HOP_BY_HOP | named | set(without)
-    return CIMultiDict((name, _utf_8(value)) for name, value in headers.items() if name.lower() not in dropped)
+    """Return the end-to-end fields of a message, except those named in ``without``."""
+    fields = CIMultiDict(headers)
+    for name in (*HOP_BY_HOP, *without):
+        fields.popall(name, None)
+    for line in headers.getall(hdrs.CONNECTION, ()):
+        for option in line.split(","):
+            fields.popall(option.strip(), None)
+    if not all(map(str.isascii, fields.values())):
+        fields = CIMultiDict((name, _utf_8(value)) for name, value in fields.items())
+    return fields
 
 
 def drop_client_claims(headers: "CIMultiDict[str]") -> None:
@@ -55,18 +61,16 @@ def add_trace(
     """
     _append(headers, hdrs.VIA, f"{version.major}.{version.minor} aiorelay")
     peer = peer.partition("%")[0]
-    named = [client] if client != peer else []
     elements = [f"for={_node(peer)}"]
     if host:
         elements.append(f'host="{host}"')
         headers.setdefault("X-Forwarded-Host", host)
-    if hdrs.FORWARDED not in headers:
+    if client != peer:
         proto = headers.get("X-Forwarded-Proto", "")
         named_scheme = f";proto={proto}" if proto in {"http", "https"} else ""
-        headers.extend([(hdrs.FORWARDED, f"for={_node(each)}{named_scheme}") for each in named])
+        headers.setdefault(hdrs.FORWARDED, f"for={_node(client)}{named_scheme}")
+        headers.setdefault("X-Forwarded-For", client)
     _append(headers, hdrs.FORWARDED, ";".join([*elements, f"proto={scheme}"]))
-    if "X-Forwarded-For" not in headers:
-        headers.extend([("X-Forwarded-For", each) for each in named])
     if _node(peer) != _UNKNOWN:  # readers of X-Forwarded-For expect addresses only
         _append(headers, "X-Forwarded-For", peer)
     headers.setdefault("X-Forwarded-Proto", scheme)
@@ -96,7 +100,10 @@ def _utf_8(value: str) -> str:
 
 def _append(headers: "CIMultiDict[str]", name: str, value: str) -> None:
     """Append to a list: in one field, as most servers expect, or in another one if that would be too long for many."""
-    fields = [*headers.popall(name, ()), value]
+    if name not in headers:
+        headers[name] = value
+        return
+    fields = [*headers.popall(name), value]
     joined = ", ".join(fields)
     headers.extend([(name, joined)] if len(joined) <= _LONG else [(name, field) for field in fields])
 

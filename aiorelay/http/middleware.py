@@ -1,22 +1,14 @@
 """Middleware and hooks of both servers: request ids, ``Expect: 100-continue``, unrouted paths, slow readers."""
 
-import asyncio
-
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from aiorelay.concurrency.timeouts import Watchdog
 from aiorelay.observability.logs import REQUEST_ID, request_id, set_request_id
 
-__all__ = ["add_catch_all_route", "add_request_id", "defer_100_continue", "identify_request", "response_timeout"]
+__all__ = ["add_catch_all_route", "add_request_id", "defer_100_continue", "identify_and_time"]
 
 _BLOCK = 64 * 1024
-
-
-@web.middleware
-async def identify_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its id for the log: the client's own if it is acceptable, else a new one."""
-    set_request_id(request.headers)
-    return await handler(request)
 
 
 async def add_request_id(_request: web.Request, response: web.StreamResponse) -> None:
@@ -24,18 +16,20 @@ async def add_request_id(_request: web.Request, response: web.StreamResponse) ->
     response.headers[REQUEST_ID] = request_id.get()
 
 
-def response_timeout(idle: float) -> Middleware:
-    """A middleware that drops a client which takes longer than ``idle`` seconds for 64 KiB of an answer, on average.
+def identify_and_time(watchdog: Watchdog) -> Middleware:
+    """A middleware that gives each request its id for the log, and each answer a timeout.
 
-    The handler of a streamed answer has to watch it itself.
+    The id is the client's own if it is acceptable, else a new one. A client is dropped that takes longer for 64 KiB of
+    an answer than ``watchdog`` allows, on average. The handler of a streamed answer has to watch it itself.
     """
 
     @web.middleware
     async def send(request: web.Request, handler: Handler) -> web.StreamResponse:
+        set_request_id(request.headers)
         response = await handler(request)
         if isinstance(response, web.Response):
             try:
-                async with asyncio.timeout(idle * (1 + (response.content_length or 0) // _BLOCK)):
+                with watchdog.watching(1 + (response.content_length or 0) // _BLOCK):
                     await response.prepare(request)
                     await response.write_eof()
             except TimeoutError:

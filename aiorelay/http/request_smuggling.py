@@ -48,9 +48,10 @@ def find_ambiguity(
     codings = []
     for name, value in fields:
         size += len(name) + len(value) + _LINE_OVERHEAD
-        if name.lower() == b"transfer-encoding":
+        lower = name.lower()
+        if lower == b"transfer-encoding":
             codings.append(value.lower())
-        if name.lower() == b"host" and not _HOST.fullmatch(value):  # RFC 9112, section 3.2
+        if lower == b"host" and not _HOST.fullmatch(value):  # RFC 9112, section 3.2
             return "The Host is not a valid name or address."
     if size > largest:
         return f"The head of the request is larger than {largest} bytes."

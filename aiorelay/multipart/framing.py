@@ -21,7 +21,7 @@ __all__ = ["FramedBody", "canonical_length", "frame", "frame_raw"]
 _COALESCE = 32 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FramedBody:
     """A body ready to be sent.
 

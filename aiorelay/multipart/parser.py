@@ -9,15 +9,14 @@ kept, so that nearly all blocks are passed on without a copy. A bare LF or CR al
 accept it and would find parts that were not checked.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
-from aiorelay.errors import MalformedForm, MissingFile, TooLarge, TooManyParts, Truncated
+from aiorelay.errors import MalformedForm, TooLarge, TooManyParts, Truncated
 from aiorelay.multipart.form import Form, Part
 from aiorelay.multipart.part_head import read_boundary, read_head
 
-__all__ = ["FormLimits", "read_form", "require_file"]
+__all__ = ["FormLimits", "read_form"]
 
 _MAX_HEAD = 16 * 1024
 
@@ -39,31 +38,6 @@ def read_form(content_type: str, length: int | None, read: Callable[[], Awaitabl
     """
     boundary = read_boundary(content_type)
     return Form(boundary, _Scanner(boundary, read, limits).parts(), length)
-
-
-async def require_file(form: Form, field: str) -> AsyncGenerator[Part, None]:
-    """Yield the parts of a form. Raise ``MissingFile`` at the end if none named ``field`` was a file.
-
-    An empty file without a name does not count: browsers send it for a file input that was not filled in.
-    """
-    found = False
-
-    async def note_content(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        nonlocal found
-        async for chunk in chunks:
-            found = True
-            yield chunk
-
-    async with aclosing(form.parts) as parts:
-        async for part in parts:
-            if part.name == field and part.filename is not None:
-                if part.filename:
-                    found = True
-                else:
-                    part.chunks = note_content(part.chunks)
-            yield part
-    if not found:
-        raise MissingFile(f"No file was sent in the form field {field!r}.")
 
 
 class _Scanner:
@@ -91,7 +65,7 @@ class _Scanner:
             yield part
             if self._in_part:
                 raise AssertionError(f"the part {part.name!r} was not read to its end")
-        if self._at < len(self._block) or await self._read():
+        if self._at < len(self._block):
             raise MalformedForm("The form has bytes after its last boundary.")
 
     async def _part(self) -> Part:
@@ -137,15 +111,15 @@ class _Scanner:
         return False
 
     async def _skip_crlfs(self) -> bytes:
-        """Skip CRLFs and return them. Clients send up to two before and after a form."""
+        """Skip CRLFs up to other bytes or the end, and return them. Clients send up to two before and after a form."""
         skipped = 0
-        while skipped < _MAX_HEAD:
+        while True:
             if len(rest := self._block[self._at : self._at + 2]) < 2:
                 block = await self._read()
                 if not block:
                     break
                 self._block, self._at = rest + block, 0
-            elif rest != b"\r\n":
+            elif rest != b"\r\n" or skipped >= _MAX_HEAD:
                 break
             else:
                 self._at += 2

@@ -7,7 +7,7 @@ Pure.
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aiorelay.errors import MalformedForm
 from aiorelay.files.filenames import last_component
@@ -20,20 +20,24 @@ _TOKEN = TOKEN.encode()
 # A parameter's value is a token or a quoted string in which a backslash escapes only a quote: browsers used to send
 # Windows paths unescaped.
 _PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb")=(?:(" + _TOKEN + rb')|"((?:\\"|[^"])*)")')
-_FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):(.*)")
+_FIELD_LINE = re.compile(rb"(" + _TOKEN + rb"):([^\r\n\0]*)")
 # RFC 2046, section 5.1.1: boundary := 0*69<bchars> bcharsnospace
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _BOUNDARY_PARAMETER = re.compile(rb"[ \t]*;[ \t]*(" + _TOKEN + rb')=(?:"([^"\\]*)"|([^\s;",]+))')
 
 _DISPOSITION = "content-disposition"
+_TYPE = "content-type"
+_LENGTH = "content-length"
+_CODING = "content-transfer-encoding"
+_SINGLE_FIELDS = frozenset({_DISPOSITION, _TYPE, _LENGTH, _CODING})
+_DISPOSITION_PARAMETERS = frozenset({"name", "filename", "filename*"})
 # RFC 7578, section 4.7: other codings are deprecated, and parsers disagree on whether to decode them.
 _IDENTITY_CODINGS = {b"binary", b"8bit", b"7bit"}
 # The charsets in which readers that use the parameter and readers that ignore it find the same names.
 _CHARSETS = {b"utf-8", b"us-ascii", b"iso-8859-1"}
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A parsed part head. The members are those of ``form.Part``; ``size`` is the part's own Content-Length."""
 
     name: str
@@ -46,9 +50,8 @@ class Head:
 
 def read_boundary(content_type: str) -> bytes:
     """Return the boundary of a ``multipart/form-data`` Content-Type. Raises ``MalformedForm``."""
-    raw = content_type.encode("utf-8", "surrogateescape")
-    _, semicolon, rest = raw.partition(b";")
-    values = {name: quoted or bare or b"" for name, quoted, bare in _parameters(_BOUNDARY_PARAMETER, semicolon + rest)}
+    _, semicolon, rest = content_type.encode("utf-8", "surrogateescape").partition(b";")
+    values = _parameters(_BOUNDARY_PARAMETER, semicolon + rest)
     if "boundary" not in values:
         raise MalformedForm("The Content-Type names no boundary.")
     boundary = values.pop("boundary")
@@ -64,24 +67,31 @@ def read_boundary(content_type: str) -> bytes:
 
 def read_head(raw: bytes) -> Head:
     """Parse a part's head: its lines, without the blank line that ends it. Raises ``MalformedForm``."""
-    fields = [_field_line(line) for line in raw.split(b"\r\n")]
-    single = _single_fields(fields)
+    single: dict[str, bytes] = {}
+    headers: list[tuple[str, str]] = []
+    for line in raw.split(b"\r\n"):
+        key, value = _field_line(line)
+        lower = key.lower()
+        if lower in single:
+            raise MalformedForm(f"A part's head has two {key} lines.")
+        if lower in _SINGLE_FIELDS:
+            single[lower] = value
+        if lower not in {_DISPOSITION, _TYPE}:
+            headers.append((key, _text(value)))
     if _DISPOSITION not in single:
         raise MalformedForm("A part has no Content-Disposition.")
     name, filename, faithful = _disposition(single[_DISPOSITION])
-    if single.get("content-transfer-encoding", b"binary").lower() not in _IDENTITY_CODINGS:
+    if single.get(_CODING, b"binary").lower() not in _IDENTITY_CODINGS:
         raise MalformedForm(f"The Content-Transfer-Encoding of {name!r} must be binary, 8bit or 7bit.")
-    media_type = single.get("content-type")
+    media_type = single.get(_TYPE)
     if media_type is not None and media_type.lower().startswith(b"multipart/"):
         raise MalformedForm(f"The part {name!r} is itself a multipart body; send its files side by side.")
     return Head(
         name=name,
         filename=filename,
         media_type=None if media_type is None else _text(media_type),
-        size=_size(name, single.get("content-length")),
-        headers=tuple(
-            (key, _text(value)) for key, value in fields if key.lower() not in {_DISPOSITION, "content-type"}
-        ),
+        size=_size(name, single.get(_LENGTH)),
+        headers=tuple(headers),
         faithful=faithful,
     )
 
@@ -93,7 +103,7 @@ def read_disposition(value: bytes) -> tuple[str | None, bytes]:
     Raises ``MalformedForm``.
     """
     kind, semicolon, rest = value.partition(b";")
-    values = {name: (token, quoted) for name, token, quoted in _parameters(_PARAMETER, semicolon + rest)}
+    values = _parameters(_PARAMETER, semicolon + rest)
     if not re.fullmatch(_TOKEN, kind.strip(b" \t")):
         raise MalformedForm("The disposition type is not a token.")
     if any(name.partition("*")[0] == "filename" and name not in {"filename", "filename*"} for name in values):
@@ -136,14 +146,14 @@ def pad(head: bytes, length: int) -> bytes | None:
 
 
 def _field_line(line: bytes) -> tuple[str, bytes]:
+    match = _FIELD_LINE.fullmatch(line)
+    if match is not None:
+        return match[1].decode("ascii"), match[2].strip(b" \t")
     if line[:1] in (b" ", b"\t"):
         raise MalformedForm("A part's head has a folded line.")
     if b"\r" in line or b"\n" in line or b"\0" in line:
         raise MalformedForm("A part's head has a bare CR, LF or NUL.")
-    match = _FIELD_LINE.fullmatch(line)
-    if match is None:
-        raise MalformedForm("A line of a part's head does not begin with a name and a colon.")
-    return match[1].decode("ascii"), match[2].strip(b" \t")
+    raise MalformedForm("A line of a part's head does not begin with a name and a colon.")
 
 
 def _text(value: bytes) -> str:
@@ -151,18 +161,6 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         raise MalformedForm("A line of a part's head is not UTF-8.") from None
-
-
-def _single_fields(fields: list[tuple[str, bytes]]) -> dict[str, bytes]:
-    """The fields that may occur only once, by lower-case name."""
-    single: dict[str, bytes] = {}
-    for key, value in fields:
-        lower = key.lower()
-        if lower in {_DISPOSITION, "content-type", "content-length", "content-transfer-encoding"}:
-            if lower in single:
-                raise MalformedForm(f"A part's head has two {key} lines.")
-            single[lower] = value
-    return single
 
 
 def _size(name: str, value: bytes | None) -> int | None:
@@ -173,19 +171,19 @@ def _size(name: str, value: bytes | None) -> int | None:
     return int(value)
 
 
-def _parameters(grammar: re.Pattern[bytes], rest: bytes) -> list[tuple[str, bytes | None, bytes | None]]:
-    """Every parameter of a header value: its lower-case name, its value as a token, its value as a quoted string."""
-    found: list[tuple[str, bytes | None, bytes | None]] = []
+def _parameters(grammar: re.Pattern[bytes], rest: bytes) -> dict[str, bytes]:
+    """The parameters of a header value by lower-case name; a quoted value is without its quotes."""
+    found: dict[str, bytes] = {}
     at, rest = 0, rest.rstrip(b" \t;")
     while at < len(rest):
         match = grammar.match(rest, at)
         if match is None:
             raise MalformedForm('A header of the form has a parameter that is not name=value or name="value".')
-        found.append((match[1].decode("ascii").lower(), match[2], match[3]))
+        name = match[1].decode("ascii").lower()
+        if name in found:
+            raise MalformedForm("A header of the form repeats a parameter.")
+        found[name] = match[2] or match[3] or b""
         at = match.end()
-    names = [name for name, _, _ in found]
-    if len(set(names)) != len(names):
-        raise MalformedForm("A header of the form repeats a parameter.")
     return found
 
 
@@ -194,15 +192,15 @@ def _disposition(value: bytes) -> tuple[str, str | None, bool]:
     kind, semicolon, rest = value.partition(b";")
     if kind.strip(b" \t").lower() != b"form-data":
         raise MalformedForm("A part's Content-Disposition is not form-data.")
-    values = {name: (token, quoted) for name, token, quoted in _parameters(_PARAMETER, semicolon + rest)}
-    for parameter in values:
-        if parameter.partition("*")[0] in {"name", "filename"} and parameter not in {"name", "filename", "filename*"}:
+    values = _parameters(_PARAMETER, semicolon + rest)
+    others = values.keys() - _DISPOSITION_PARAMETERS
+    for parameter in others:
+        if parameter.partition("*")[0] in {"name", "filename"}:
             raise MalformedForm(f"The parameter {parameter} is not for forms (RFC 7578, section 4.2).")
-    name, name_plain = _name(values.get("name"))
+    name, name_plain = _name(values.get("name", b""))
     filename, filename_plain = _filename(values.get("filename"), values.get("filename*"))
     # Readers without support for escapes or tabs may find other names in other parameters.
-    usual = values.keys() <= {"name", "filename", "filename*"} and b"\t" not in value
-    faithful = usual and name_plain and filename_plain
+    faithful = not others and b"\t" not in value and name_plain and filename_plain
     if filename:
         component = last_component(filename)
         safe = name if component in {"", ".", ".."} else component
@@ -210,8 +208,7 @@ def _disposition(value: bytes) -> tuple[str, str | None, bool]:
     return name, filename, faithful
 
 
-def _name(value: tuple[bytes | None, bytes | None] | None) -> tuple[str, bool]:
-    raw = b"" if value is None else value[0] or value[1] or b""
+def _name(raw: bytes) -> tuple[str, bool]:
     plain = raw.replace(b'\\"', b'"')
     if not raw:
         raise MalformedForm("A part has no name.")
@@ -223,14 +220,11 @@ def _name(value: tuple[bytes | None, bytes | None] | None) -> tuple[str, bool]:
         raise MalformedForm("A part's name is not UTF-8.") from None
 
 
-def _filename(
-    value: tuple[bytes | None, bytes | None] | None, extended: tuple[bytes | None, bytes | None] | None
-) -> tuple[str | None, bool]:
+def _filename(raw: bytes | None, extended: bytes | None) -> tuple[str | None, bool]:
     """The filename, and whether the bytes of ``filename`` alone give the same."""
     literal: str | None = None
     plain = extended is None
-    if value is not None:
-        raw = value[0] or value[1] or b""
+    if raw is not None:
         # The HTML standard decodes names with replacement: bytes that are not UTF-8 become U+FFFD.
         literal = raw.replace(b'\\"', b'"').decode("utf-8", "replace")
         plain = raw == literal.encode()
@@ -242,8 +236,8 @@ def _filename(
     return intended, plain and literal == intended
 
 
-def _extended(value: tuple[bytes | None, bytes | None]) -> str:
-    name = decode_extended((value[0] or value[1] or b"").decode("latin-1"))
+def _extended(value: bytes) -> str:
+    name = decode_extended(value.decode("latin-1"))
     if name is None:
         raise MalformedForm("A part's filename* is outside the grammar of RFC 8187.")
     if "\0" in name:  # to some readers NUL ends the name
@@ -253,5 +247,5 @@ def _extended(value: tuple[bytes | None, bytes | None]) -> str:
 
 def _quote(name: str) -> str:
     # UTF-8 cannot encode a lone surrogate, which JSON can contain; U+FFFD replaces it.
-    whole = name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    whole = name if name.isascii() else name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return whole.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

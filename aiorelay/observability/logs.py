@@ -6,20 +6,20 @@ The log must not contain tokens, query values or contents of files.
 import json
 import logging
 import re
+import secrets
 import sys
 import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TextIO, TypeVar
+from typing import Any, Final, TextIO, TypeVar
 
 from multidict import MultiMapping
 
 from aiorelay.errors import Problem, UpstreamProblem
 
 __all__ = [
+    "PHASES",
     "REQUEST_ID",
     "ServerLog",
     "Stopwatch",
@@ -48,7 +48,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 def set_request_id(headers: "MultiMapping[str]") -> str:
     """Set and return ``request_id``: the client's X-Request-ID if it is acceptable, else a new one."""
     given = headers.get(REQUEST_ID, "")
-    identity = given if _ACCEPTABLE_ID.fullmatch(given) else uuid.uuid4().hex
+    identity = given if _ACCEPTABLE_ID.fullmatch(given) else secrets.token_hex(16)
     request_id.set(identity)
     return identity
 
@@ -71,11 +71,15 @@ def ignore_writes_to_broken_connections() -> None:
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
+PHASES: Final = ("receive", "check", "forward", "wait")
+"""What an upload spends its time in."""
+
+
 class Stopwatch:
-    """The time an upload spends in each phase. ``lap`` adds the time since the last lap to a phase."""
+    """The time an upload spends in each of ``PHASES``. ``lap`` adds the time since the last lap to a phase."""
 
     def __init__(self) -> None:
-        self.phases = dict.fromkeys(("receive", "check", "forward", "wait"), 0.0)
+        self.phases = dict.fromkeys(PHASES, 0.0)
         self._mark = time.monotonic()
 
     def lap(self, phase: str) -> None:
@@ -96,7 +100,7 @@ class UploadRecord:
     """The data of one upload for its line in the log.
 
     ``continues`` says that the upload can go on with another request, whatever becomes of this one. ``seconds`` is the
-    duration, once the record has ended.
+    duration, once the record has ended. ``on_end`` is called then.
     """
 
     endpoint: str
@@ -112,7 +116,7 @@ class UploadRecord:
     started: float = field(default_factory=time.monotonic)
     continues: bool = False
     seconds: float = 0.0
-    _on_end: "Callable[[UploadRecord], object] | None" = None
+    on_end: "Callable[[UploadRecord], object] | None" = None
 
     def answered(self, status: int, *, stored: bool) -> None:
         """Record the upstream's status, and whether it means that the upload is stored."""
@@ -136,21 +140,9 @@ class UploadRecord:
         self.status = status
         self.outcome = "repeated"
 
-    @contextmanager
-    def recording(self, on_end: "Callable[[UploadRecord], object]") -> Iterator[None]:
-        """Record the upload during the context, and end the record with it. ``on_end`` is called once, by ``end``."""
-        self._on_end = on_end
-        try:
-            yield
-        except Problem as problem:
-            self.failed(problem)
-            raise
-        finally:
-            self.end()
-
     def end(self) -> None:
         """Write the log line and call ``on_end``, once: before the answer goes out, or when the context ends."""
-        on_end, self._on_end = self._on_end, None
+        on_end, self.on_end = self.on_end, None
         if on_end is not None:
             self.seconds = round(time.monotonic() - self.started, _DECIMALS)
             self.write()

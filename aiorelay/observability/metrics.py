@@ -7,7 +7,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from aiorelay.observability.logs import UploadRecord
+from aiorelay.observability.logs import PHASES, UploadRecord
 
 __all__ = ["CONTENT_TYPE", "CallMetrics", "Metrics", "WebhookMetrics"]
 
@@ -42,13 +42,14 @@ class Metrics:
             "aiorelay_upload_bytes_total", "Bytes of files received, and bytes written to the upstream", "leg"
         )
         self.received, self.forwarded = map(self.upload_bytes.labels, ("received", "forwarded"))
-        self.upload_seconds = Histogram(
+        seconds = Histogram(
             "aiorelay_upload_seconds",
             "Time an upload spent receiving, checking, forwarding, and waiting for the answer",
             ["phase"],
             buckets=_SECONDS,
             registry=registry,
         )
+        self.upload_seconds = {phase: seconds.labels(phase) for phase in PHASES}
         self.uploads_in_flight = Gauge(
             "aiorelay_uploads_in_flight", "Uploads in progress", registry=registry, multiprocess_mode="livesum"
         )
@@ -62,7 +63,6 @@ class Metrics:
         self.validators_given_up = counter(
             "aiorelay_validators_given_up", "Validators that took longer than validator-timeout"
         )
-
         self.state = CallMetrics("aiorelay_state", "the shared state", _STATE_SECONDS, registry)
         self.storage = CallMetrics("aiorelay_storage", "the object storage", _STORAGE_SECONDS, registry)
         self.webhooks = WebhookMetrics(registry)
@@ -73,7 +73,7 @@ class Metrics:
         if upload.upstream_error is not None:
             self.upstream_errors.labels(upload.upstream_error).inc()
         for phase, seconds in upload.watch.phases.items():
-            self.upload_seconds.labels(phase).observe(seconds)
+            self.upload_seconds[phase].observe(seconds)
 
     def scanned(self, scanner: str, outcome: str) -> None:
         """Count a scan that has ended."""

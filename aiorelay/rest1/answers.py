@@ -2,7 +2,7 @@
 
 import base64
 import codecs
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, Final
 
 import aiohttp
@@ -30,10 +30,14 @@ async def pass_back(
     replace_all(response.headers, added)
     try:
         await response.prepare(request)
-        async for block in answer.content.iter_any():
+        if answer.content.is_eof():
             with watchdog.watching():
-                await response.write(block)
-        await response.write_eof()
+                await response.write_eof(answer.content.read_nowait())
+        else:
+            async for block in answer.content.iter_any():
+                with watchdog.watching():
+                    await response.write(block)
+            await response.write_eof()
     except (aiohttp.ClientError, OSError, TimeoutError) as broken:
         log.warning("the answer could not be passed back whole: %s", type(broken).__name__)
         if request.transport is not None:
@@ -42,11 +46,11 @@ async def pass_back(
 
 
 class _UpstreamResponse(web.StreamResponse):
-    """The upstream's status and end-to-end headers, and which of them it has ``said``."""
+    """The upstream's status and end-to-end headers. ``unsaid`` are those that aiohttp would add to them."""
 
     def __init__(self, answer: UpstreamAnswer) -> None:
         super().__init__(status=answer.status, reason=answer.reason, headers=end_to_end(answer.headers))
-        self.said = frozenset(name.lower() for name in answer.headers)
+        self.unsaid = _unsaid(answer.headers)
         # One that is here whole leaves in one write. Private to aiohttp; were it to go, there would be two.
         self._send_headers_immediately = not answer.content.is_eof()
 
@@ -58,17 +62,20 @@ class SerializedAnswer(web.Response):
         super().__init__(status=status, body=body)
         self.headers.popall(hdrs.CONTENT_TYPE, None)
         self.headers.extend(headers)
-        self.said = frozenset(name.lower() for name in self.headers)
+        self.unsaid = _unsaid(self.headers)
 
 
-async def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Remove what aiohttp adds to an answer by default; a signal handler for ``on_response_prepare``.
+def _unsaid(headers: Container[str]) -> list[str]:
+    return [name for name in (hdrs.CONTENT_TYPE, hdrs.SERVER) if name not in headers]
+
+
+def strip_default_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Remove what aiohttp adds to an answer by default.
 
     To an HTTP/1.0 client, an answer of unknown length ends with the connection (RFC 9112, section 6.3), which aiohttp
     would keep open if asked to.
     """
-    said = response.said if isinstance(response, _UpstreamResponse | SerializedAnswer) else {"content-type"}
-    for name in {"content-type", "server"} - said:
+    for name in response.unsaid if isinstance(response, _UpstreamResponse | SerializedAnswer) else (hdrs.SERVER,):
         response.headers.pop(name, None)
     if request.version < HttpVersion11 and response.content_length is None:
         response.force_close()

@@ -19,8 +19,7 @@ from aiorelay.http.middleware import (
     add_catch_all_route,
     add_request_id,
     defer_100_continue,
-    identify_request,
-    response_timeout,
+    identify_and_time,
 )
 from aiorelay.http.problem_details import problem_middleware
 from aiorelay.http.request_smuggling import FROM_CLIENTS, reject_ambiguous_requests
@@ -32,7 +31,6 @@ from aiorelay.rest1.health import Health
 from aiorelay.rest1.intake import Intake
 from aiorelay.rest1.jobs.registry import Job, Jobs
 from aiorelay.rest1.jobs.routes import JobRoutes, started_job_response
-from aiorelay.rest1.principal_limits import add_rate_limit_fields
 from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.request_forms import Body, FormFactory, FormReader, dispatch_on_content_type
@@ -77,19 +75,14 @@ class Rest1:
         app = web.Application(
             middlewares=[
                 track,
-                response_timeout(self._intake.timeouts.idle),
-                identify_request,
+                identify_and_time(self._intake.timeouts.answers),
                 reject_ambiguous_requests(FROM_CLIENTS),
                 problem_middleware,
                 self._sites.guard,
-                self._intake.access.prepare,
+                *self._intake.access.middlewares,
             ]
         )
-        app.on_response_prepare.append(self._intake.await_events)
-        app.on_response_prepare.append(add_request_id)
-        app.on_response_prepare.append(strip_default_headers)
-        app.on_response_prepare.append(add_rate_limit_fields)
-        app.on_response_prepare.append(self._sites.add_fields)
+        app.on_response_prepare.append(self._prepare_answer)
         health.add_to(app.router)
         app.router.add_get("/metrics", self._show_metrics)
         self._routes.add_exact(app.router)
@@ -122,6 +115,14 @@ class Rest1:
         """Take no more uploads; those under way go on, and the events of jobs end."""
         self._intake.draining = True
         self._jobs.drain()
+
+    async def _prepare_answer(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Complete the header fields of any answer; a signal handler for ``on_response_prepare``."""
+        await self._intake.await_events(request)
+        await add_request_id(request, response)
+        strip_default_headers(request, response)
+        self._intake.limits.add_fields(request, response)
+        self._sites.add_fields(request, response)
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         self._intake.access.who(request)

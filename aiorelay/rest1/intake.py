@@ -5,7 +5,7 @@ request ─▶ under_way ─▶ UploadRequest, UploadRecord ─▶ body ─▶ B
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from typing import Final
 
 from aiohttp import web
@@ -69,21 +69,21 @@ class Intake:
         Raises ``Unauthenticated``, ``BadDigest``, ``ShuttingDown``, ``Busy``, ``RateLimited``, and what ``on_piece``
         raises.
         """
-        client = self.access.client(request)
-        upload = UploadRecord(endpoint, client=client, continues=continues)
+        sender = self.access.sender(request)
+        upload = UploadRecord(endpoint, client=sender.client, continues=continues)
         request[_IS_UPLOAD] = True
         with self._observers.upload(upload, request):
             upload.who = self.access.who(request)
             if is_piece(request.headers, query(request), resumable=resumable):
                 self._on_piece()
-            asked = parse_request(request, self.access, endpoint=endpoint, who=upload.who, client=client)
+            asked = parse_request(request, self.access, endpoint=endpoint, who=upload.who, sender=sender)
             if self.draining:
                 raise ShuttingDown("The relay takes no more uploads; try again soon.")
             with self._slots.hold(asked.principal), self.metrics.uploads_in_flight.track_inprogress():
                 yield asked, upload
 
-    async def await_events(self, request: web.BaseRequest, _response: web.StreamResponse) -> None:
-        """Hold the answer to an upload back until its event is safe; a signal handler for ``on_response_prepare``."""
+    async def await_events(self, request: web.BaseRequest) -> None:
+        """Hold the answer to an upload back until its event is safe."""
         if request.get(_IS_UPLOAD):
             await self._observers.publisher.written()
 
@@ -95,21 +95,22 @@ class Intake:
             if not fields or field in fields
         ]
 
-    @asynccontextmanager
-    async def body(
+    def body(
         self, request: web.Request, asked: UploadRequest, checks: Sequence[Check]
-    ) -> AsyncGenerator[Body, None]:
+    ) -> AbstractAsyncContextManager[Body]:
         """The body of a request, judged by ``checks`` and counted towards the quota. Raises ``WrongContentType``."""
         body = RequestBody(request, self.timeouts)
         if (meter := self.limits.meter(asked.principal)) is not None:
             checks = [meter, *checks]
-        if not checks:
-            yield Body(body.length, body.read)
-            return
-        async with aclosing(through_checks(body, checks)) as blocks:
-            yield Body(body.length, lambda: anext(blocks, b""))
+        return _judged(body, checks) if checks else nullcontext(Body(body.length, body.read))
 
     def metered(self, form: Form, asked: UploadRequest) -> Form:
         """Return a form whose files the relay fetches itself, with their bytes counted towards the quota."""
         meter = self.limits.meter(asked.principal)
         return form if meter is None else checked(form, [lambda _part: meter])
+
+
+@asynccontextmanager
+async def _judged(body: RequestBody, checks: Sequence[Check]) -> AsyncGenerator[Body, None]:
+    async with aclosing(through_checks(body, checks)) as blocks:
+        yield Body(body.length, lambda: anext(blocks, b""))

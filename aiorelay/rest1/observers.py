@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from aiorelay.errors import Problem
 from aiorelay.observability.logs import UploadRecord
 from aiorelay.observability.metrics import Metrics
 from aiorelay.observability.tracing import NO_TRACING, Tracing
@@ -24,9 +25,16 @@ class Observers:
 
     @contextmanager
     def upload(self, record: UploadRecord, request: web.Request) -> Iterator[None]:
-        """Trace and record an upload during the context. Once its record has ended, count and publish it."""
-        with self.tracing.upload(record, request), record.recording(self._ended):
-            yield
+        """Trace and record an upload during the context, which ends the record. Count and publish it then."""
+        record.on_end = self._ended
+        with self.tracing.upload(record, request):
+            try:
+                yield
+            except Problem as problem:
+                record.failed(problem)
+                raise
+            finally:
+                record.end()
 
     def _ended(self, record: UploadRecord) -> None:
         self.metrics.ended(record)

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiorelay.errors import QuotaExceeded, RateLimited, StateUnavailable, TooLarge
 from aiorelay.rest1.rate_limits import DAY, Rate, Taken, fields, seconds_left_today, take
 
-__all__ = ["Counters", "Limits", "MemoryCounters", "Meter", "PrincipalLimits", "add_rate_limit_fields"]
+__all__ = ["Counters", "Limits", "MemoryCounters", "Meter", "PrincipalLimits"]
 
 _FIELDS: Final = web.RequestKey("rate_limit_fields", dict[str, str])
 _PRINCIPALS: Final = 100_000
@@ -112,6 +112,15 @@ class PrincipalLimits:
                 )
             self._check(await self._counters.used(principal, self._today()) + length)
 
+    def add_fields(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Put the fields of the rate limit, if there is one, on the answer to a request that was admitted.
+
+        They are added to those of the upload API: each is a list, which may have several field lines.
+        """
+        if self._limits.rate is not None:
+            for name, value in request.get(_FIELDS, {}).items():
+                response.headers.add(name, value)
+
     def meter(self, principal: str) -> "Meter | None":
         """Return a check that counts the bytes of a body, or None if there is no quota."""
         return None if self._limits.quota is None else Meter(self, principal, self._counters.step)
@@ -166,13 +175,3 @@ class Meter:
     async def _count(self) -> None:
         size, self._gathered = self._gathered, 0
         await self._limits.count(self._principal, size)
-
-
-async def add_rate_limit_fields(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Put the fields of the limits on an answer; a signal handler for ``on_response_prepare``.
-
-    They are added to those of the upload API: each is a list, which may have several field lines.
-    """
-    described: dict[str, str] = request.get(_FIELDS, {})
-    for name, value in described.items():
-        response.headers.add(name, value)

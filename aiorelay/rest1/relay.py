@@ -6,17 +6,17 @@ Form ─▶ checked ─▶ framed ─▶ delivered ─▶ RelayedAnswer
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from yarl import URL
 
 from aiorelay.checks.pipeline import CheckFactory, checked
+from aiorelay.checks.required_file import RequiredFile
 from aiorelay.checks.wanted_digests import WantedDigests
 from aiorelay.multipart.form import Form
 from aiorelay.multipart.framing import FramedBody, frame
-from aiorelay.multipart.parser import require_file
 from aiorelay.rest1.delivery import Delivery
-from aiorelay.rest1.pieces import watch_fields
+from aiorelay.rest1.pieces import PieceFields
 from aiorelay.rest1.progress import ProgressRecorder
 from aiorelay.rest1.public_addresses import public_fields
 from aiorelay.rest1.upload_request import UploadRequest, upstream_fields
@@ -26,8 +26,7 @@ from aiorelay.settings.kinds import StatusRange
 __all__ = ["Relay", "RelayedAnswer"]
 
 
-@dataclass(frozen=True, slots=True)
-class RelayedAnswer:
+class RelayedAnswer(NamedTuple):
     """The upload API's answer, to be read, and the header fields that the relay adds to it."""
 
     response: UpstreamAnswer
@@ -75,14 +74,15 @@ class Relay:
         framing: Callable[[Form], Awaitable[FramedBody]] = frame,
     ) -> AsyncGenerator[RelayedAnswer, None]:
         """Send a form, and give the answer for as long as the context lasts. Raises the first ``Problem``."""
-        wanted = WantedDigests(asked.wanted_digest, self._pool)
-        form = checked(form, [progress.received, wanted, *self._checks, progress.checked])
-        parts = watch_fields(form, self._on_piece)
-        async with aclosing(require_file(Form(form.boundary, parts, form.length), self._field)) as parts:
-            framed = await framing(Form(form.boundary, parts, form.length))
+        wanted, pieces = WantedDigests(asked.wanted_digest, self._pool), PieceFields(self._on_piece)
+        required = RequiredFile(self._field)
+        factories: list[CheckFactory] = [progress.received, required, pieces, wanted, *self._checks, progress.checked]
+        form = checked(form, factories, at_end=[pieces.form_ended, required.form_ended])
+        async with aclosing(form.parts):
+            framed = await framing(form)
             fields = upstream_fields(asked, framed, is_job=progress.is_job)
-            timed = replace(framed, blocks=progress.timed(framed.blocks))
-            async with self._delivery.post(timed, fields, asked.target, progress.forwarded) as response:
+            framed.blocks = progress.timed(framed.blocks)
+            async with self._delivery.post(framed, fields, asked.target, progress.forwarded) as response:
                 progress.answered(response.status, stored=self.means_stored(response.status))
                 public = public_fields(response.headers, str(response.url), self._public) if self._public else []
                 yield RelayedAnswer(response, [*wanted.told(), *public])

@@ -6,8 +6,7 @@ any other, by PUT ── raw   ┘
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from aiorelay.errors import TooLarge, TooManyParts, WrongContentType
 from aiorelay.multipart.form import Form
@@ -20,8 +19,7 @@ __all__ = ["Body", "FormFactory", "FormReader", "dispatch_on_content_type"]
 _MAX_JSON: Final = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """The bytes of one representation: their length, where it is known, and ``read``.
 
     ``read`` gives the next block, or ``b""`` at the end.

@@ -5,7 +5,7 @@ POST, PUT PATH  with ``raw``, any other body: checked, and sent on as it is
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -75,7 +75,7 @@ class Routes:
             with self._intake.under_way(route.path, request) as (admitted, upload):
                 if route.tokens and admitted.who not in route.tokens:
                     raise TokenRefused(f"The token is not one of those that may upload to {route.path}.")
-                asked = replace(admitted, method=request.method, rest=_rest(request, route))
+                asked = admitted._replace(method=request.method, rest=_rest(request, route))
                 if is_raw := _is_raw(asked, route):
                     asked = with_one_filename(asked)
                 await self._intake.limits.admit(request, asked.principal, request.content_length)
@@ -132,4 +132,4 @@ def with_one_filename(asked: UploadRequest) -> UploadRequest:
         raise MalformedField("Content-Disposition and the path name files with different endings. Name one file.")
     fields = CIMultiDict(asked.fields)
     fields[_DISPOSITION] = value.decode("utf-8", "surrogateescape")
-    return replace(asked, filename=filename, fields=CIMultiDictProxy(fields))
+    return asked._replace(filename=filename, fields=CIMultiDictProxy(fields))

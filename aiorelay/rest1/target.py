@@ -1,7 +1,7 @@
 """Where a request to the upload API goes: its method, and its URL made of the API's and the client's. Pure."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from yarl import URL
@@ -11,8 +11,7 @@ __all__ = ["Target", "has_dot_segments"]
 _SEPARATORS = re.compile(r"[/\\]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(NamedTuple):
     """A request's target, relative to the URL of the upload API.
 
     ``rest`` is appended to the path of the URL, None leaves the path as it is. ``query`` is appended to its query. Both
@@ -25,6 +24,8 @@ class Target:
 
     def url(self, base: URL) -> URL:
         """Return the URL of the request to the upload API at ``base``."""
+        if self.rest is None and not self.query:
+            return base
         text, mark, query = str(base).partition("?")
         if self.rest is not None:
             text = f"{text.removesuffix('/')}/{self.rest}"

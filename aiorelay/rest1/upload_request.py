@@ -1,8 +1,7 @@
 """What one request asks of the relay, parsed once: nothing below the handlers holds the framework's request."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
@@ -10,7 +9,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from aiorelay.checks.digests import parse_digest_field
 from aiorelay.checks.wanted_digests import preferred_algorithm
-from aiorelay.http.authentication import Access, peer_of
+from aiorelay.http.authentication import Access, Sender
 from aiorelay.http.fields import CONTENT_DIGESTS, add_trace, drop_client_claims, end_to_end
 from aiorelay.http.grammar import essence
 from aiorelay.multipart.framing import FramedBody
@@ -30,8 +29,7 @@ _FRAMING = frozenset({"host", "expect", "content-length", "content-type"})
 _RESPOND_ASYNC: Final = "respond-async"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadRequest:
+class UploadRequest(NamedTuple):
     """What a request asks for.
 
     ``endpoint`` is the route's path, as the log names it. ``who`` is the authenticated name, or None; ``principal`` is
@@ -65,9 +63,9 @@ class UploadRequest:
 
 
 def parse_request(
-    request: web.Request, access: Access, *, endpoint: str, who: str | None, client: str
+    request: web.Request, access: Access, *, endpoint: str, who: str | None, sender: Sender
 ) -> UploadRequest:
-    """Parse the head of ``request``, which ``who`` sends from the address ``client``. Raises ``BadDigest``."""
+    """Parse the head of ``request``, which ``who`` sends from ``sender``. Raises ``BadDigest``."""
     types = request.headers.getall(hdrs.CONTENT_TYPE, [])
     # A raw body without a coding is its own representation, so that both fields describe the same bytes. So is a body
     # that is uploaded in several requests.
@@ -77,7 +75,7 @@ def parse_request(
     return UploadRequest(
         endpoint=endpoint,
         who=who,
-        principal=principal(who, client),
+        principal=principal(who, sender.client),
         media_type=essence(types[0]) if len(types) == 1 else "",
         content_type=types[0] if types else None,
         filename=unquote(request.rel_url.raw_path.rpartition("/")[2], errors="replace"),
@@ -85,7 +83,7 @@ def parse_request(
         digests=_digests(request, digest_fields),
         wanted_digest=preferred_algorithm(request.headers.getall("Want-Repr-Digest", [])),
         respond_async=respond_async,
-        fields=CIMultiDictProxy(_passed_on(request, access, client)),
+        fields=CIMultiDictProxy(_passed_on(request, access, sender)),
     )
 
 
@@ -123,15 +121,15 @@ def _digests(request: web.Request, names: Iterable[str]) -> dict[str, dict[str, 
     return {name: digests for name, digests in expected.items() if digests}
 
 
-def _passed_on(request: web.Request, access: Access, client: str) -> "CIMultiDict[str]":
+def _passed_on(request: web.Request, access: Access, sender: Sender) -> "CIMultiDict[str]":
     fields = end_to_end(request.headers, without=_FRAMING | access.consumed_fields)
-    if not access.believes(request):
+    if not sender.is_trusted:
         drop_client_claims(fields)
     add_trace(
         fields,
         version=request.version,
-        client=client,
-        peer=peer_of(request),
+        client=sender.client,
+        peer=sender.peer,
         scheme=request.scheme,
         host=request.headers.get(hdrs.HOST),
         request_id=request_id.get(),

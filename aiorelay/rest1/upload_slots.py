@@ -1,6 +1,5 @@
 """Limit how many uploads are under way at once, of all principals together and of each."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol
@@ -25,21 +24,25 @@ class MemorySlots:
     def __init__(self, most: int, most_of_one: int | None = None) -> None:
         self._most = most
         self._most_of_one = most_of_one
-        self._held: Counter[str] = Counter()
+        self._held = 0
+        self._held_by: dict[str, int] = {}
 
     @contextmanager
     def hold(self, principal: str) -> Iterator[None]:
-        if self._held.total() >= self._most:
+        held = self._held_by.get(principal, 0)
+        if self._held >= self._most:
             raise busy()
-        if self._most_of_one is not None and self._held[principal] >= self._most_of_one:
+        if self._most_of_one is not None and held >= self._most_of_one:
             raise too_many_of_one(self._most_of_one)
-        self._held[principal] += 1
+        self._held += 1
+        self._held_by[principal] = held + 1
         try:
             yield
         finally:
-            self._held[principal] -= 1
-            if not self._held[principal]:
-                del self._held[principal]
+            self._held -= 1
+            self._held_by[principal] -= 1
+            if not self._held_by[principal]:
+                del self._held_by[principal]
 
 
 def busy() -> Busy:

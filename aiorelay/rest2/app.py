@@ -15,8 +15,7 @@ from aiorelay.http.middleware import (
     add_catch_all_route,
     add_request_id,
     defer_100_continue,
-    identify_request,
-    response_timeout,
+    identify_and_time,
 )
 from aiorelay.http.problem_details import problem_middleware
 from aiorelay.http.request_body import BodyTimeouts, RequestBody
@@ -58,8 +57,7 @@ class Rest2:
         app = web.Application(
             middlewares=[
                 track,
-                response_timeout(self._timeouts.idle),
-                identify_request,
+                identify_and_time(self._timeouts.answers),
                 reject_ambiguous_requests(FROM_RELAYS),
                 problem_middleware,
                 self._refuse_pages,

@@ -107,6 +107,27 @@ async def test_a_nameless_file_input_keeps_its_first_block_where_no_check_is_mad
     assert await read(form) == [("", b"bytesmore")]
 
 
+async def test_verdicts_on_the_form_are_asked_for_in_order_when_all_parts_have_ended() -> None:
+    order: list[str] = []
+    form = checked(a_form(a_part(b"one")), [], [lambda: order.append("first"), lambda: order.append("second")])
+    part = await anext(form.parts)
+    assert [chunk async for chunk in part.chunks] == [b"one"]
+    assert order == []
+    assert await anext(form.parts, None) is None
+    assert order == ["first", "second"]
+
+
+async def test_a_form_that_breaks_off_gets_no_verdict() -> None:
+    async def broken() -> AsyncGenerator[Part, None]:
+        yield a_part(b"one")
+        raise TooLarge("broken")
+
+    asked: list[bool] = []
+    with pytest.raises(TooLarge):
+        await read(checked(Form(b"b", broken(), None), [], [lambda: asked.append(True)]))
+    assert asked == []
+
+
 async def test_chunks_are_passed_on_as_they_are_fed() -> None:
     block, check = bytes(3), Recorder()
     part = with_checks(a_part(block, b"next"), [check])

@@ -44,6 +44,20 @@ async def test_each_wait_has_its_time_from_its_own_beginning() -> None:
     assert min(ends.values()) >= 0.1
 
 
+async def test_a_wait_may_have_the_time_several_times() -> None:
+    loop, watchdog, ends = asyncio.get_running_loop(), Watchdog(SOON), {}
+
+    async def wait(name: str, times: int) -> None:
+        began = loop.time()
+        with pytest.raises(TimeoutError), watchdog.watching(times):
+            await for_ever()
+        ends[name] = loop.time() - began
+
+    await asyncio.gather(wait("thrice", 3), wait("once", 1), wait("twice", 2))
+    assert list(ends) == ["once", "twice", "thrice"]
+    assert all(ends[name] >= times * SOON for times, name in enumerate(ends, start=1))
+
+
 async def test_the_same_watchdog_watches_again_after_it_had_nothing_to_watch() -> None:
     watchdog = Watchdog(SOON)
     for _ in range(3):

@@ -8,10 +8,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from multipart_readers import READERS
 
-from aiorelay.errors import MalformedForm, MissingFile, Problem, TooLarge, TooManyParts, Truncated
-from aiorelay.multipart.form import Form
+from aiorelay.errors import MalformedForm, Problem, TooLarge, TooManyParts, Truncated
 from aiorelay.multipart.framing import frame
-from aiorelay.multipart.parser import FormLimits, read_form, require_file
+from aiorelay.multipart.parser import FormLimits, read_form
 
 WIDE = FormLimits(parts=100, fields_size=1024 * 1024)
 FIELD = b'Content-Disposition: form-data; name="a"\r\n\r\n'
@@ -317,54 +316,6 @@ async def test_an_endless_head_is_refused_while_it_is_received():
     with pytest.raises(MalformedForm):
         await parts_of(form)
     assert read < 9
-
-
-# Required files
-
-
-async def requiring(body, field="f"):
-    form = a_form(body)
-    return [name for name, *_ in await parts_of(Form(form.boundary, require_file(form, field), None))]
-
-
-EMPTY_INPUT = b'Content-Disposition: form-data; name="f"; filename=""\r\nContent-Type: application/octet-stream\r\n\r\n'
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        [FILE],
-        [FILE + b"x"],
-        [EMPTY_INPUT + b"x"],
-        [EMPTY_INPUT, FILE],
-        [FIELD, FILE, FIELD],
-        [FILE, EMPTY_INPUT],
-    ],
-)
-async def test_a_file_in_the_field_is_enough(parts):
-    assert len(await requiring(body_of(*parts))) == len(parts)
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        [],
-        [FIELD],
-        [EMPTY_INPUT],
-        [EMPTY_INPUT, EMPTY_INPUT, FIELD],
-        [FIELD.replace(b'"a"', b'"f"') + b"not a file"],
-        [FILE.replace(b'"f"', b'"g"') + b"x"],
-        [FILE.replace(b'"f"', b'"F"') + b"x"],
-    ],
-)
-async def test_a_form_without_a_file_in_the_field_is_refused_at_its_end(parts):
-    with pytest.raises(MissingFile, match="'f'"):
-        await requiring(body_of(*parts))
-
-
-async def test_a_malformed_form_without_a_file_is_reported_as_malformed():
-    with pytest.raises(Truncated):
-        await requiring(body_of(FIELD)[:-5])
 
 
 # Properties

@@ -65,8 +65,8 @@ _RAW_ENDPOINT: Final = "/upload/"
 
 def is_creation(request: web.Request) -> bool:
     """Whether a request to an endpoint for uploads creates a resumable one, from its first byte on."""
-    offset = parse_size(request.headers.get(_OFFSET))
-    return parse_complete(request.headers.get(_COMPLETE)) is not None and not offset
+    is_draft = parse_complete(request.headers.get(_COMPLETE)) is not None
+    return is_draft and not parse_size(request.headers.get(_OFFSET))
 
 
 class DraftRoutes:

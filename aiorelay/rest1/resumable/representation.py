@@ -5,7 +5,7 @@ creation ─▶ Representation ─▶ JSON, in the upload's record ─▶ Repres
 
 import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -90,8 +90,7 @@ class Representation:
         for name, _ in newer:
             headers.popall(name, None)
         headers.extend(newer)
-        return replace(
-            completing,
+        return completing._replace(
             endpoint=self.endpoint,
             media_type=FORM if self.kind == "form" else "",
             content_type=self.content_type,

@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import replace
 from hmac import compare_digest
 from typing import Any, Final
 
@@ -135,7 +134,7 @@ class TusRoutes:
     async def _create(self, request: web.Request) -> web.StreamResponse:
         with ExitStack() as under_way:
             asked, record = under_way.enter_context(self._intake.under_way(_BASE, request, resumable=True))
-            asked = replace(asked, respond_async=False)  # the client needs the upload's Location, not the job's
+            asked = asked._replace(respond_async=False)  # the client needs the upload's Location, not the job's
             representation = _representation(request, asked)
             concat = representation.concat
             paths = () if concat is None else parse_concat(concat, _BASE)
