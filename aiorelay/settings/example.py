@@ -52,6 +52,7 @@ _SAMPLES: dict[str, object] = {
     "accept": ["image/*", "application/pdf", ".csv"],
     "clamd": "/run/clamav/clamd.ctl",
     "icap": "icap://127.0.0.1:1344/avscan",
+    "icap_ca": "icap-ca.pem",
     "yara": "/etc/aiorelay/yara",
     "validator": ["checks:CsvHeader"],
     "quarantine": "/var/lib/aiorelay/quarantine",

@@ -322,6 +322,8 @@ FAILURES = [
     (["--state-dir", "/proc/state"], "The certificate store cannot be used, .*--state-dir"),
     (["--tls-cert", BELOW_A_FILE], "below .--tls-cert. cannot be read: Not a directory"),
     (["--upstream", "https://127.0.0.1", "--upstream-ca", "{file}"], "{file} holds no CA certificate"),
+    (["--icap", "icaps://127.0.0.1/scan", "--icap-ca", "{file}"], "{file} holds no CA certificate"),
+    (["--icap", "icaps://127.0.0.1/scan", "--icap-ca", BELOW_A_FILE], "below cannot be read: Not a directory"),
 ]
 
 
