@@ -51,7 +51,7 @@ _SAMPLES: dict[str, object] = {
     "trusted_proxy": ["127.0.0.0/8", "::1"],
     "accept": ["image/*", "application/pdf", ".csv"],
     "clamd": "/run/clamav/clamd.ctl",
-    "icap": "icap://127.0.0.1:1344/avscan",
+    "icap": "icaps://scanner.example.org/avscan",
     "icap_ca": "icap-ca.pem",
     "yara": "/etc/aiorelay/yara",
     "validator": ["checks:CsvHeader"],
