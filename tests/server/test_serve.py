@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import re
@@ -442,6 +443,20 @@ class TestFromPython:
             assert (await ask(one.rest1, other.tls, UPLOAD)).status == 200
             assert len(one.stored()) == 1
             assert other.stored() == []
+
+    async def test_a_chain_that_has_ended_takes_no_memory(self, settings):
+        def applications() -> int:
+            gc.collect()
+            return sum(type(each) is web.Application for each in gc.get_objects())
+
+        async def run_once() -> None:
+            async with aiorelay.serve(settings()) as chain:
+                for upload in (UPLOAD, request("/nowhere", FORM)):
+                    await ask(chain.rest1, chain.tls, upload)
+
+        before = applications()
+        await run_once()
+        assert applications() <= before
 
     async def test_an_exception_closes_everything(self, settings):
         before = descriptors()
