@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from hypothesis import settings
 from peers import Recorder, Script
 from programs import DeclaredPrograms, listed
+from real_apis import BUCKET, ENVIRONMENT, nanio, object_store
 from upstream_servers import PROGRAMS, UploadApi, running
 
 NOT_QUICK = re.compile(r"^pytestmark = pytest\.mark\.(slow|needs)\b", re.MULTILINE)
@@ -76,6 +78,27 @@ async def recorder() -> AsyncIterator[Callable[..., Awaitable[Recorder]]]:
             return await stack.enter_async_context(Recorder(script, **options))
 
         yield start
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The URL of an object store with the bucket ``real_apis.BUCKET``."""
+    async with object_store(tmp_path_factory.mktemp("seaweedfs"), BUCKET) as store:
+        yield store.s3
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def digest_verifier(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The URL of another one, which verifies digests."""
+    async with nanio(tmp_path_factory.mktemp("nanio"), BUCKET) as url:
+        yield url
+
+
+@pytest.fixture
+def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the credentials of both in the environment."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ BLOCK = 64 * 1024
 class DirectorySegments:
     """Keeps segments of at most ``largest`` bytes as files below ``directory``.
 
-    While ``away`` is set, every method raises ``StateUnavailable``.
+    While ``away`` is set, every method raises ``StateUnavailable``. ``listings`` counts the calls of ``older_than``.
     """
 
     def __init__(self, directory: Path, largest: int = 100_000) -> None:
         self.directory = directory
         self.largest = largest
         self.away = False
+        self.listings = 0
 
     async def put(self, name: str, content: bytes) -> None:
         self._check()
@@ -43,6 +44,7 @@ class DirectorySegments:
 
     async def older_than(self, seconds: float) -> AsyncGenerator[str, None]:
         self._check()
+        self.listings += 1
         for path in self.directory.glob("*/*"):
             if path.stat().st_mtime <= time.time() - seconds:
                 yield str(path.relative_to(self.directory))

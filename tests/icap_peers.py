@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -94,11 +95,12 @@ class IcapPeer:
 
 @contextlib.asynccontextmanager
 async def icap_peer(
-    script: Script, answer: bytes = PREVIEW, *, whole_requests: bool = True
+    script: Script, answer: bytes = PREVIEW, *, whole_requests: bool = True, tls: ssl.SSLContext | None = None
 ) -> AsyncGenerator[IcapPeer, None]:
     """Run a service that answers OPTIONS with ``answer`` and calls ``script`` for each other request.
 
-    A connection is closed when ``script`` raises. Without ``whole_requests``, ``script`` reads the body itself.
+    A connection is closed when ``script`` raises. Without ``whole_requests``, ``script`` reads the body itself. With
+    ``tls``, the service speaks TLS (icaps).
     """
     ended: list[asyncio.Future[None]] = []
 
@@ -124,8 +126,9 @@ async def icap_peer(
             writer.close()
             end.set_result(None)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    service = IcapPeer(URL(f"icap://127.0.0.1:{server.sockets[0].getsockname()[1]}/avscan"), answer)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    scheme, port = "icaps" if tls else "icap", server.sockets[0].getsockname()[1]
+    service = IcapPeer(URL(f"{scheme}://127.0.0.1:{port}/avscan"), answer)
     try:
         yield service
     finally:

@@ -10,19 +10,10 @@ import aiohttp
 from aiohttp import web
 from botocore.config import Config
 from botocore.session import Session
-from real_apis import ACCESS_KEY, REGION, SECRET_KEY
+from real_apis import ACCESS_KEY, BUCKET, REGION, SECRET_KEY
 from yarl import URL
 
-BUCKET = "uploads"
 MIB = 2**20
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-    "AWS_DEFAULT_REGION": REGION,
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_CONFIG_FILE": "/dev/null",
-    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-}
 
 
 class Place:

@@ -1,10 +1,12 @@
-"""The relay as a process: start it, read its ready lines, check its end."""
+"""The relay as a process: start it, read its ready lines, check its end. Ports for other processes."""
 
 import asyncio
 import contextlib
 import os
 import re
+import secrets
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -13,7 +15,20 @@ from pathlib import Path
 from peers import PATIENCE, eventually
 
 FREE_PORTS = ("--rest1-port", "0", "--rest2-port", "0")
+_FIRST_PORT, _PORTS = 10_000, 22_000  # the system gives ports from 32768 on
 UNSEEMLY = re.compile(rb"Traceback|never retrieved|Unclosed|never awaited")
+
+
+def free_ports(number: int) -> list[int]:
+    """Return ports that are free, below those that the system gives to connections meanwhile."""
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < number:
+            port = _FIRST_PORT + secrets.randbelow(_PORTS)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+        return ports
 
 
 def open_files(pid: int) -> list[str]:

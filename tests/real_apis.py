@@ -12,21 +12,28 @@ import hashlib
 import hmac
 import json
 import os
-import secrets
 import signal
-import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import aiohttp
+from processes import free_ports
 
 _PATIENCE = 60.0  # seconds; the object store elects its leader first
-_FIRST_PORT, _PORTS = 10_000, 22_000  # the system gives ports from 32768 on
 ACCESS_KEY, SECRET_KEY, REGION = "reader", "secret-of-the-reader", "us-east-1"
+BUCKET = "uploads"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ async def package_index(directory: Path) -> AsyncGenerator[PackageIndex, None]:
     """Run pypiserver without authentication."""
     packages = directory / "packages"
     packages.mkdir()
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}/"
     command = (sys.executable, "-m", "pypiserver", "run", "--interface=127.0.0.1", f"--port={port}")
     async with _running(*command, "--authenticate=.", "--passwords=.", str(packages), log=directory / "index.log"):
@@ -71,7 +78,7 @@ async def object_store(directory: Path, *buckets: str) -> AsyncGenerator[ObjectS
     data = directory / "data"
     data.mkdir()
     names = ["master.port", "volume.port", "filer.port", "s3.port"]
-    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], _free_ports(8), strict=True))
+    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], free_ports(8), strict=True))
     flags = [f"-{name}={port}" for name, port in ports.items()]
     flags += [f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={config}"]
     flags += [f"-filer.localSocket={directory}/filer.sock", f"-s3.localSocket={directory}/s3.sock", "-volume.max=10"]
@@ -91,7 +98,7 @@ async def nanio(directory: Path, bucket: str) -> AsyncGenerator[str, None]:
     """Run Nanio, an object store that verifies the digests of what it receives, with one bucket. Yields its URL."""
     data = directory / "data"
     (data / bucket).mkdir(parents=True)
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     keys = {"NANIO_ACCESS_KEY": ACCESS_KEY, "NANIO_SECRET_KEY": SECRET_KEY}
     command = (sys.executable, "-m", "nanio", "serve", f"--data-dir={data}", "--host=127.0.0.1", f"--port={port}")
@@ -121,18 +128,6 @@ def post_policy(bucket: str, key: str, *, most: int, **more: str) -> dict[str, s
         signing_key = hmac.digest(signing_key, step.encode(), hashlib.sha256)
     signature = hmac.digest(signing_key, policy.encode(), hashlib.sha256).hex()
     return {**fields, "policy": policy, "x-amz-signature": signature}
-
-
-def _free_ports(number: int) -> list[int]:
-    """Return ports that are free, below those that the system gives to connections meanwhile."""
-    with ExitStack() as stack:
-        ports: list[int] = []
-        while len(ports) < number:
-            port = _FIRST_PORT + secrets.randbelow(_PORTS)
-            with suppress(OSError):
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-                ports.append(port)
-        return ports
 
 
 @asynccontextmanager

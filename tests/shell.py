@@ -10,8 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from processes import free_ports
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+_PORTS = ("8000", "8001", "8765", "5000")
 
 
 class Shell:
@@ -26,7 +29,7 @@ class Shell:
         if not self.clone.exists():
             self._imitate_clone()
         self.kept = directory / "kept"
-        self.ports = {port: _free_port() for port in ("8000", "8001", "8765", "5000")}
+        self.ports = dict(zip(_PORTS, map(str, free_ports(len(_PORTS))), strict=True))
         self.environ = os.environ | {
             "AIORELAY_REST1_PORT": self.ports["8000"],
             "AIORELAY_REST2_PORT": self.ports["8001"],
@@ -104,8 +107,3 @@ class Shell:
             if self._api is not None:
                 self._api.terminate()
                 self._api.wait()
-
-
-def _free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import trustme
 from peers import eventually
-from processes import started
+from processes import free_ports, started
 from programs import program
 from shell import Shell
 from yarl import URL
@@ -220,14 +220,6 @@ def test_the_image_copies_existing_files():
 
 
 # -- proxies
-
-
-def free_ports(number):
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [server.getsockname()[1] for server in servers]
-    for server in servers:
-        server.close()
-    return ports
 
 
 class Proxy:

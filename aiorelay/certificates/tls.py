@@ -174,10 +174,15 @@ def client_context(
     return context
 
 
-def scanner_context() -> ssl.SSLContext:
-    """Return a client context for a scanner, which trusts the system's CAs. It does not speak HTTP (ALPN)."""
-    context = ssl.create_default_context()
+def scanner_context(authority: Path | None = None) -> ssl.SSLContext:
+    """Return a client context for a scanner. It trusts the CAs in the PEM file ``authority``, or else the system's.
+
+    It does not speak HTTP (ALPN). Raises StartupError if the file cannot be read or holds no certificate.
+    """
+    context = ssl.create_default_context() if authority is None else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if authority is not None:
+        _trust(context, authority)
     return context
 
 

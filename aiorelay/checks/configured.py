@@ -54,7 +54,7 @@ def content_checks(
             ClamAV(settings.clamd, timeout=settings.clamd_timeout, fail_open=fail_open, on_outcome=on_outcome)
         )
     if settings.icap is not None:
-        service = icap.service(settings.icap)
+        service = icap.service(settings.icap, settings.icap_ca)
         on_outcome, fail_open = partial(on_scan, "icap"), settings.icap_fail == "open"
         factories.append(ICAP(service, timeout=settings.icap_timeout, fail_open=fail_open, on_outcome=on_outcome))
     if rules is not None:

@@ -24,7 +24,7 @@ class Tokens:
     """The tokens in the file at ``path``.
 
     The constructor raises ``StartupError`` if the file cannot be read or is malformed. If that happens later, the
-    tokens stay as they were, and the log says so.
+    tokens stay as they were, and the log says so, once for each change of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,16 +47,15 @@ class Tokens:
 
     def refresh(self) -> None:
         """Read the file again if it has changed."""
-        version = None
-        try:
-            version = _version(self._path)
-            if version != self._seen:
-                self._names = _read(self._path)
-                log.info("read %d tokens again", len(self._names))
-        except StartupError as problem:
-            if version != self._seen:
-                log.error("the tokens stay as they were: %s", problem)
+        version = _version(self._path)
+        if version == self._seen:
+            return
         self._seen = version
+        try:
+            self._names = _read(self._path)
+            log.info("read %d tokens again", len(self._names))
+        except StartupError as problem:
+            log.error("the tokens stay as they were: %s", problem)
 
 
 def is_token_name(name: str) -> bool:
@@ -77,10 +76,11 @@ def _digest(token: str) -> bytes:
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes with the file at ``path``; None if there is none."""
     try:
         status = path.stat()
-    except OSError as error:
-        raise StartupError(f"the token file {path} cannot be read: {error.strerror}; see --token-file") from error
+    except OSError:
+        return None
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 

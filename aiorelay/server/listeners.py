@@ -9,7 +9,7 @@ from asyncio.trsock import TransportSocket
 from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
-from aiohttp import web
+from aiohttp import web, web_app
 
 from aiorelay.errors import StartupError
 from aiorelay.http.request_smuggling import FROM_CLIENTS, HeadLimits
@@ -166,6 +166,7 @@ async def serving(
         shutdown_timeout=0.1,
     )
     async with AsyncExitStack() as stack:
+        stack.callback(_forget_handlers)
         stack.callback(asyncio.create_task(drop_disconnected(connections.in_flight.values())).cancel)
         # Requests that began while connections were closed.
         stack.push_async_callback(drain.requests, connections.in_flight)
@@ -192,6 +193,17 @@ async def _close(runner: web.AppRunner, drain: Drain) -> None:
     sockets = [each.transport.get_extra_info("socket") for each in connections if each.transport is not None]
     await runner.cleanup()
     await drain.flush_closed([each for each in sockets if each is not None])  # None: already disconnected
+
+
+def _forget_handlers() -> None:
+    """Release the applications that have ended.
+
+    aiohttp keeps the last 1024 handlers that were called, of all applications, each with all that it refers to: some
+    megabytes for each relay that a process has run, as tests do.
+    """
+    cached = getattr(web_app, "_cached_build_middleware", None)
+    if cached is not None:
+        cached.cache_clear()
 
 
 def _server(runner: web.AppRunner) -> web.Server:

@@ -284,7 +284,7 @@ def _jobs(settings: Settings, state: StateServer | None, publisher: Publisher) -
         publisher.job_ended(record.document, record.owner)
 
     if state is not None:
-        return Jobs(RedisJobRecords(state, most=settings.max_jobs), publish)
+        return Jobs(RedisJobRecords(state, most=settings.max_jobs, on_lost=publish), publish)
     files = JobFiles(settings.state_dir / "jobs")
     most = settings.max_jobs // settings.processes  # each process keeps its share
     return Jobs(FileJobRecords(files, most=most, on_lost=publish), publish)

@@ -87,6 +87,7 @@ class Arguments(TypedDict, total=False):
     clamd_timeout: float | str | None
     clamd_fail: Literal["closed", "open"] | None
     icap: "str | URL | None"
+    icap_ca: str | PathLike[str] | None
     icap_timeout: float | str | None
     icap_fail: Literal["closed", "open"] | None
     yara: str | PathLike[str] | None

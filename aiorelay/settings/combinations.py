@@ -18,7 +18,7 @@ _Contradictions: TypeAlias = Iterator[tuple[str, str, str]]
 
 def check_combinations(settings: Any, table: Mapping[str, Setting]) -> None:
     """Raise ``SettingsError`` for the first value that contradicts another one."""
-    for find in (_of_servers, _of_uploads, _of_tokens, _of_webhooks):
+    for find in (_of_servers, _of_uploads, _of_tokens, _of_checks, _of_webhooks):
         for name, fault, advice in find(settings):
             setting, value = table[name], getattr(settings, name)
             shown = value if isinstance(value, int) else setting.show(value)
@@ -65,6 +65,11 @@ def _of_tokens(settings: Any) -> _Contradictions:
     for name, key in (("jwt_issuer", "jwt-issuer"), ("jwt_audience", "jwt-audience")):
         if getattr(settings, name) is None and settings.jwks is not None:
             yield "jwks", f"is given without {key}", f"give {key} as well"
+
+
+def _of_checks(settings: Any) -> _Contradictions:
+    if settings.icap_ca is not None and (settings.icap is None or settings.icap.scheme != "icaps"):
+        yield "icap_ca", "has no connection with TLS to verify", "give an icaps URL as icap, or leave it out"
 
 
 def _of_webhooks(settings: Any) -> _Contradictions:

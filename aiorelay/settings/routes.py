@@ -4,11 +4,12 @@
 [[route]]  path = …, upstream = …, field = …, max_size = …           as a table of the file
 
 A route has settings of its own by name. Those that it does not set are the relay's, except for those in the group
-``upstream``, which may hold another API's secrets: they have their defaults.
+``upstream``, which may hold another API's secrets: they have their defaults. So has ``icap_ca`` if the route has an
+ICAP service of its own.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -56,9 +57,12 @@ def is_per_route(setting: Setting) -> bool:
     return (setting.group in {"upstream", "checks"} or setting.name in _LIMITS) and setting.name not in _NOT_ITS_OWN
 
 
-def inherited(settings: Iterable[Setting]) -> list[str]:
-    """Return the names of the settings that a route takes from the relay if it does not set them."""
-    return [each.name for each in settings if each.group != "upstream"]
+def inherited(settings: Iterable[Setting], own: Collection[str]) -> list[str]:
+    """Return the names of the settings that a route takes from the relay; ``own`` are those that it sets."""
+    names = {each.name for each in settings if each.group != "upstream"}
+    if "icap" in own:  # its CA is that of the other service
+        names.discard("icap_ca")
+    return sorted(names.difference(own))
 
 
 def _route(value: object) -> Route:

@@ -281,6 +281,7 @@ class Settings:
     icap: "URL | None" = one(
         "checks", ICAP, None, "ICAP service that scans every file (icap:// or icaps://)", otherwise="off"
     )
+    icap_ca: Path | None = one("checks", PATH, None, "CA bundle for icap (PEM)", otherwise="system trust")
     icap_timeout: float = one("checks", time(), 60, "longest wait for the ICAP service, for each block and its verdict")
     icap_fail: str = one(
         "checks",
@@ -408,7 +409,7 @@ class Settings:
                 raise SettingsError(
                     SETTINGS[name].key, "holds for the relay as a whole", "set it outside of the route", origin="route"
                 )
-        values = {name: getattr(self, name) for name in inherited(SETTINGS.values())}
+        values = {name: getattr(self, name) for name in inherited(SETTINGS.values(), route.own)}
         return Settings.of({**values, **route.own, "upstream": route.upstream, "route": ()})
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Self
 
+from aiorelay.concurrency.cancellation import cancellable
 from aiorelay.observability.logs import log
 
 __all__ = ["Channels"]
@@ -66,17 +67,17 @@ class Channels:
         connection = self._connection
         if connection is not None and connection.is_connected:
             with suppress(*self._errors):
-                await connection.send_command(*command, check_health=False)
+                await cancellable(connection.send_command(*command, check_health=False))
 
     async def _read_forever(self) -> None:
         while True:
             await self._wanted.wait()
             connection = self._connect()
             try:
-                await connection.connect()
+                await cancellable(connection.connect())
                 self._connection = connection
                 if channels := list(self._listeners):
-                    await connection.send_command("SUBSCRIBE", *channels, check_health=False)
+                    await cancellable(connection.send_command("SUBSCRIBE", *channels, check_health=False))
                 await self._read(connection)
             except Exception as error:  # noqa: BLE001 - a connection that another task has closed raises all kinds
                 log.debug("the connection to the channels of the state server has ended: %s", type(error).__name__)
@@ -89,11 +90,11 @@ class Channels:
         """Set the events of the channels whose messages come, or which have just been subscribed to."""
         asked = False
         while True:
-            reply = await connection.read_response(timeout=_SILENCE)
+            reply = await cancellable(connection.read_response(timeout=_SILENCE))
             if reply is None:
                 if asked:
                     return
-                await connection.send_command("PING", check_health=False)
+                await cancellable(connection.send_command("PING", check_health=False))
             asked = reply is None
             if isinstance(reply, list) and len(reply) == 3:
                 for heard in self._listeners.get(reply[1].decode(), ()):

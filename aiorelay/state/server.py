@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from yarl import URL
 
+from aiorelay.concurrency.cancellation import cancellable
 from aiorelay.errors import StartupError, StateUnavailable
 from aiorelay.observability.logs import log
 from aiorelay.state.channels import Channels
@@ -111,7 +112,7 @@ class StateServer:
         start, succeeded = time.perf_counter(), False
         try:
             async with asyncio.timeout(_TIMEOUT):
-                reply = await registered(keys=keys, args=arguments)
+                reply = await cancellable(registered(keys=keys, args=arguments))
             succeeded = True
         except self._errors as error:
             self._is_away(error)

@@ -10,11 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from object_stores import BUCKET, ENVIRONMENT, MIB, Fault, FaultyStorage, Place, answering, hang, lose_answer
+from object_stores import MIB, Fault, FaultyStorage, Place, answering, hang, lose_answer
 from peers import ask, eventually, form, part, request
 from processes import FREE_PORTS, started
-from real_apis import nanio, object_store
 
 from aiorelay import Refused, StartupError
 
@@ -38,22 +36,9 @@ class Everything:
         raise Refused("never")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def seaweedfs(tmp_path_factory):
-    async with object_store(tmp_path_factory.mktemp("seaweedfs"), BUCKET) as store:
-        yield store.s3
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def digest_verifier(tmp_path_factory):
-    async with nanio(tmp_path_factory.mktemp("nanio"), BUCKET) as url:
-        yield url
-
-
 @pytest.fixture(autouse=True)
-def credentials(monkeypatch):
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+def credentials(s3_credentials):
+    """Let the relay use the object stores."""
 
 
 @pytest.fixture

@@ -82,16 +82,27 @@ def test_a_file_that_breaks_leaves_the_tokens_as_they_were(token_file, content):
     assert tokens.who("b0b==") == "bob"
 
 
-@pytest.mark.parametrize("break_it", [lambda file: file.write_text("no colon"), Path.unlink], ids=["broken", "gone"])
-def test_a_wrong_file_is_logged_once_until_it_changes(token_file, caplog, break_it):
+@pytest.mark.parametrize("spoil", [lambda path: path.write_text("no colon\n"), Path.unlink], ids=["broken", "gone"])
+def test_a_file_that_breaks_is_logged_once_and_once_more_when_it_is_well(token_file, caplog, spoil):
+    caplog.set_level("INFO")
     tokens = Tokens(token_file)
-    break_it(token_file)
+    spoil(token_file)
     for _ in range(3):
         assert tokens.who("b0b==") == "bob"
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    token_file.write_text("carol:n3w")
-    assert tokens.who("n3w") == "carol"
-    assert tokens.who("b0b==") is None
+    token_file.write_text("carol:n3w\n")
+    for _ in range(3):
+        assert tokens.who("n3w") == "carol"
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+def test_each_change_of_a_broken_file_is_logged(token_file, caplog):
+    tokens = Tokens(token_file)
+    for content in ("no colon\n", "still no colon\n"):
+        token_file.write_text(content)
+        for _ in range(3):
+            assert tokens.who("b0b==") == "bob"
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
 
 
 def test_a_file_that_vanishes_leaves_the_tokens_as_they_were(token_file):

@@ -7,14 +7,12 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from object_stores import (
     BUCKET,
-    ENVIRONMENT,
     MIB,
     Fault,
     FaultyStorage,
@@ -27,7 +25,7 @@ from object_stores import (
 )
 from peers import PATIENCE, ask, connected, form, part, request, run
 from processes import FREE_PORTS, started
-from real_apis import nanio, object_store
+from real_apis import SECRET_KEY
 
 import aiorelay
 
@@ -37,22 +35,9 @@ PART = 8 * MIB
 FOREVER = 10**6
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def seaweedfs(tmp_path_factory) -> AsyncGenerator[str, None]:
-    async with object_store(tmp_path_factory.mktemp("seaweedfs"), BUCKET) as store:
-        yield store.s3
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def digest_verifier(tmp_path_factory) -> AsyncGenerator[str, None]:
-    async with nanio(tmp_path_factory.mktemp("nanio"), BUCKET) as url:
-        yield url
-
-
 @pytest.fixture(autouse=True)
-def credentials(monkeypatch):
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+def credentials(s3_credentials):
+    """Let the relay use the object stores."""
 
 
 @pytest.fixture
@@ -441,7 +426,7 @@ async def test_the_log_never_contains_the_secret_key(place, tmp_path):
             answer = await ask(relay.rest2, relay.tls, request("/upload", form(part("a", b"content", "a"))))
             await relay.logged("AccessDenied")
         assert answer.status == 502
-        assert ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in relay.log + answer.body.decode()
+        assert SECRET_KEY not in relay.log + answer.body.decode()
 
 
 async def test_a_relay_without_object_storage_does_not_import_the_sdk():

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import re
@@ -339,6 +340,8 @@ FAILURES = [
     (["--state-dir", "/proc/state"], "The certificate store cannot be used, .*--state-dir"),
     (["--tls-cert", BELOW_A_FILE], "below .--tls-cert. cannot be read: Not a directory"),
     (["--upstream", "https://127.0.0.1", "--upstream-ca", "{file}"], "{file} holds no CA certificate"),
+    (["--icap", "icaps://127.0.0.1/scan", "--icap-ca", "{file}"], "{file} holds no CA certificate"),
+    (["--icap", "icaps://127.0.0.1/scan", "--icap-ca", BELOW_A_FILE], "below cannot be read: Not a directory"),
 ]
 
 
@@ -457,6 +460,20 @@ class TestFromPython:
             assert (await ask(one.rest1, other.tls, UPLOAD)).status == 200
             assert len(one.stored()) == 1
             assert other.stored() == []
+
+    async def test_a_chain_that_has_ended_takes_no_memory(self, settings):
+        def applications() -> int:
+            gc.collect()
+            return sum(type(each) is web.Application for each in gc.get_objects())
+
+        async def run_once() -> None:
+            async with aiorelay.serve(settings()) as chain:
+                for upload in (UPLOAD, request("/nowhere", FORM)):
+                    await ask(chain.rest1, chain.tls, upload)
+
+        before = applications()
+        await run_once()
+        assert applications() <= before
 
     async def test_an_exception_closes_everything(self, settings):
         before = descriptors()

@@ -88,6 +88,22 @@ def test_a_route_inherits_checks_and_limits_but_nothing_about_the_upload_api():
     )
 
 
+@pytest.mark.parametrize(
+    ("own", "service", "ca"),
+    [
+        ("", "icaps://a.example/scan", "a.pem"),
+        (",icap=icap://b.example/scan", "icap://b.example/scan", None),
+        (",icap=icaps://b.example/scan,icap-ca=b.pem", "icaps://b.example/scan", "b.pem"),
+    ],
+    ids=["that of the relay", "its own", "its own with a CA"],
+)
+def test_the_ca_of_the_relay_is_not_that_of_an_icap_service_that_a_route_has(own, service, ca):
+    settings = Settings(icap="icaps://a.example/scan", icap_ca="a.pem", route=f"/a={URL_A}{own}")
+    of_route = settings.of_route(settings.route[0])
+    assert str(of_route.icap) == service
+    assert (of_route.icap_ca and of_route.icap_ca.name) == ca
+
+
 def test_a_route_is_shown_as_it_can_be_written_without_its_secrets():
     text = f"/a={URL_A}?key=s3cret,raw=true,tokens=alice,tokens=bob,field=file,upstream-header=X-Key: s3cret"
     setting = SETTINGS["route"]

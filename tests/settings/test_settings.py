@@ -989,6 +989,12 @@ def test_ca_of_the_state_needs_tls(state):
         Settings(state=state, state_ca="ca.pem")
 
 
+@pytest.mark.parametrize("icap", [None, "icap://scanner/avscan"], ids=["no service", "no TLS"])
+def test_ca_of_the_icap_service_needs_tls(icap):
+    with pytest.raises(SettingsError, match="no connection with TLS"):
+        Settings(icap=icap, icap_ca="ca.pem")
+
+
 @pytest.mark.parametrize(
     ("text", "location"),
     [

@@ -3,14 +3,11 @@
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator
 
 import pytest
-import pytest_asyncio
 from aiohttp import web
-from object_stores import BUCKET, ENVIRONMENT, MIB, Exchange, Fault, FaultyStorage, Place, answering, hang
+from object_stores import BUCKET, MIB, Exchange, Fault, FaultyStorage, Place, answering, hang
 from peers import ask, json_request, request
-from real_apis import object_store
 
 import aiorelay
 
@@ -19,21 +16,14 @@ pytestmark = pytest.mark.slow
 SIZE = 5 * MIB + 7
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def storage(tmp_path_factory) -> AsyncGenerator[str, None]:
-    async with object_store(tmp_path_factory.mktemp("seaweedfs"), BUCKET) as store:
-        yield store.s3
-
-
 @pytest.fixture(autouse=True)
-def credentials(monkeypatch):
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+def credentials(s3_credentials):
+    """Let the relay use the object stores."""
 
 
 @pytest.fixture
-def place(storage) -> Place:
-    return Place(storage, secrets.token_hex(8))
+def place(seaweedfs) -> Place:
+    return Place(seaweedfs, secrets.token_hex(8))
 
 
 @pytest.fixture
@@ -122,8 +112,8 @@ async def test_several_objects_make_one_form(place, relaying):
     ],
     ids=["another bucket", "no key", "empty key", "dots", "long key", "missing"],
 )
-async def test_refusals(storage, relaying, source, expected):
-    assert problem(await fetch(await relaying(storage), source)) == expected
+async def test_refusals(seaweedfs, relaying, source, expected):
+    assert problem(await fetch(await relaying(seaweedfs), source)) == expected
 
 
 @pytest.mark.parametrize(
@@ -131,8 +121,8 @@ async def test_refusals(storage, relaying, source, expected):
     [(answering(404, "NoSuchKey"), []), (answering(403, "AccessDenied"), ['{call="GetObject"} 1.0'])],
     ids=["missing", "denied"],
 )
-async def test_a_missing_object_is_no_failure_in_the_metrics(storage, relaying, act, failures):
-    async with FaultyStorage(storage, Fault("GetObject", act)) as faulty:
+async def test_a_missing_object_is_no_failure_in_the_metrics(seaweedfs, relaying, act, failures):
+    async with FaultyStorage(seaweedfs, Fault("GetObject", act)) as faulty:
         chain = await relaying(faulty.url)
         await fetch(chain, f"s3://{BUCKET}/a")
     answer = await ask(chain.rest1, chain.tls, request("/metrics", b"", method="GET", content_type=None))

@@ -94,6 +94,45 @@ async def test_cancelled_call_breaks_no_other_call(server):
             assert await state.run(ECHO, [], "right") == b"right"
 
 
+@pytest.mark.parametrize("what", ["call", "listener"])
+async def test_calls_and_listeners_can_be_cancelled_at_every_step(server, what):
+    async def call() -> None:
+        await state.run(ECHO, [], "a")
+
+    async def listen() -> None:
+        async with state.channels.listening("one"):
+            await asyncio.sleep(0)
+
+    async def forever() -> None:
+        while True:
+            await (call() if what == "call" else listen())
+
+    async with opened(server.url) as state, state.channels.listening("other") as subscribed:
+        await asyncio.wait_for(subscribed.wait(), PATIENCE)
+        for steps in range(100):
+            task = asyncio.create_task(forever())
+            await take(steps)
+            task.cancel()
+            await asyncio.wait([task], timeout=PATIENCE)
+            assert task.cancelled()
+
+
+async def test_channels_can_be_closed_at_every_step(server):
+    for steps in range(50):
+        async with (
+            asyncio.timeout(PATIENCE),
+            opened(server.url) as state,
+            state.channels.listening("one"),
+        ):
+            await take(steps)
+
+
+async def take(steps: int) -> None:
+    """Let other tasks take so many steps."""
+    for _ in range(steps):
+        await asyncio.sleep(0)
+
+
 async def test_password_is_sent_and_told_to_nobody(tmp_path, caplog):
     async with state_servers.running(tmp_path / "redis", password="s3cret") as server, opened(server.url) as state:
         assert await state.run(ECHO, [], "a") == b"a"

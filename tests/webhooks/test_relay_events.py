@@ -11,6 +11,7 @@ import aiohttp
 import jsonschema
 import processes
 import pytest
+import state_servers
 from peers import (
     Connection,
     answering,
@@ -26,8 +27,13 @@ from peers import (
 )
 from standardwebhooks import Webhook
 from webhook_receivers import ACCEPTED, SECRETS, answer, events, ids, secret_file, signed, types
+from yarl import URL
 
+from aiorelay.observability.metrics import Metrics
+from aiorelay.rest1.jobs.records import Record
+from aiorelay.rest1.jobs.redis_records import RedisJobRecords
 from aiorelay.rest1.openapi import document
+from aiorelay.state.server import StateAddress, open_state
 
 pytestmark = pytest.mark.slow  # it imports jsonschema and standardwebhooks
 
@@ -382,6 +388,26 @@ async def test_a_killed_jobs_loss_is_told_by_the_next_process(started, receiver,
     assert (event["type"], event["data"]["id"], event["data"]["state"]) == ("job.lost", job, "lost")
     assert ids(receiver) == [f"msg_{job}_lost"]
     validate(event)
+
+
+@pytest.mark.needs("redis-server")
+async def test_a_job_of_a_dead_relay_is_told_once_by_those_with_the_same_state(relay, receiver, tmp_path):
+    job = {"id": "a" * 32, "state": "running", "received": 7, "forwarded": 0, "total": None}
+    async with state_servers.running(tmp_path / "redis") as redis:
+        async with open_state(StateAddress(url=URL(redis.url)), Metrics().state.called) as state:
+            a_minute_ago = RedisJobRecords(state, most=10, lease=-60)
+            await a_minute_ago.start(
+                Record(
+                    id=job["id"], owner="me", version=1, ended=None, document={**job, "answer": None, "problem": None}
+                )
+            )
+        for number in range(3):
+            await relay(state=redis.url, state_dir=tmp_path / f"state{number}")
+        await eventually(lambda: bool(receiver.requests))
+        (event,) = events(receiver)
+        validate(event)
+    assert event["data"] == job | {"problem": None, "state": "lost", "who": "me", "request_id": None, "status": None}
+    assert ids(receiver) == [f"msg_{job['id']}_lost"]
 
 
 async def test_a_living_process_takes_over_the_events_of_a_dead_one(started, receiver):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Final
 
 from yarl import URL
@@ -26,20 +27,20 @@ class ServiceError(Exception):
 
 
 class IcapServices:
-    """The services that are in use, one for each URL, so that all scans share its connections.
+    """The services that are in use, one for each URL and CA, so that all scans share its connections.
 
-    ``tls_context`` makes the context for ``icaps``.
+    ``tls_context`` makes the context for ``icaps``, of the file of a CA or None.
     """
 
-    def __init__(self, tls_context: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, tls_context: Callable[[Path | None], ssl.SSLContext]) -> None:
         self._tls_context = tls_context
-        self._services: dict[URL, Service] = {}
+        self._services: dict[tuple[URL, Path | None], Service] = {}
 
-    def service(self, url: URL) -> "Service":
-        """Return the service at ``url``."""
-        if url not in self._services:
-            self._services[url] = Service(url, self._tls_context() if url.scheme == "icaps" else None)
-        return self._services[url]
+    def service(self, url: URL, ca: Path | None = None) -> "Service":
+        """Return the service at ``url``, whose certificate ``ca`` has signed. Raises what ``tls_context`` raises."""
+        if (url, ca) not in self._services:
+            self._services[url, ca] = Service(url, self._tls_context(ca) if url.scheme == "icaps" else None)
+        return self._services[url, ca]
 
     def close(self) -> None:
         """Close the idle connections of all services."""
@@ -94,7 +95,7 @@ class Service:
                 yield
 
     async def connection(self) -> Connection:
-        """Return an idle connection, the one used last, or a new one. Raises OSError."""
+        """Return an idle connection, the one used last, or a new one. Raises what ``new_connection`` raises."""
         while self._idle:
             connection, timer = self._idle.popitem()
             timer.cancel()
@@ -105,10 +106,15 @@ class Service:
         return await self.new_connection()
 
     async def new_connection(self) -> Connection:
-        """Connect. Raises OSError."""
+        """Connect. Raises OSError, and ``ServiceError`` if the certificate cannot be verified."""
         assert self.url.host is not None  # noqa: S101 - the setting requires one
         port = self.url.explicit_port or _PORTS[self.url.scheme]
-        return await Connection.open(self.url.host, port, self._context)
+        try:
+            return await Connection.open(self.url.host, port, self._context)
+        except ssl.SSLCertVerificationError as error:
+            raise ServiceError(
+                f"the certificate of the ICAP service cannot be verified ({error.verify_message}); see icap-ca"
+            ) from error
 
     def keep(self, connection: Connection) -> None:
         """Keep a connection for another request."""

@@ -125,7 +125,8 @@ class YaraRules:
         complaint = ""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), _INTERVAL)
+                async with asyncio.timeout(_INTERVAL):  # wait_for could swallow a cancellation (gh-86296)
+                    await self._asked.wait()
             asked = self._asked.is_set()
             self._asked.clear()
             try:

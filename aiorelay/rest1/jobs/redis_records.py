@@ -1,19 +1,26 @@
 """Keep the records of jobs in Redis, for all relays that share it.
 
-    aiorelay:1:{jobs}:job:ID     hash: the record, its version, whether the job has ended or is to be cancelled; also
-                                 the name of a channel, with a message for each new version
+    aiorelay:1:{jobs}:job:ID     hash: the record, its version, whether the job has ended or is to be cancelled, which
+                                 relay tells that it is lost (teller, until) and whether it has (told); also the name of
+                                 a channel, with a message for each new version
     aiorelay:1:{jobs}:running    sorted set: the jobs that run, by the time until which their relay has said so
     aiorelay:1:{jobs}:ended      sorted set: the others, by the time of their end
 
 A relay renews its jobs at short intervals. If it has not done so for the length of a lease, they are lost. Times are
 milliseconds of the server's clock. A server that has just started may know too little: its jobs have not been renewed
 yet, or it has forgotten all of them and is told again.
+
+A lost job is told by one of the relays, which marks it as its own for the length of a lease, tells it, and marks it as
+told. If that relay ends in between, another one tells it.
 """
 
 import asyncio
 import contextlib
 import math
-from collections.abc import Sequence
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from aiorelay.errors import StateUnavailable
@@ -28,6 +35,11 @@ _LEASE: Final = 5.0
 _INTERVAL: Final = 0.5
 # Seconds after its start within which a server is told again what it has forgotten.
 _RECOVERY: Final = 2.0
+# How often a relay looks for jobs of relays that have ended.
+_LOSS_INTERVAL: Final = 2.0
+# Seconds after which a lost job is told. Those who ask see it earlier, but they may ask again: a relay that could not
+# reach the server for a moment still runs its jobs.
+_LOSS_PATIENCE: Final = 30.0
 # How often a job is looked at of which no message comes: its relay may have ended, or the message was lost.
 _LOOK_INTERVAL: Final = 1.0
 
@@ -39,6 +51,8 @@ _NOW: Final = """
     local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
+_UPTIME: Final = "(tonumber(string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')) or 1000000)"
+
 # 1, or 0 if as many jobs are running as may be.
 _START: Final = Script(
     "job-start",
@@ -47,10 +61,6 @@ _START: Final = Script(
     local running, ended, job = KEYS[1], KEYS[2], KEYS[3]
     local id, record, version = ARGV[1], ARGV[2], ARGV[3]
     local lease, kept, most, prefix = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
-    for _, lost in ipairs(redis.call('ZRANGEBYSCORE', running, '-inf', '(' .. now)) do
-        redis.call('ZADD', ended, redis.call('ZSCORE', running, lost), lost)
-        redis.call('ZREM', running, lost)
-    end
     redis.call('ZREMRANGEBYSCORE', ended, '-inf', now - kept)
     while redis.call('ZCARD', running) + redis.call('ZCARD', ended) >= most do
         local first = redis.call('ZPOPMIN', ended)[1]
@@ -125,8 +135,52 @@ _FIND: Final = Script(
     if known[2] or (known[1] and renewed and tonumber(renewed) >= now) then
         return {known[1], 1, 0}
     end
-    local up = string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
-    return {known[1], 0, tonumber(up) or 1000000}
+    """
+    + f"return {{known[1], 0, {_UPTIME}}}",
+)
+
+# The records of lost jobs that this relay is to tell.
+_LOST: Final = Script(
+    "job-lost",
+    _NOW
+    + f"""
+    local running, ended = KEYS[1], KEYS[2]
+    local teller, lease, patience, prefix = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+    local late = redis.call('ZRANGEBYSCORE', running, '-inf', '(' .. (now - patience), 'LIMIT', 0, 100)
+    if #late == 0 or {_UPTIME} * 1000 <= lease then
+        return {{}}
+    end
+    """
+    + """
+    local lost = {}
+    for _, id in ipairs(late) do
+        local job = prefix .. id
+        local record, told, other, till = unpack(redis.call('HMGET', job, 'record', 'told', 'teller', 'until'))
+        if told or not record then
+            redis.call('ZADD', ended, redis.call('ZSCORE', running, id), id)
+            redis.call('ZREM', running, id)
+        elseif not other or other == teller or tonumber(till) < now then
+            redis.call('HSET', job, 'teller', teller, 'until', now + lease)
+            lost[#lost + 1] = record
+        end
+    end
+    return lost
+    """,
+)
+
+_TOLD: Final = Script(
+    "job-told",
+    _NOW
+    + """
+    local running, ended, job, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+    if redis.call('EXISTS', job) == 1 then
+        redis.call('HSET', job, 'told', 1)
+    end
+    local renewed = redis.call('ZSCORE', running, id)
+    if renewed and tonumber(renewed) < now then
+        redis.call('ZADD', ended, renewed, id)
+        redis.call('ZREM', running, id)
+    end
     """,
 )
 
@@ -143,17 +197,28 @@ _CANCEL: Final = Script(
 class RedisJobRecords:
     """The records of at most ``most`` jobs on ``server``, each kept for ``kept`` seconds after its end.
 
-    See ``JobRecords``.
-    ``lease`` is how long the jobs of a relay that has ended count as running, in seconds.
+    See ``JobRecords``. ``lease`` is how long the jobs of a relay that has ended count as running, in seconds.
+    ``on_lost`` is called with each job that is lost, in one of the relays, and again if that relay ends at this moment.
     """
 
     interval = _INTERVAL
 
-    def __init__(self, server: StateServer, *, most: int, kept: float = _HOUR, lease: float = _LEASE) -> None:
+    def __init__(
+        self,
+        server: StateServer,
+        *,
+        most: int,
+        kept: float = _HOUR,
+        lease: float = _LEASE,
+        on_lost: Callable[[Record], object] = lambda _record: None,
+    ) -> None:
         self._server = server
         self._most = most
         self._kept = math.ceil(kept * 1000)
         self._lease = math.ceil(lease * 1000)
+        self._on_lost = on_lost
+        self._teller = secrets.token_hex(16)
+        self._looked = -math.inf  # when for lost jobs
         self._written: dict[str, int] = {}  # the versions that the server has
         self._unwritten: dict[str, Record] = {}  # how jobs ended while the server was away
 
@@ -167,9 +232,10 @@ class RedisJobRecords:
             log.warning("the ends of %d jobs could not be recorded", len(self._unwritten))
 
     async def start(self, record: Record) -> None:
-        arguments = (record.id, record.to_json(), record.version, self._lease, self._kept, self._most, _JOB)
-        if not await self._server.run(_START, [*_SETS, _JOB + record.id], *arguments):
-            raise too_many_jobs()
+        if not await self._start(record):
+            await self._tell_lost(patience=0)  # which makes room
+            if not await self._start(record):
+                raise too_many_jobs()
 
     async def end(self, record: Record) -> None:
         self._written.pop(record.id, None)
@@ -177,13 +243,17 @@ class RedisJobRecords:
         await self._write_unwritten()
 
     async def renew(self, running: Sequence[Record]) -> set[str]:
+        cancelled: set[str] = set()
         if self._unwritten:
             await self._write_unwritten()
-        if not running:
-            return set()
         with contextlib.suppress(StateUnavailable):
-            return await self._renew(running)
-        return set()
+            if running:
+                cancelled = await self._renew(running)
+            now = asyncio.get_running_loop().time()
+            if now >= self._looked + _LOSS_INTERVAL:
+                self._looked = now
+                await self._tell_lost(_LOSS_PATIENCE)
+        return cancelled
 
     async def find(self, identity: str) -> Record | None:
         if identity in self._unwritten:
@@ -212,6 +282,19 @@ class RedisJobRecords:
 
     async def request_cancellation(self, identity: str) -> None:
         await self._server.run(_CANCEL, [_JOB + identity])
+
+    async def _start(self, record: Record) -> bool:
+        """Write down a job that begins, and return whether there is room for it."""
+        arguments = (record.id, record.to_json(), record.version, self._lease, self._kept, self._most, _JOB)
+        return bool(await self._server.run(_START, [*_SETS, _JOB + record.id], *arguments))
+
+    async def _tell_lost(self, patience: float) -> None:
+        """Tell which jobs have been lost for at least ``patience`` seconds, unless another relay does."""
+        arguments = (self._teller, self._lease, math.ceil(patience * 1000), _JOB)
+        for text in await self._server.run(_LOST, _SETS, *arguments):
+            record = replace(lost(Record.from_json(text)), ended=time.time())
+            self._on_lost(record)
+            await self._server.run(_TOLD, [*_SETS, _JOB + record.id], record.id)
 
     async def _renew(self, running: Sequence[Record]) -> set[str]:
         arguments: list[str | int] = []

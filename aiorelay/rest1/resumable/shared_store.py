@@ -35,13 +35,17 @@ _LEASE: Final = 3.0
 _LONGEST_SWEEP_INTERVAL: Final = 60.0
 # How long a segment that no record names is left alone: it may be written down in a moment.
 _LONGEST_WRITE: Final = 3600.0
+# How often one of the relays lists all segments. Object storage bills each thousand of them, and they need not be gone
+# soon after ``_LONGEST_WRITE``.
+_LISTING_INTERVAL: Final = 600.0
 
 
 class SharedUploads:
     """The unfinished uploads of all relays that share ``server`` and ``storage``; see ``Uploads``.
 
     All together have at most ``quota`` bytes. Each is kept for ``expiry`` seconds since its last byte, and the record
-    of an ended one for ``kept`` seconds. An upload whose relay has died can be continued after ``lease`` seconds.
+    of an ended one for ``kept`` seconds. An upload whose relay has died can be continued after ``lease`` seconds. One
+    of the relays lists all segments every ``listing_interval`` seconds, to remove those that no upload has.
     """
 
     def __init__(
@@ -53,11 +57,13 @@ class SharedUploads:
         expiry: float,
         kept: float = _HOUR,
         lease: float = _LEASE,
+        listing_interval: float = _LISTING_INTERVAL,
     ) -> None:
         self._storage = storage
         self._lives = Lives(expiry=expiry, kept=kept, lease=lease)
         self._records = UploadRecords(server, quota, self._lives)
         self._claims = SharedClaims(self._records)
+        self._listing_interval = listing_interval
         self._sweeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -176,14 +182,25 @@ class SharedUploads:
         while True:
             await asyncio.sleep(min(self._lives.expiry / 10, _LONGEST_SWEEP_INTERVAL))
             try:
-                await self.sweep()
+                await self._remove_expired()
+                if await self._records.may_list(self._listing_interval):
+                    await self._remove_unknown_segments(_LONGEST_WRITE)
             except Problem as problem:
                 log.warning("cannot sweep unfinished uploads (%s)", problem.code)
 
     async def sweep(self, *, longest_write: float = _LONGEST_WRITE) -> None:
         """Remove the uploads that have expired, and segments that no upload has had for ``longest_write`` seconds."""
-        for identity in await self._records.due():
-            await self._expire(identity)
+        await self._remove_expired()
+        await self._remove_unknown_segments(longest_write)
+
+    async def _remove_expired(self) -> None:
+        seen: set[str] = set()
+        while due := set(await self._records.due()) - seen:  # it returns some of them
+            seen |= due
+            for identity in due:
+                await self._expire(identity)
+
+    async def _remove_unknown_segments(self, longest_write: float) -> None:
         known: dict[str, set[str]] = {}
         garbage: set[str] = set()
         async with contextlib.aclosing(self._storage.older_than(longest_write)) as names:
@@ -196,7 +213,7 @@ class SharedUploads:
         await remove_segments(self._storage, garbage)
 
     async def _expire(self, identity: str) -> None:
-        with contextlib.suppress(Gone, Superseded):
+        try:
             async with self._claims.hold(identity, unless_delivering=True) as claim:
                 found = await self._records.find(identity)
                 if found is None or found.upload.ended is not None:
@@ -205,5 +222,7 @@ class SharedUploads:
                     segments = await self._records.segments(identity)
                     if await self._records.end(identity, claim.number, None) >= 0:
                         await remove_segments(self._storage, {segment.name for segment in segments})
-            return
-        await self._records.forget(identity)
+        except Gone:
+            await self._records.forget(identity)
+        except Superseded:
+            pass  # a request has it now, or another relay that removes it

@@ -5,6 +5,7 @@
     aiorelay:1:{uploads}:segments:ID    list: the bytes that count of each segment, and its name
     aiorelay:1:{uploads}:expiry         sorted set: the uploads by the time at which they are to be swept
     aiorelay:1:{uploads}:used           the bytes of all uploads
+    aiorelay:1:{uploads}:listed         is there while no relay has to list the segments of all uploads
 
     record, length, size, written       as JSON; bytes or nothing; bytes; the time of the last byte
     ended, outcome                      the time of the end; how it ended, as JSON
@@ -45,6 +46,7 @@ ID: Final = re.compile(r"[A-Za-z0-9_-]{32}")
 
 _TAG: Final = f"{PREFIX}{{uploads}}:"
 _TOTALS: Final = (f"{_TAG}expiry", f"{_TAG}used")
+_LISTED: Final = f"{_TAG}listed"
 
 _NOW: Final = """
     local time = redis.call('TIME')
@@ -222,6 +224,7 @@ _DUE: Final = Script(
     """,
 )
 _FORGET: Final = Script("upload-forget", "redis.call('ZREM', KEYS[1], ARGV[1])")
+_LIST: Final = Script("upload-list", "return redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) and 1 or 0")
 
 HELD, DELIVERING, TAKEN, SUPERSEDED, OVER = range(5)
 
@@ -353,6 +356,10 @@ class UploadRecords:
     async def forget(self, identity: str) -> None:
         """Do not return an upload from ``due`` any more."""
         await self._server.run(_FORGET, _TOTALS[:1], identity)
+
+    async def may_list(self, interval: float) -> bool:
+        """Return True to the first relay that asks in so many seconds: it lists the segments of all uploads."""
+        return bool(await self._server.run(_LIST, [_LISTED], math.ceil(interval * 1000)))
 
     async def _run(self, script: Script, identity: str, *arguments: str | int) -> Any:
         return await self._server.run(script, [channel(identity), f"{_TAG}segments:{identity}", *_TOTALS], *arguments)

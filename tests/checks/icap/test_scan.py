@@ -5,9 +5,13 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+import trustme
 from icap_peers import (
     COMPLETE,
     CONTINUE,
@@ -23,6 +27,7 @@ from icap_peers import (
 )
 from yarl import URL
 
+from aiorelay.certificates.tls import scanner_context
 from aiorelay.checks.icap.scan import ICAP, IcapScan
 from aiorelay.checks.icap.service import IcapServices, Service
 from aiorelay.checks.verdicts import ScanOutcome
@@ -44,10 +49,10 @@ async def unread() -> AsyncGenerator[bytes, None]:
 class Scanner:
     """Scans by a service, the outcomes of which are recorded."""
 
-    def __init__(self, url: URL, *, timeout: float = 60, fail_open: bool = False) -> None:
+    def __init__(self, url: URL, *, timeout: float = 60, fail_open: bool = False, ca: Path | None = None) -> None:
         self.outcomes: list[ScanOutcome] = []
-        self.services = IcapServices(unexpected)
-        self.service = self.services.service(url)
+        self.services = IcapServices(scanner_context)
+        self.service = self.services.service(url, ca)
         self.icap = ICAP(self.service, timeout=timeout, fail_open=fail_open, on_outcome=self.outcomes.append)
 
     def begin(self, filename: str = "a.bin") -> IcapScan:
@@ -69,13 +74,9 @@ async def feed(check: IcapScan, *chunks: bytes) -> None:
         await check.feed(chunk)
 
 
-def unexpected() -> None:
-    raise AssertionError("no TLS here")
-
-
 @contextlib.asynccontextmanager
-async def scanner(peer: IcapPeer, **options: float) -> AsyncIterator[Scanner]:
-    found = Scanner(peer.url, **options)  # type: ignore[arg-type]
+async def scanner(peer: IcapPeer, *, ca: Path | None = None, **options: float) -> AsyncIterator[Scanner]:
+    found = Scanner(peer.url, ca=ca, **options)  # type: ignore[arg-type]
     try:
         yield found
     finally:
@@ -652,11 +653,69 @@ async def test_idle_connections_are_closed_with_the_service() -> None:
         scans.services.close()  # or the peer would wait for the end of its connection
 
 
-async def test_services_are_shared_by_their_url() -> None:
-    services = IcapServices(unexpected)
-    first, second = URL("icap://a.invalid/x"), URL("icap://a.invalid/y")
-    assert services.service(first) is services.service(URL("icap://a.invalid/x"))
+async def test_services_are_shared_by_their_url_and_ca(tmp_path: Path) -> None:
+    services = IcapServices(scanner_context)
+    first, second = URL("icaps://a.invalid/x"), URL("icaps://a.invalid/y")
+    assert services.service(first) is services.service(URL("icaps://a.invalid/x"))
     assert services.service(first) is not services.service(second)
+    ca = authority(tmp_path).file
+    assert services.service(first, ca) is services.service(first, ca)
+    assert services.service(first, ca) is not services.service(first)
+
+
+# -- TLS
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A CA: the file of its certificate, and the context of a service that has a certificate of it."""
+
+    file: Path
+    service: ssl.SSLContext
+
+
+def authority(directory: Path) -> Authority:
+    ca, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    ca.cert_pem.write_to_path(str(directory / "ca.pem"))
+    return Authority(directory / "ca.pem", context)
+
+
+async def test_a_service_is_trusted_by_the_ca_that_is_given(tmp_path: Path) -> None:
+    ca = authority(tmp_path)
+    async with icap_peer(unmodified, tls=ca.service) as service, scanner(service, ca=ca.file) as scans:
+        await scans.scan(b"hello")
+        await scans.scan(*LONG)
+    assert scans.outcomes == ["clean", "clean"]
+
+
+@pytest.mark.parametrize("trusted", ["the system", "another CA"])
+async def test_a_service_of_another_ca_is_unavailable(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, trusted: str
+) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    one, other = authority(tmp_path / "one"), authority(tmp_path / "other")
+    ca = other.file if trusted == "another CA" else None
+    async with icap_peer(unmodified, tls=one.service) as service, scanner(service, ca=ca) as scans:
+        with pytest.raises(ScannerUnavailable):
+            await scans.scan(b"hello")
+    assert scans.outcomes == ["unavailable"]
+    assert service.requests == []
+    assert "see icap-ca" in caplog.text
+
+
+async def test_the_ca_alone_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    one, other = authority(tmp_path / "one"), authority(tmp_path / "other")
+    monkeypatch.setenv("SSL_CERT_FILE", str(one.file))
+    async with icap_peer(unmodified, tls=one.service) as service:
+        async with scanner(service) as scans:
+            await scans.scan(b"hello")
+        async with scanner(service, ca=other.file) as scans:
+            with pytest.raises(ScannerUnavailable):
+                await scans.scan(b"hello")
 
 
 # -- the end of a scan

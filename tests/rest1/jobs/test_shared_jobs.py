@@ -355,8 +355,10 @@ def record(identity: str) -> Record:
 
 
 async def test_lost_job_makes_room(redis):
+    told: list[Record] = []
     async with jobs_on(redis) as (_, state):
-        dead, alive = RedisJobRecords(state, most=1, lease=0.1), RedisJobRecords(state, most=1)
+        dead = RedisJobRecords(state, most=1, lease=0.1)
+        alive = RedisJobRecords(state, most=1, lease=0.1, on_lost=told.append)
         await dead.start(record("lost"))
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -366,8 +368,58 @@ async def test_lost_job_makes_room(redis):
                 await asyncio.sleep(0.01)
         keys = await state.run(KEYS, [])
         assert b"aiorelay:1:{jobs}:job:lost" not in keys
+        assert [(each.id, each.document) for each in told] == [("lost", {"state": "lost"})]
+        await alive.renew([record("next")])
         with pytest.raises(TooManyJobs):
             await dead.start(record("another"))
+
+
+async def look(told: list[str], *relays: RedisJobRecords) -> None:
+    """Let relays look for lost jobs, all at once, until one of them has told something."""
+    async with asyncio.timeout(PATIENCE):
+        while not told:
+            await asyncio.gather(*(relay.renew([]) for relay in relays))
+            await asyncio.sleep(0.05)
+
+
+async def test_lost_job_is_told_once_by_one_of_the_other_relays(redis):
+    told: list[str] = []
+
+    def others(state: StateServer) -> list[RedisJobRecords]:
+        return [RedisJobRecords(state, most=10, lease=0.1, on_lost=lambda lost: told.append(lost.id)) for _ in range(3)]
+
+    async with jobs_on(redis) as (_, state):
+        for name, seconds in (("a minute ago", 60), ("just now", 10)):
+            await RedisJobRecords(state, most=10, lease=-seconds).start(record(name))
+        await look(told, *others(state))
+        await asyncio.gather(*(other.renew([]) for other in others(state)))
+    assert told == ["a minute ago"]
+
+
+async def test_lost_job_is_told_by_another_relay_if_the_first_one_dies(redis):
+    def dies(_lost: Record) -> None:
+        died.append("")
+        raise asyncio.CancelledError
+
+    died: list[str] = []
+    told: list[str] = []
+    async with jobs_on(redis) as (_, state):
+        await RedisJobRecords(state, most=10, lease=-60).start(record("a"))
+        with pytest.raises(asyncio.CancelledError):
+            await look(died, RedisJobRecords(state, most=10, lease=0.1, on_lost=dies))
+        await look(told, RedisJobRecords(state, most=10, lease=0.1, on_lost=lambda lost: told.append(lost.id)))
+    assert told == ["a"]
+
+
+async def test_lost_job_that_its_relay_goes_on_with_is_running(redis):
+    told: list[str] = []
+    async with jobs_on(redis) as (_, state):
+        await RedisJobRecords(state, most=10, lease=-60).start(record("a"))
+        other = RedisJobRecords(state, most=10, lease=0.1, on_lost=lambda lost: told.append(lost.id))
+        await look(told, other)
+        assert (await other.find("a")).document["state"] == "lost"
+        await RedisJobRecords(state, most=10).renew([record("a")])
+        assert (await other.find("a")).document["state"] == "running"
 
 
 async def test_renewal_that_the_end_has_overtaken_changes_nothing(redis, gate):

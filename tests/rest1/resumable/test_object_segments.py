@@ -5,11 +5,9 @@ import secrets
 from collections.abc import AsyncGenerator
 
 import pytest
-import pytest_asyncio
 from aiohttp import web
 from object_stores import (
     BUCKET,
-    ENVIRONMENT,
     MIB,
     Exchange,
     Fault,
@@ -20,7 +18,6 @@ from object_stores import (
     lose_answer,
     reset_in_body,
 )
-from real_apis import nanio, object_store
 from yarl import URL
 
 from aiorelay.errors import Gone, Internal, StateUnavailable, StorageFull
@@ -34,22 +31,9 @@ CONTENT = os.urandom(2 * MIB + 5)
 FOREVER = 10**6
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def seaweedfs(tmp_path_factory) -> AsyncGenerator[str, None]:
-    async with object_store(tmp_path_factory.mktemp("seaweedfs"), BUCKET) as store:
-        yield store.s3
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def digest_verifier(tmp_path_factory) -> AsyncGenerator[str, None]:
-    async with nanio(tmp_path_factory.mktemp("nanio"), BUCKET) as url:
-        yield url
-
-
 @pytest.fixture(autouse=True)
-def credentials(monkeypatch):
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+def credentials(s3_credentials):
+    """Let the relay use the object stores."""
 
 
 @pytest.fixture(params=["seaweedfs", "digest_verifier"])

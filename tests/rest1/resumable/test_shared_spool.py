@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import state_servers
-from object_stores import BUCKET, ENVIRONMENT, MIB, Place
+from object_stores import BUCKET, MIB, Place
 from peers import PATIENCE, connected
 from processes import FREE_PORTS, Process, started
 from real_apis import object_store
@@ -24,9 +24,8 @@ MOVES = 8
 
 
 @pytest.fixture(autouse=True)
-def credentials(monkeypatch):
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+def credentials(s3_credentials):
+    """Let the relay use the object stores."""
 
 
 @pytest.fixture

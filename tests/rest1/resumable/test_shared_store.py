@@ -27,6 +27,7 @@ KEYS = Script("keys", "return redis.call('KEYS', '*')")
 LIVES = Script(
     "lives", "local l = {} for _, k in ipairs(redis.call('KEYS', '*')) do l[#l+1] = redis.call('PTTL', k) end return l"
 )
+EXPIRY = Script("expiry", "return redis.call('ZCARD', 'aiorelay:1:{uploads}:expiry')")
 USED = Script("used", "return redis.call('GET', 'aiorelay:1:{uploads}:used')")
 
 Open = Callable[..., "contextlib.AbstractAsyncContextManager[SharedUploads]"]
@@ -331,6 +332,38 @@ async def test_segments_that_no_upload_has_are_swept(relays, segments):
     assert segments.names == kept | {f"{upload.id}/new"}
 
 
+async def test_all_relays_list_the_segments_once_in_an_interval(relays, segments):
+    for relay in [await relays(expiry=0.2), await relays(expiry=0.2)]:
+        for _ in range(3):
+            upload = await created(relay)
+            await append(relay, upload, b"content", 0)
+            await until_swept(segments)
+    assert segments.listings == 1
+
+
+async def test_segments_are_listed_again_in_the_next_interval(relays, segments):
+    await relays(expiry=0.2, listing_interval=0.1)
+    for _ in range(2):
+        name = f"{'x' * 32}/lost"
+        await segments.put(name, b"lost")
+        os.utime(segments.directory / name, (0, 0))
+        await until_swept(segments)
+
+
+async def until_swept(segments: DirectorySegments) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while segments.names:  # noqa: ASYNC110 - the sweep has no event
+            await asyncio.sleep(0.01)
+
+
+async def test_more_expired_uploads_than_one_call_returns_are_swept_at_once(state, segments):
+    relay = SharedUploads(state, segments, quota=MIB, expiry=0.001)
+    for _ in range(101):
+        await created(relay, 1)
+    await relay.sweep()
+    assert await state.run(EXPIRY, []) == 0
+
+
 # -- the end, and how much
 
 
@@ -382,9 +415,7 @@ async def test_expired_upload_is_gone_and_swept(relays, segments, state):
     relay = await relays(expiry=0.5)
     upload = await created(relay)
     await append(relay, upload, b"content", 0)
-    async with asyncio.timeout(PATIENCE):
-        while segments.names:  # noqa: ASYNC110 - the sweep has no event
-            await asyncio.sleep(0.05)
+    await until_swept(segments)
     with pytest.raises(Gone):
         await relay.find(upload.id, OWNER)
     assert int(await state.run(USED, [])) == 0

@@ -2,14 +2,11 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
 
 import pytest
-import pytest_asyncio
 import state_servers
-from object_stores import BUCKET, ENVIRONMENT, Place
+from object_stores import Place
 from peers import connected
-from real_apis import object_store
 from resumable_requests import code, path_of
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -17,20 +14,12 @@ pytestmark = pytest.mark.needs("redis-server")
 CONTENT = bytes(range(256)) * 2000
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def storage(tmp_path_factory) -> AsyncGenerator[str, None]:
-    async with object_store(tmp_path_factory.mktemp("storage"), BUCKET) as store:
-        yield store.s3
-
-
 @pytest.fixture
-async def two(tmp_path, monkeypatch, storage, start_relay):
+async def two(tmp_path, s3_credentials, seaweedfs, start_relay):  # noqa: ARG001 - sets the environment
     """Two relays without a state directory in common, which share uploads."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    spool = Place(storage, secrets.token_hex(8))
+    spool = Place(seaweedfs, secrets.token_hex(8))
     async with state_servers.running(tmp_path / "redis") as server:
-        shared = {"state": server.url, "spool": spool.url, "s3_endpoint": storage}
+        shared = {"state": server.url, "spool": spool.url, "s3_endpoint": seaweedfs}
         yield [await start_relay(state_dir=tmp_path / name, **shared) for name in ("one", "other")]
 
 
