@@ -3,6 +3,7 @@
 import asyncio
 import io
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -54,12 +55,12 @@ class Place:
 
     def _objects(self) -> dict[str, bytes]:
         listed = self._s3.list_objects_v2(Bucket=BUCKET, Prefix=f"{self.prefix}/").get("Contents", [])
-        return {
-            each["Key"].removeprefix(f"{self.prefix}/"): self._s3.get_object(Bucket=BUCKET, Key=each["Key"])[
-                "Body"
-            ].read()
-            for each in listed
-        }
+        objects = {}
+        for key in (each["Key"] for each in listed):
+            with suppress(self._s3.exceptions.NoSuchKey):  # it was removed after the list was made
+                content = self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+                objects[key.removeprefix(f"{self.prefix}/")] = content
+        return objects
 
     def _unfinished(self) -> list[str]:
         listed = self._s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
