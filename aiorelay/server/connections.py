@@ -23,7 +23,7 @@ from aiorelay.server.plain_http import is_plain_http, reject
 from aiorelay.server.processes.balance import Balance
 from aiorelay.server.tls_reads import CoalescingProtocol, RecordReader, SharedReads
 
-__all__ = ["Acceptor", "Connections", "disconnected", "drop_disconnected"]
+__all__ = ["Acceptor", "Connections", "disconnected", "drop_disconnected", "drop_slow_heads"]
 
 # Seconds to wait after accept() has failed: the usual reason is that the process has no free descriptor.
 _RETRY_DELAY = 0.2
@@ -34,6 +34,9 @@ class _OpenConnection:
     handshake: asyncio.Task[None]
     opened_at: float
     silent: bool = True  # no byte has been received
+    protocol: CoalescingProtocol | None = None
+    reads: int = -1  # those of the protocol when the last request had ended
+    head_since: float | None = None  # when a request's head was first found to be awaited or incomplete
 
 
 class Connections:
@@ -60,6 +63,11 @@ class Connections:
         if handler in self._open:
             self._open[handler].silent = False
 
+    def read_by(self, handler: web.RequestHandler, protocol: CoalescingProtocol) -> None:
+        """Record the protocol that reads a connection."""
+        if handler in self._open:
+            self._open[handler].protocol = protocol
+
     def request_started(self, task: asyncio.Task[object], handler: web.RequestHandler) -> None:
         """Record that a connection has a request in flight until ``task`` ends; then it is the last in the order."""
         self.in_flight[task] = handler
@@ -68,7 +76,10 @@ class Connections:
     def _request_ended(self, task: asyncio.Task[object]) -> None:
         handler = self.in_flight.pop(task)
         if handler in self._open:
-            self._open[handler] = self._open.pop(handler)
+            self._open[handler] = connection = self._open.pop(handler)
+            connection.head_since = None
+            if connection.protocol is not None:
+                connection.reads = connection.protocol.reads
 
     @property
     def track(self) -> Middleware:
@@ -108,6 +119,21 @@ class Connections:
         if evicted.transport is not None:
             evicted.transport.abort()
         return True
+
+    def drop_slow_heads(self, deadline: float) -> None:
+        """Close connections that did not send their first head, or the rest of a later one, within ``deadline`` s.
+
+        The time runs from the first call that finds it so.
+        """
+        now, busy = asyncio.get_running_loop().time(), set(self.in_flight.values())
+        for handler, connection in list(self._open.items()):
+            is_idle = connection.protocol is None or connection.protocol.reads == connection.reads
+            if is_idle or handler in busy or not connection.handshake.done():
+                continue
+            if connection.head_since is None:
+                connection.head_since = now
+            elif now - connection.head_since >= deadline:
+                handler.force_close()
 
     async def close(self) -> None:
         """Cancel the handshakes that have not finished."""
@@ -238,11 +264,16 @@ class Acceptor:
                     return
                 unless_taken_over.pop_all()
                 await loop.connect_accepted_socket(
-                    lambda: CoalescingProtocol(handler, self._reads, lambda: self._connections.closed(handler)),
+                    lambda: self._protocol(handler),
                     connection,
                     ssl=self._context,
                     ssl_handshake_timeout=self._deadline if self._context is not None else None,
                 )
+
+    def _protocol(self, handler: web.RequestHandler) -> CoalescingProtocol:
+        protocol = CoalescingProtocol(handler, self._reads, lambda: self._connections.closed(handler))
+        self._connections.read_by(handler, protocol)
+        return protocol
 
 
 async def _readable(ready: socket.socket) -> None:
@@ -276,6 +307,13 @@ def disconnected(transports: Iterable[asyncio.Transport]) -> list[asyncio.Transp
             unread[descriptor] = transport
             poll.register(descriptor, _PEER_CLOSED)  # POLLERR and POLLHUP are always reported
     return [unread[descriptor] for descriptor, _ in poll.poll(0)]
+
+
+async def drop_slow_heads(connections: Connections, deadline: float) -> None:
+    """Close the connections whose request heads are not complete after ``deadline`` seconds. Never ends."""
+    while True:
+        await asyncio.sleep(min(_POLL_INTERVAL, deadline / 4))
+        connections.drop_slow_heads(deadline)
 
 
 async def drop_disconnected(handlers: Collection[web.RequestHandler]) -> None:

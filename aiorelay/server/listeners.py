@@ -14,12 +14,12 @@ from aiohttp import web, web_app
 from aiorelay.errors import StartupError
 from aiorelay.http.request_smuggling import FROM_CLIENTS, HeadLimits
 from aiorelay.observability import logs
-from aiorelay.server.connections import Acceptor, Connections, drop_disconnected
+from aiorelay.server.connections import Acceptor, Connections, drop_disconnected, drop_slow_heads
 
-__all__ = ["BACKLOG", "HEAD_DEADLINE", "Drain", "address", "listening", "serving", "url"]
+__all__ = ["BACKLOG", "Drain", "address", "listening", "serving", "url"]
 
-# The longest time for a handshake or a request head, and the keep-alive timeout, in seconds.
-HEAD_DEADLINE = 10.0
+# The longest time for a handshake or a request head, in seconds.
+_HEAD_DEADLINE = 10.0
 BACKLOG = 1024
 """Connections that wait to be accepted."""
 # A lower bound for the limit of connections, for processes with very few descriptors.
@@ -143,21 +143,22 @@ async def serving(
     drain: Drain,
     connections: Connections,
     *,
-    deadline: float = HEAD_DEADLINE,
+    keep_alive: float,
+    deadline: float = _HEAD_DEADLINE,
     heads: HeadLimits = FROM_CLIENTS,
 ) -> AsyncGenerator[None, None]:
     """Serve ``app``. On exit, stop listening, drain the requests, and close the connections.
 
     ``context`` is the TLS context, None for plain HTTP. ``connections`` must belong to this server, and its ``track``
-    must be the first middleware of ``app``. ``deadline`` limits a TLS handshake, a request head and an idle connection,
-    each in seconds. ``heads`` holds the limits of a request head.
+    must be the first middleware of ``app``. ``deadline`` limits a TLS handshake and a request head, ``keep_alive`` an
+    idle connection, in seconds. ``heads`` holds the limits of a request head.
     """
     runner = web.AppRunner(
         app,
         access_log=None,
         auto_decompress=False,
         handler_cancellation=True,
-        keepalive_timeout=deadline,
+        keepalive_timeout=keep_alive,
         max_line_size=heads.line,
         max_field_size=heads.line,
         max_headers=heads.fields,
@@ -168,6 +169,7 @@ async def serving(
     async with AsyncExitStack() as stack:
         stack.callback(_forget_handlers)
         stack.callback(asyncio.create_task(drop_disconnected(connections.in_flight.values())).cancel)
+        stack.callback(asyncio.create_task(drop_slow_heads(connections, deadline)).cancel)
         # Requests that began while connections were closed.
         stack.push_async_callback(drain.requests, connections.in_flight)
         stack.push_async_callback(_close, runner, drain)

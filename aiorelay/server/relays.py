@@ -27,7 +27,6 @@ from aiorelay.rest1.delivery import Delivery
 from aiorelay.rest1.pieces import refuse_piece, warn_of_piece
 from aiorelay.rest1.relay import Relay
 from aiorelay.rest1.upstream import Upstream, UpstreamTimeouts
-from aiorelay.server.listeners import HEAD_DEADLINE
 from aiorelay.settings import Settings
 
 __all__ = ["Relays", "form_limits", "largest_form", "on_piece"]
@@ -121,7 +120,7 @@ class Relays:
                 server_name=self._identity.name if settings.tls else None,
                 headers=settings.upstream_header,
                 timeouts=timeouts,
-                server_keep_alive=HEAD_DEADLINE,
+                server_keep_alive=settings.keep_alive_timeout,
                 tracing=self._traced,
             )
         authorities = [settings.upstream_ca] if settings.upstream_ca else [self._identity.ca]

@@ -61,13 +61,14 @@ class CoalescingProtocol(asyncio.BufferedProtocol):
 
     TLS records hold at most 16 KiB. For an ``asyncio.Protocol``, asyncio allocates 256 KiB for each record and then
     joins them. A ``BufferedProtocol`` lets it decrypt the records one after another into one buffer, which is that of
-    ``shared``. ``on_lost`` is called when the connection has been lost.
+    ``shared``. ``on_lost`` is called when the connection has been lost. ``reads`` counts the calls of ``handler``.
     """
 
     def __init__(self, handler: web.RequestHandler, shared: SharedReads, on_lost: Callable[[], object]) -> None:
         self._handler = handler
         self._shared = shared
         self._on_lost = on_lost
+        self.reads = 0
         self._tls: Any = None
         self._is_large = False
 
@@ -90,6 +91,7 @@ class CoalescingProtocol(asyncio.BufferedProtocol):
         return self._shared.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.reads += 1
         if nbytes > _MUCH and not self._is_large:
             self._enlarge()
         self._handler.data_received(bytes(self._shared.buffer[:nbytes]))

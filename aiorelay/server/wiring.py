@@ -168,7 +168,8 @@ async def serve_rest2(shared: ServerContext) -> AsyncGenerator[Path | None, None
         context, sockets = shared.identity.context if settings.tls else None, resources.sockets["rest2"]
         connections = Connections(balance=resources.balance)
         app = rest2.app(connections.track)
-        async with serving(app, sockets, context, shared.drain, connections, heads=FROM_RELAYS):
+        idle = settings.keep_alive_timeout
+        async with serving(app, sockets, context, shared.drain, connections, keep_alive=idle, heads=FROM_RELAYS):
             try:
                 yield directory
             finally:
@@ -212,7 +213,8 @@ async def serve_rest1(shared: ServerContext) -> AsyncGenerator[None, None]:
         connections = Connections(balance=resources.balance)
         app = rest1.app(connections.track, _health(settings, intake, relay, routes, state))
         sockets, context = resources.sockets["rest1"], _relay_context(shared)
-        await stack.enter_async_context(serving(app, sockets, context, shared.drain, connections))
+        idle = settings.keep_alive_timeout
+        await stack.enter_async_context(serving(app, sockets, context, shared.drain, connections, keep_alive=idle))
         stack.callback(rest1.drain)
         yield
 

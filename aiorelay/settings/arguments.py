@@ -70,6 +70,7 @@ class Arguments(TypedDict, total=False):
     upload_expiry: float | str | None
     resumable_quota: int | str | None
     idle_timeout: float | str | None
+    keep_alive_timeout: float | str | None
     min_rate: int | str | None
     grace: float | str | None
     token_file: str | PathLike[str] | None

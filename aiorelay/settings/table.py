@@ -221,6 +221,9 @@ class Settings:
     upload_expiry: float = one("limits", time(), "24h", "how long an unfinished upload is kept after its last byte")
     resumable_quota: int = one("limits", size(least=1), "100GiB", "most bytes of unfinished uploads on the disk")
     idle_timeout: float = one("limits", time(), 30, "longest time without a byte, from the client or to the upload API")
+    keep_alive_timeout: float = one(
+        "limits", time(), 150, "how long a client's idle connection stays open; longer than a proxy in front keeps it"
+    )
     min_rate: int = one(
         "limits", size(least=0), "1KiB", "lowest rate of an upload in bytes per second, averaged over a minute"
     )

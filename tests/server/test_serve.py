@@ -403,14 +403,22 @@ class TestNotHttp:
 
 
 class TestDeadline:
+    @contextlib.asynccontextmanager
+    async def served(self, directory, *, deadline, keep_alive):
+        """The URL of an empty app."""
+        context = tls.Certificates(directory / "tls", ["localhost"]).context
+        times, connections = {"deadline": deadline, "keep_alive": keep_alive}, Connections()
+        app = web.Application(middlewares=[connections.track])
+        with listening("127.0.0.1", 0, "--port") as sockets:
+            drain = Drain(0, asyncio.Event())
+            async with serving(app, sockets, context, drain, connections, **times):
+                yield f"https://127.0.0.1:{sockets[0].getsockname()[1]}"
+
     @pytest.fixture
     async def base(self, tmp_path):
         """The URL of an empty app with a deadline of 0.2 seconds."""
-        context = tls.Certificates(tmp_path / "tls", ["localhost"]).context
-        with listening("127.0.0.1", 0, "--port") as sockets:
-            drain = Drain(0, asyncio.Event())
-            async with serving(web.Application(), sockets, context, drain, Connections(), deadline=0.2):
-                yield f"https://127.0.0.1:{sockets[0].getsockname()[1]}"
+        async with self.served(tmp_path, deadline=0.2, keep_alive=600) as base:
+            yield base
 
     async def test_a_handshake_that_is_not_finished_is_closed(self, base):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(base.rpartition(":")[2]))
@@ -425,13 +433,30 @@ class TestDeadline:
             with pytest.raises(AssertionError, match="closed the connection without an answer"):
                 await client.head()
 
-    async def test_the_deadline_starts_again_after_an_answer(self, base, tmp_path):
+    async def test_a_later_head_that_is_not_finished_is_closed(self, base, tmp_path):
         trusting = tls.client_context([tmp_path / "tls" / "ca.pem"])
         async with connected(base, trusting) as client:
             assert (await client.ask(HEALTH)).status == 404
             assert (await client.ask(HEALTH)).status == 404
+            await client.send(HEALTH[:-2])
             with pytest.raises(AssertionError, match="closed the connection without an answer"):
                 await client.head()
+
+    async def test_an_idle_connection_has_more_time_than_a_head(self, base, tmp_path):
+        trusting = tls.client_context([tmp_path / "tls" / "ca.pem"])
+        async with connected(base, trusting) as client:
+            assert (await client.ask(HEALTH)).status == 404
+            for _ in range(2):
+                await self.test_a_head_that_is_not_finished_is_closed(base, tmp_path, b"GET / HTT")
+            assert (await client.ask(HEALTH)).status == 404
+
+    async def test_an_idle_connection_is_closed_after_its_time(self, tmp_path):
+        async with self.served(tmp_path, deadline=600, keep_alive=0.2) as base:
+            trusting = tls.client_context([tmp_path / "tls" / "ca.pem"])
+            async with connected(base, trusting) as client:
+                assert (await client.ask(HEALTH)).status == 404
+                with pytest.raises(AssertionError, match="closed the connection without an answer"):
+                    await client.head()
 
 
 class TestFromPython:

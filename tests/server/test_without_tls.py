@@ -245,7 +245,7 @@ async def served(request, tmp_path):
     listeners = listening("127.0.0.1", 0, "--port") if request.param == "loopback" else unix
     with listeners as sockets:
         drain = Drain(0, asyncio.Event())
-        async with serving(web.Application(), sockets, None, drain, Connections(), deadline=0.2):
+        async with serving(web.Application(), sockets, None, drain, Connections(), keep_alive=600, deadline=0.2):
             where = sockets[0].getsockname()
             yield f"unix:{where}" if isinstance(where, str) else f"http://127.0.0.1:{where[1]}"
 
