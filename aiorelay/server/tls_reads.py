@@ -78,6 +78,7 @@ class CoalescingProtocol(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._shared.large -= self._is_large
+        self._tls = None  # a cycle would keep its buffers until the next garbage collection
         self._handler.connection_lost(exc)
         self._on_lost()
 
