@@ -459,17 +459,18 @@ async def pressed(process: Process, count: int) -> int:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_each_of_64_uploads_that_wait_for_their_upstream_takes_2_mib_at_most(relay, recorder, scheme):
+async def test_each_of_64_uploads_that_wait_for_their_upstream_takes_2_mib_and_a_half_at_most(relay, recorder, scheme):
     context = None
     if scheme == "https":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     upstream = await recorder(Connection.hang, tls=context)
     async with relay("--only", "rest1", "--upstream", upstream.url, "--upstream-insecure") as process:
-        first = await pressed(process, 1)
-        assert await pressed(process, 64) - first < 63 * 2 * MIB
+        one = await pressed(process, 1)
+        many = await pressed(process, 64)
         process.send(signal.SIGINT)  # a second signal does not wait for the stalled uploads
         assert await process.stop() == 1
+    assert many - one < 63 * 2.5 * MIB
 
 
 # Descriptors
