@@ -28,6 +28,7 @@ from aiorelay.errors import StartupError
 from aiorelay.observability import logs
 from aiorelay.rest2.directory import stored
 from aiorelay.server.listeners import Drain, address, url
+from aiorelay.server.processes.siblings import Siblings
 from aiorelay.server.resources import Resources, own_resources
 from aiorelay.server.wiring import ServerContext, serve_rest1, serve_rest2, token_authentication
 from aiorelay.settings import Settings
@@ -191,6 +192,8 @@ async def _started(
             drain=Drain(settings.grace, cut),
         )
         directory = await stack.enter_async_context(serve_rest2(shared)) if "rest2" in sockets else None
+        if resources.siblings is not None:
+            stack.push_async_callback(_stop_relaying, resources.siblings, shared.drain)
         if "rest1" in sockets:
             await stack.enter_async_context(serve_rest1(shared))
         await stack.enter_async_context(shared.renewing_certificates())
@@ -202,6 +205,11 @@ async def _started(
             store=directory,
         )
         yield chain, shared
+
+
+async def _stop_relaying(siblings: Siblings, drain: Drain) -> None:
+    """Tell the other processes that this one sends nothing more, and keep the upload API for those that do."""
+    await drain.others(siblings.stop_relaying())
 
 
 def _base_url(settings: Settings, listener: socket.socket) -> str:

@@ -6,7 +6,7 @@ import resource
 import socket
 import ssl
 from asyncio.trsock import TransportSocket
-from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Generator, Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
 from aiohttp import web, web_app
@@ -109,6 +109,12 @@ class Drain:
             task.cancel()
         if in_flight:
             await asyncio.wait(in_flight)
+
+    async def others(self, ended: Coroutine[object, object, None]) -> None:
+        """Wait until ``ended`` is done, for as long as for requests."""
+        waiting = asyncio.create_task(ended)
+        await self._wait([waiting], self._seconds_left())
+        waiting.cancel()
 
     async def flush_closed(self, sockets: Sequence[TransportSocket]) -> None:
         """Wait for closed connections to send what is left in their buffers, for at most a second."""

@@ -13,6 +13,7 @@ from aiorelay.rest1.principal_limits import Counters, MemoryCounters
 from aiorelay.rest1.upload_slots import MemorySlots, UploadSlots
 from aiorelay.server.listeners import BACKLOG, listening
 from aiorelay.server.processes.balance import Balance
+from aiorelay.server.processes.siblings import Siblings
 from aiorelay.server.unix_socket import listening_at
 from aiorelay.settings import Settings
 
@@ -27,7 +28,7 @@ class Resources:
     """The sockets, the temporary store, the limits and the metrics of a process.
 
     ``temporary_store`` is the directory in which rest2 keeps files if the settings name none. ``balance`` shares
-    connections with other processes.
+    connections with other processes, and ``siblings`` are those.
     """
 
     sockets: Sockets
@@ -36,6 +37,7 @@ class Resources:
     counters: Counters
     metrics: Metrics
     balance: Balance | None = None
+    siblings: Siblings | None = None
 
 
 @contextmanager

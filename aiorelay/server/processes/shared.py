@@ -13,6 +13,7 @@ from aiorelay.observability.metrics import Metrics
 from aiorelay.observability.shared_metrics import forget_gauges, share_metrics, shared_registry
 from aiorelay.server.processes.balance import Balance
 from aiorelay.server.processes.counters import SharedCounters
+from aiorelay.server.processes.siblings import Siblings
 from aiorelay.server.processes.slots import SharedSlots
 from aiorelay.server.processes.table import ProcessTable
 from aiorelay.server.resources import Resources, Sockets, listening_sockets, temporary_store
@@ -46,6 +47,7 @@ class Shared:
             counters=self._counters,
             metrics=Metrics(shared_registry(self._directory, self._table.pids)),
             balance=Balance(self._table, process),
+            siblings=Siblings(self._table, process),
         )
 
     def forget(self, process: int) -> None:
@@ -54,8 +56,9 @@ class Shared:
         self._slots.free(process)
         forget_gauges(self._directory, process)
 
-    def stop_listening(self) -> None:
+    def stop(self) -> None:
         """Close the supervisor's sockets. Connections are refused once the processes have closed theirs too."""
+        self._table.stop()
         for listener in (each for bound in self._sockets.values() for each in bound):
             listener.close()
 

@@ -198,7 +198,7 @@ class _Supervisor:
         if not cut:
             logs.log.info("shutting down: uploads in flight have %g s to end", self._settings.grace)
         self._restarts.clear()
-        self._shared.stop_listening()
+        self._shared.stop()
         self._tell_all(CUT if cut else STOP)
         self._kill_at = time.monotonic() + _LAST_STEPS + (0 if cut else self._settings.grace)
 

@@ -332,6 +332,17 @@ class TestEnd:
             assert await process.ended() == 0
         assert kept(tmp_path) == [CONTENT] * len(clients)
 
+    async def test_no_upload_api_ends_while_another_process_has_an_upload(self, relay, half_uploads):
+        async with relay() as process:
+            client = await half_uploads(process)
+            process.send(signal.SIGTERM)
+            await eventually(lambda: all(len(listeners(pid)) == 1 for pid in process.children))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    await eventually(lambda: len(process.children) < 2 or not all(map(listeners, process.children)))
+            assert (await client.ask(UPLOAD[HALF:])).status == 200
+            assert await process.ended() == 0
+
     async def test_a_second_signal_cancels_the_uploads(self, relay, tmp_path, half_uploads):
         async with relay("--grace", "1h") as process:
             await on_every_process(process, tmp_path, half_uploads)
