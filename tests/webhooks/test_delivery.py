@@ -145,8 +145,8 @@ async def test_an_event_that_is_given_up_becomes_a_dead_letter(sending, recorder
     receiver = await recorder(answering(answer("400 Bad Request")))
     async with sending(receiver.url, schedule=NOW) as sender:
         sender.send("a")
-        await eventually(lambda: sender.dead_letters == ["a"])
-        assert (len(sender.queue), sender.metric("dead_letters")) == (0, 1)
+        await eventually(lambda: sender.metric("dead_letters") == 1)
+        assert (len(sender.queue), sender.dead_letters) == (0, ["a"])
     assert "1 webhook event was given up: a." in caplog.text
 
 
