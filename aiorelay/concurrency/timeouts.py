@@ -12,6 +12,7 @@ class Watchdog:
 
     def __init__(self, seconds: float) -> None:
         self.seconds: Final = seconds
+        self.loop: asyncio.AbstractEventLoop | None = None  # after the first wait; in Python 3.11 it costs time to find
         self._waits: dict[_Wait, float] = {}  # with their deadlines, in order of both
         self._timer: asyncio.TimerHandle | None = None
 
@@ -23,6 +24,7 @@ class Watchdog:
         return _Wait(self, times)
 
     def begin(self, wait: "_Wait", loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self._waits[wait] = deadline = loop.time() + self.seconds
         if self._timer is None:
             self._timer = loop.call_at(deadline, self._look, loop)
@@ -57,7 +59,7 @@ class _Wait:
         self._is_cut_short = False
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._watchdog.loop)
         if task is None:
             raise RuntimeError("only a task can be watched")
         self._task = task

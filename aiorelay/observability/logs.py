@@ -5,8 +5,8 @@ The log must not contain tokens, query values or contents of files.
 
 import json
 import logging
+import random
 import re
-import secrets
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -48,7 +48,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 def set_request_id(headers: "MultiMapping[str]") -> str:
     """Set and return ``request_id``: the client's X-Request-ID if it is acceptable, else a new one."""
     given = headers.get(REQUEST_ID, "")
-    identity = given if _ACCEPTABLE_ID.fullmatch(given) else secrets.token_hex(16)
+    identity = given if _ACCEPTABLE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
     request_id.set(identity)
     return identity
 

@@ -51,10 +51,12 @@ class Connections:
         self.balance = balance
         self._slow_after = slow_after
         self._open: dict[web.RequestHandler, _OpenConnection] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def accepted(self, handler: web.RequestHandler, handshake: asyncio.Task[None]) -> None:
         """Add a new connection."""
-        self._open[handler] = _OpenConnection(handshake, asyncio.get_running_loop().time())
+        self._loop = handshake.get_loop()
+        self._open[handler] = _OpenConnection(handshake, self._loop.time())
         if self.balance is not None:
             self.balance.changed(1)
 
@@ -87,7 +89,7 @@ class Connections:
 
         @web.middleware
         async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
-            task = asyncio.current_task()
+            task = asyncio.current_task(self._loop)
             if task is not None:
                 self.request_started(task, request.protocol)
             return await handler(request)
