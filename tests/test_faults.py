@@ -313,7 +313,8 @@ class Proxy:
 
     def reset(self) -> None:
         for writer in self._writers:
-            reset(writer)
+            if not writer.is_closing():  # one of a connection that has ended before
+                reset(writer)
 
     async def stop(self) -> None:
         self._server.close()

@@ -8,21 +8,26 @@ import asyncio
 import os
 import socket
 import ssl
+import struct
 import time
+from contextlib import suppress
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 from aiorelay.rest1.keep_alive import LONGEST, WATCH, KeepAlive
-from aiorelay.rest1.upstream_exchange import WRITE_BUFFER
 
-__all__ = ["Connector"]
+__all__ = ["WRITE_BUFFER", "Connector", "RecoveringProtocol"]
+
+WRITE_BUFFER: Final = 64 * 1024
+"""Bytes that the transport of a connection may buffer."""
 
 _RECEIVE = 64 * 1024
 # Bytes, more than any response to a refused upload. A peer that never stops sending must not block the event loop.
 _LIMIT = 4 * 1024 * 1024
+_RESET = struct.pack("ii", 1, 0)  # struct linger: when the socket is closed, wait for 0 s
 _REFUSALS = (b"HTTP/1.1 4", b"HTTP/1.1 5")
 
 
@@ -149,6 +154,15 @@ class RecoveringProtocol(asyncio.Protocol):
             self._protocol.force_close()
         else:
             self._transport.abort()
+
+    def reset(self) -> None:
+        """Reset the connection. Data that were not sent are discarded.
+
+        Some servers take what has arrived for the whole body if the connection is closed in an orderly way.
+        """
+        with suppress(OSError):
+            self._duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         # After a refusal, servers often close the connection without reading the body or sending "Connection: close".

@@ -6,7 +6,6 @@ begin ─▶ put_at_once, or put … put, finish ─▶ UpstreamAnswer ─▶ en
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
 
 import aiohttp
 from aiohttp import hdrs
@@ -15,10 +14,9 @@ from aiohttp.http import StreamWriter
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-__all__ = ["WRITE_BUFFER", "Exchange", "UpstreamAnswer"]
+from aiorelay.rest1.upstream_connection import WRITE_BUFFER, RecoveringProtocol
 
-WRITE_BUFFER: Final = 64 * 1024
-"""Bytes that the transport of a connection may buffer."""
+__all__ = ["Exchange", "UpstreamAnswer"]
 
 # Bytes written at once. The transport and TLS each copy what they cannot send.
 _PIECE = 128 * 1024
@@ -134,12 +132,16 @@ class Exchange:
         return UpstreamAnswer(self._url, message.code, message.reason, message.headers, content)
 
     def end(self) -> None:
-        """Abort the connection unless the exchange is complete, and discard unsent data.
+        """Reset the connection unless the exchange is complete, and discard unsent data.
 
         Otherwise an upstream that does not read would keep the connection open.
         """
         if self._connection.protocol is not None:
-            self._transport.abort()
+            attached = self._transport.get_protocol()
+            if isinstance(attached, RecoveringProtocol):
+                attached.reset()
+            else:
+                self._transport.abort()
             self._connection.close()
 
     def _accepted(self) -> None:

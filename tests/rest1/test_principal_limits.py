@@ -211,7 +211,7 @@ async def test_bytes_beyond_the_quota_end_a_chunk_of_a_resumable_upload_but_not_
 
     assert await append(first, 400) == 200
     assert await append(second, 400) == 429
-    head = request(URL(second["Location"]).path, b"", tus, method="HEAD", content_type=None)
+    head = request(URL(second["Location"]).path, b"", tus, "Connection: close", method="HEAD", content_type=None)
     assert (await ask(chain.rest1, chain.tls, head)).status == 200
 
 

@@ -682,3 +682,24 @@ async def test_connections_are_reused_after_an_upload_was_cancelled(recorder, sc
         for _ in range(3):
             await upload()
     assert len(recorded.connections) == 2
+
+
+async def test_a_refused_upload_is_reset_and_not_closed(aiorelay_server):
+    """Some servers take what has arrived for the whole body if the connection is closed."""
+    ended = asyncio.get_running_loop().create_future()
+
+    async def take(reader, writer):
+        try:
+            while await reader.read(64 * 1024):
+                pass
+            ended.set_result("closed")
+        except ConnectionResetError:
+            ended.set_result("reset")
+        writer.close()
+
+    async with await asyncio.start_server(take, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        chain = await aiorelay_server(only="rest1", upstream=url, max_size="1MiB")
+        body = form(part("somefile", bytes(1024 * 1024 + 1), "a.bin"))
+        assert (await ask(chain.rest1, chain.tls, request("/upload1", body))).status == 413
+        assert await ended == "reset"
