@@ -69,16 +69,13 @@ class CoalescingProtocol(asyncio.BufferedProtocol):
         self._shared = shared
         self._on_lost = on_lost
         self.reads = 0
-        self._tls: Any = None
         self._is_large = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._tls = getattr(transport, "_ssl_protocol", None)  # private; without it, no read becomes larger
         self._handler.connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._shared.large -= self._is_large
-        self._tls = None  # a cycle would keep its buffers until the next garbage collection
         self._handler.connection_lost(exc)
         self._on_lost()
 
@@ -102,7 +99,9 @@ class CoalescingProtocol(asyncio.BufferedProtocol):
 
     def _enlarge(self) -> None:
         """Read larger amounts from the socket from now on, unless many connections do."""
-        if self._shared.large < _MOST_LARGE and hasattr(self._tls, "max_size"):
-            self._tls.max_size = _LARGE_READ
+        # Private to asyncio; without it, no read becomes larger.
+        tls: Any = getattr(self._handler.transport, "_ssl_protocol", None)
+        if self._shared.large < _MOST_LARGE and hasattr(tls, "max_size"):
+            tls.max_size = _LARGE_READ
             self._is_large = True
             self._shared.large += 1

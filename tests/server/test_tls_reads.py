@@ -88,6 +88,9 @@ class Handler(asyncio.Protocol):
         self.got_much = asyncio.Event()
         self.lost = asyncio.Event()
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
     def data_received(self, data: bytes) -> None:
         self.largest = max(self.largest, len(data))
         if self.largest > ASYNCIO_READ:
